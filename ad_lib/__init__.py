@@ -1,0 +1,65 @@
+"""What is computed: Attention Distillation on frozen diffusion backbones.
+
+    import ad_lib
+    backbone = ad_lib.load_backbone("embedded")
+    request = ad_lib.Request.preset("style-transfer", content=photo, styles=[painting], seed=7)
+    (result,) = ad_lib.render(backbone, [request])
+
+Names are imported when they are first used, so that reading a preset does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ad_lib.backbone import Backbone, load_backbone
+    from ad_lib.batch import Result, render
+    from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
+    from ad_lib.images import decode_image, fit_image
+    from ad_lib.presets import PRESETS, Preset, Settings
+    from ad_lib.requests import Request
+    from ad_lib.weights import Weights, find_weights
+
+_HOME = {
+    "Backbone": "backbone",
+    "load_backbone": "backbone",
+    "Result": "batch",
+    "render": "batch",
+    "BackboneError": "errors",
+    "ImageError": "errors",
+    "NumericsError": "errors",
+    "RequestError": "errors",
+    "decode_image": "images",
+    "fit_image": "images",
+    "PRESETS": "presets",
+    "Preset": "presets",
+    "Settings": "presets",
+    "Request": "requests",
+    "Weights": "weights",
+    "find_weights": "weights",
+}
+
+__all__ = [
+    "PRESETS",
+    "Backbone",
+    "BackboneError",
+    "ImageError",
+    "NumericsError",
+    "Preset",
+    "Request",
+    "RequestError",
+    "Result",
+    "Settings",
+    "Weights",
+    "decode_image",
+    "find_weights",
+    "fit_image",
+    "load_backbone",
+    "render",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ad_lib' has no attribute {name!r}")
+    return getattr(import_module(f"ad_lib.{_HOME[name]}"), name)

@@ -1,0 +1,171 @@
+"""What the self-attention layers of a frozen U-Net see: query, key, value and output per layer.
+
+Invariant: the U-Net is left as it was found, and nothing behind the last wanted layer is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AttentionFeatures:
+    """One self-attention layer, after the head split.
+
+    Attributes:
+        query, key, value: (b, heads, tokens, head_dim).
+        out: the attention's output before the heads are merged, same shape; None where the pass
+            stopped at the projections.
+    """
+
+    query: Float[Tensor, "b heads tokens d"]
+    key: Float[Tensor, "b heads tokens d"]
+    value: Float[Tensor, "b heads tokens d"]
+    out: Float[Tensor, "b heads tokens d"] | None
+
+
+class ExtractFeatures(Protocol):
+    """Features of latents at a timestep, one entry per layer that the loss uses."""
+
+    def __call__(
+        self, latents: Float[Tensor, "b c h w"], timestep: Tensor, *, projections_only: bool = False
+    ) -> Sequence[AttentionFeatures]: ...
+
+
+def self_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
+    """The U-Net's self-attention modules in execution order: down, middle, up.
+
+    (`named_modules()` lists the up blocks before the middle one.)
+    """
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    return [
+        module
+        for block in blocks
+        if block is not None
+        for name, module in block.named_modules()
+        if isinstance(module, Attention) and name.endswith("attn1")
+    ]
+
+
+def extract_features(
+    unet: UNet2DConditionModel,
+    layers: Sequence[Attention],
+    latents: Float[Tensor, "b c h w"],
+    timestep: Tensor,
+    prompt_embeds: Float[Tensor, "b 77 d"],
+    *,
+    projections_only: bool = False,
+) -> list[AttentionFeatures]:
+    """Runs the U-Net up to the last of `layers` and returns what each of them saw.
+
+    Args:
+        unet: the frozen network.
+        layers: some of its self-attention modules, in execution order.
+        latents: in the U-Net's dtype; gradients flow back to them.
+        timestep: one timestep for the whole batch.
+        prompt_embeds: the conditioning of the cross-attention layers.
+        projections_only: skip the attention of the last layer, whose output nobody reads.
+    """
+    features: list[AttentionFeatures] = []
+    with _tapped(layers, features, projections_only):
+        try:
+            unet(latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False)
+        except _LastLayerReached:
+            return features
+    raise AssertionError("the U-Net never ran its last tapped layer")
+
+
+class _LastLayerReached(Exception):  # noqa: N818 - a signal, not an error
+    """Unwinds the U-Net's forward pass once every wanted layer has been seen."""
+
+
+@contextmanager
+def _tapped(
+    layers: Sequence[Attention], features: list[AttentionFeatures], projections_only: bool
+) -> Iterator[None]:
+    before = [layer.processor for layer in layers]
+    for layer in layers:
+        layer.processor = _Tap(features, layer is layers[-1], projections_only)
+    try:
+        yield
+    finally:
+        for layer, processor in zip(layers, before, strict=True):
+            layer.processor = processor
+
+
+class _Tap:
+    """An attention processor that writes down what passes through it."""
+
+    def __init__(
+        self, features: list[AttentionFeatures], is_last: bool, projections_only: bool
+    ) -> None:
+        self.features = features
+        self.is_last = is_last
+        self.stops_at_projections = is_last and projections_only
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = (
+            _split_heads(projection(hidden_states), attn.heads)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if self.stops_at_projections:
+            self.features.append(AttentionFeatures(query, key, value, None))
+            raise _LastLayerReached
+        out = F.scaled_dot_product_attention(query, key, value)
+        self.features.append(AttentionFeatures(query, key, value, out))
+        if self.is_last:
+            raise _LastLayerReached
+        merged = out.transpose(1, 2).flatten(2)
+        project, dropout = attn.to_out
+        return dropout(project(merged))
+
+
+def _split_heads(tokens: Tensor, heads: int) -> Tensor:
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class References:
+    """The clean reference latents of a batch, each held once, and who uses which.
+
+    Attributes:
+        latents: (u, c, h, w), every distinct reference once.
+        index: (b, s), the references of each item; s of them are read as one token sequence.
+    """
+
+    latents: Float[Tensor, "u c h w"]
+    index: Tensor
+
+    def per_item(self) -> Float[Tensor, "b s c h w"]:
+        """The reference latents of every item."""
+        return self.latents[self.index]
+
+    @torch.no_grad()
+    def features(self, extract: ExtractFeatures, timestep: Tensor) -> list[AttentionFeatures]:
+        """Extracts each distinct reference once, then hands every item its own."""
+        return [
+            AttentionFeatures(
+                self._gather(seen.query), self._gather(seen.key), self._gather(seen.value), None
+            )
+            for seen in extract(self.latents, timestep, projections_only=True)
+        ]
+
+    def _gather(self, tokens: Float[Tensor, "u heads n d"]) -> Float[Tensor, "b heads sn d"]:
+        return tokens[self.index].transpose(1, 2).flatten(2, 3)

@@ -1,0 +1,126 @@
+"""How files become RGB pictures of the right size, and tensors, and back.
+
+Invariant: nothing is squashed. A picture is scaled with its proportions kept, then cropped at
+the centre; what does not divide by the autoencoder's factor is padded and cropped back.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from ad_lib.errors import ImageError
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit: above it a file is taken for a decompression bomb."""
+
+WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright 8-bit sRGB picture from the bytes of an image file.
+
+    EXIF rotation is applied, an embedded colour profile is converted to sRGB, 16-bit grey is
+    scaled to 8 bits, CMYK and palettes become RGB, and transparency is laid over white.
+
+    Args:
+        data: the file's bytes, in any format that Pillow reads; of an animation the first frame.
+        max_pixels: refuse larger pictures, before their pixels are decoded.
+
+    Raises:
+        ImageError: the bytes are empty, damaged or cut off (`decode`), or too large or of a mode
+            that has no 8-bit meaning (`unsupported`).
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(data, max_pixels)
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(f"not an image that Pillow can read ({len(data)} bytes)") from None
+        except Image.DecompressionBombError as error:
+            raise ImageError(_too_large(str(error), max_pixels), "unsupported") from None
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
+            raise ImageError(f"damaged image file: {error}") from None
+
+
+def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture at exactly that size: scaled (bicubic) to cover it, then cropped at the centre."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+
+
+def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """(width, height) with the same proportions and the shorter side given, in pixels."""
+    scale = shorter / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1], float32."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def tensor_to_image(pixels: Tensor) -> Image.Image:
+    """The picture of a (3, H, W) tensor in [0, 1], rounded to 8 bits."""
+    rounded = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
+
+
+def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
+    """Pads (B, 3, H, W) on the right and bottom, by repeating the edge, to multiples of `factor`."""
+    height, width = pixels.shape[-2:]
+    right = math.ceil(width / factor) * factor - width
+    bottom = math.ceil(height / factor) * factor - height
+    return F.pad(pixels, (0, right, 0, bottom), mode="replicate")
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    if image.width * image.height > max_pixels:
+        raise ImageError(_too_large(f"{image.width}x{image.height}", max_pixels), "unsupported")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if "icc_profile" in image.info:
+        image = _to_srgb(image, image.info["icc_profile"])
+    if image.mode in WIDE_MODES or image.mode == "I":
+        image = _wide_to_8_bit(image)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no stated range: save 8 or 16 bits", "unsupported")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _wide_to_8_bit(image: Image.Image) -> Image.Image:
+    wide = np.asarray(image).astype(np.int64)
+    return Image.fromarray(np.clip((wide + 128) // 257, 0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    if image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return image  # a profile that does not fit its pixels is ignored, as browsers do
+    return converted if converted is not None else image
+
+
+def _too_large(size: str, max_pixels: int) -> str:
+    return f"picture too large to decode safely ({size}; the limit is {max_pixels} pixels)"

@@ -1,0 +1,77 @@
+"""The two losses of Attention Distillation, one value per item.
+
+A loss is the mean over an item's heads, tokens and channels, summed over layers, in float32: it
+does not depend on who else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ad_lib.features import AttentionFeatures
+
+
+def attention_distillation_loss(
+    current: Sequence[AttentionFeatures],
+    style: Sequence[AttentionFeatures],
+    *,
+    attn_scale: float = 1.0,
+) -> Float[Tensor, " b"]:
+    """L1 distance from each layer's output to what the style's keys and values would give.
+
+    Args:
+        current: features of the latents being optimised; gradients flow through `out` only.
+        style: features of each item's styles, several read as one long token sequence.
+        attn_scale: factor on the query inside the distilled attention.
+
+    Raises:
+        ValueError: the two have different numbers of layers.
+
+    Reference: Zhou et al. 2025 (arXiv:2502.20235), attention distillation loss.
+    """
+    return _sum_of_layers(
+        _mean_absolute(mine.out, distilled_attention(mine, theirs, attn_scale))
+        for mine, theirs in zip(current, style, strict=True)
+    )
+
+
+def content_loss(
+    current: Sequence[AttentionFeatures], content: Sequence[AttentionFeatures]
+) -> Float[Tensor, " b"]:
+    """L1 distance between the queries of the latents and those of the content.
+
+    Args:
+        current: features of the latents being optimised; gradients flow through `query`.
+        content: features of each item's content image, of the same size as the latents.
+
+    Raises:
+        ValueError: the two have different numbers of layers.
+
+    Reference: Zhou et al. 2025 (arXiv:2502.20235), content loss.
+    """
+    return _sum_of_layers(
+        _mean_absolute(mine.query, theirs.query)
+        for mine, theirs in zip(current, content, strict=True)
+    )
+
+
+@torch.no_grad()
+def distilled_attention(
+    current: AttentionFeatures, style: AttentionFeatures, attn_scale: float = 1.0
+) -> Float[Tensor, "b heads tokens d"]:
+    """The layer's output if its queries attended to the style's tokens; a target, so no graph."""
+    return F.scaled_dot_product_attention(attn_scale * current.query, style.key, style.value)
+
+
+def _mean_absolute(values: Tensor | None, target: Tensor) -> Float[Tensor, " b"]:
+    assert values is not None, "features of the optimised latents must include the output"
+    return (values.float() - target.float()).abs().flatten(1).mean(1)
+
+
+def _sum_of_layers(losses: object) -> Float[Tensor, " b"]:
+    return torch.stack(list(losses)).sum(0)  # type: ignore[call-overload]
