@@ -1,0 +1,114 @@
+"""One image to make: the inputs that it uses, as they were found, and where it goes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from enum import Enum
+
+
+class Status(str, Enum):
+    """What became of a planned item; a committed shard has no pending ones."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    PENDING = "pending"
+
+
+class ErrorClass(str, Enum):
+    """Why an item failed. Only `infra` is worth trying again as it is."""
+
+    INPUT_MISSING = "input_missing"
+    DECODE = "decode"
+    UNSUPPORTED = "unsupported"
+    OOM = "oom"
+    NUMERICS = "numerics"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    LICENSE_DENIED = "license_denied"
+    INFRA = "infra"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an input, in one sentence."""
+
+    error_class: ErrorClass
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One image of one role, as preflight found it.
+
+    Attributes:
+        role: content, style, texture.
+        key: its name within its source, unique there.
+        uri: the file, or the tar that holds it.
+        member: its name inside the tar.
+        offset, num_bytes: where its bytes lie in the tar.
+        sha256: of its bytes; None where they could not be read.
+        width, height: pixels, upright.
+        problem: why it cannot be used.
+    """
+
+    role: str
+    key: str
+    uri: str
+    member: str | None = None
+    offset: int | None = None
+    num_bytes: int | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    license: str | None = None
+    attribution: str | None = None
+    problem: Problem | None = None
+
+    @property
+    def full_uri(self) -> str:
+        """The URI with the member, as rows and reports show it."""
+        return f"{self.uri}#{self.member}" if self.member else self.uri
+
+    def broken(self, error_class: ErrorClass, message: str) -> Input:
+        """The same input with a problem."""
+        return replace(self, problem=Problem(error_class, message))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to make.
+
+    Attributes:
+        item_id: 32 hex digits, the same wherever and whenever it is planned.
+        key: the sample's key in the output, `[a-z0-9_-]+`.
+        seed: of its noise.
+        params: canonical JSON of the settings and the size.
+        cost_seconds: what rendering it is expected to take.
+        problem: why it cannot be rendered; such an item gets its row all the same.
+    """
+
+    item_id: str
+    key: str
+    seed: int
+    task: str
+    params: str
+    variant: int
+    width: int
+    height: int
+    inputs: tuple[Input, ...]
+    cost_seconds: float
+    problem: Problem | None = None
+    shard: str = ""
+
+    def of_role(self, role: str) -> list[Input]:
+        """The item's inputs of one role, in order."""
+        return [one for one in self.inputs if one.role == role]
+
+
+def slug(text: str, max_length: int = 48) -> str:
+    """The text in the characters that WebDataset keys allow: `[a-z0-9_-]+`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-")[:max_length].strip("-") or "x"
