@@ -180,9 +180,9 @@ def load_backbone(
     return Backbone(
         unet=unet.to(device),
         vae=_load_part(weights, AutoencoderKL.from_pretrained, "vae", dtype).to(device),
-        text_encoder=_load_part(
-            weights, CLIPTextModel.from_pretrained, "text_encoder", dtype
-        ).to(device),
+        text_encoder=_load_part(weights, CLIPTextModel.from_pretrained, "text_encoder", dtype).to(
+            device
+        ),
         tokenizer=CLIPTokenizer.from_pretrained(weights.path / "tokenizer"),
         scheduler=DDIMScheduler.from_config(config),
         weights=weights,
@@ -198,4 +198,6 @@ def _load_part(
         )
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise BackboneError(f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}") from None
+        raise BackboneError(
+            f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
+        ) from None

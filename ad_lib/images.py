@@ -98,7 +98,9 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     if image.mode in WIDE_MODES or image.mode == "I":
         image = _wide_to_8_bit(image)
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no stated range: save 8 or 16 bits", "unsupported")
+        raise ImageError(
+            "floating-point pixels have no stated range: save 8 or 16 bits", "unsupported"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

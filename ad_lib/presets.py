@@ -10,7 +10,7 @@ from typing import Any
 from ad_lib.errors import RequestError, unknown_name
 
 MAX_TIMESTEPS = 999
-"""DDIM's leading spacing with an offset of one ends at timestep 1000, which the model lacks, for 1000 steps."""
+"""With 1000 steps DDIM's leading spacing starts at timestep 1000, which the model lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,56 +61,23 @@ class Preset:
     """A task under its public name.
 
     Attributes:
-        takes_content: whether the result keeps the structure of a content image (and starts from
-            it); otherwise it starts from noise.
+        roles: the images that it takes, the reference last; a task with a `content` keeps its
+            structure and starts from it, one without starts from noise.
         size: pixels of the result's shorter side when a request gives no size.
         settings: the published numbers.
         summary: one line for people.
     """
 
     name: str
-    takes_content: bool
+    roles: tuple[str, ...]
     settings: Settings
     summary: str
     size: int = 512
 
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        preset.name: preset
-        for preset in (
-            Preset(
-                name="style-transfer",
-                takes_content=True,
-                settings=Settings(content_weight=0.25),
-                summary="paint the content with the style's strokes and colours",
-            ),
-            Preset(
-                name="appearance-transfer",
-                takes_content=True,
-                settings=Settings(content_weight=0.2),
-                summary="give the content's object the look of the style's object",
-            ),
-            Preset(
-                name="texture-optimize",
-                takes_content=False,
-                settings=Settings(),
-                summary="a new sample of the style's texture, from noise",
-            ),
-        )
-    }
-)
-
-
-def find_preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        RequestError: there is none; the nearest name is given.
-    """
-    if name not in PRESETS:
-        raise RequestError(unknown_name("preset", name, PRESETS))
-    return PRESETS[name]
+    @property
+    def takes_content(self) -> bool:
+        """Whether the task keeps a content image's structure."""
+        return "content" in self.roles
 
 
 def _check_whole(name: str, value: Any, low: int, high: int) -> None:
@@ -133,7 +100,45 @@ def _checked_layers(layers: Any) -> tuple[int, int]:
     try:
         start, stop = (int(bound) for bound in layers)
     except (TypeError, ValueError):
-        raise RequestError(f"layers must be two whole numbers [start, stop); got {layers!r}") from None
+        raise RequestError(f"layers must be two numbers [start, stop); got {layers!r}") from None
     if not 0 <= start < stop:
         raise RequestError(f"layers must satisfy 0 <= start < stop; got [{start}, {stop})")
     return start, stop
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            Preset(
+                name="style-transfer",
+                roles=("content", "style"),
+                settings=Settings(content_weight=0.25),
+                summary="paint the content with the style's strokes and colours",
+            ),
+            Preset(
+                name="appearance-transfer",
+                roles=("content", "style"),
+                settings=Settings(content_weight=0.2),
+                summary="give the content's object the look of the style's object",
+            ),
+            Preset(
+                name="texture-optimize",
+                roles=("texture",),
+                settings=Settings(),
+                summary="a new sample of a texture, from noise",
+            ),
+        )
+    }
+)
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        RequestError: there is none; the nearest name is given.
+    """
+    if name not in PRESETS:
+        raise RequestError(unknown_name("preset", name, PRESETS))
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""The whole: flows, and the command line."""

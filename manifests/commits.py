@@ -155,9 +155,7 @@ def content_digest(outcomes: Iterable[Outcome]) -> str:
 def count(outcomes: Sequence[Outcome]) -> Counts:
     """The counts of a shard."""
     by_status = Counter(outcome.status for outcome in outcomes)
-    return Counts(
-        planned=len(outcomes), ok=by_status[Status.OK], failed=by_status[Status.FAILED]
-    )
+    return Counts(planned=len(outcomes), ok=by_status[Status.OK], failed=by_status[Status.FAILED])
 
 
 def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:

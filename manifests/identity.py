@@ -61,13 +61,13 @@ def seed_of(item: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{item}seed".encode()).digest()[:8], "big")
 
 
-def source_digest(objects: Iterable[tuple[str, int]]) -> str:
+def source_digest(objects: Iterable[tuple[str, int | None]]) -> str:
     """Which files a source listed, by name within the source and size in bytes.
 
     This is cheap enough to look at again on every resume; the bytes themselves are held to their
     sha256 when a shard reads them.
     """
-    return digest(sorted([name, size] for name, size in objects))
+    return digest(sorted([name, size or 0] for name, size in objects))
 
 
 def run_identity(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """What became of a planned item; a committed shard has no pending ones."""
 
     OK = "ok"
@@ -17,7 +17,7 @@ class Status(str, Enum):
     PENDING = "pending"
 
 
-class ErrorClass(str, Enum):
+class ErrorClass(StrEnum):
     """Why an item failed. Only `infra` is worth trying again as it is."""
 
     INPUT_MISSING = "input_missing"
@@ -87,6 +87,7 @@ class Item:
         seed: of its noise.
         params: canonical JSON of the settings and the size.
         cost_seconds: what rendering it is expected to take.
+        user: canonical JSON of the table columns that are the user's own.
         problem: why it cannot be rendered; such an item gets its row all the same.
     """
 
@@ -100,6 +101,7 @@ class Item:
     height: int
     inputs: tuple[Input, ...]
     cost_seconds: float
+    user: str = "{}"
     problem: Problem | None = None
     shard: str = ""
 

@@ -63,7 +63,9 @@ def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
 
 def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Combination]:
     if "content" not in sources or len(sources) != 2:
-        raise JobError("pairing random draws styles for contents; give a content and a style source")
+        raise JobError(
+            "pairing random draws styles for contents; give a content and a style source"
+        )
     references = next(inputs for role, inputs in sources.items() if role != "content")
     if pairing.styles_per_content > len(references):
         raise JobError(

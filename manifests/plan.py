@@ -44,6 +44,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("cost_seconds", pa.float64(), nullable=False),
         pa.field("inputs", pa.list_(pa.struct(INPUT_FIELDS)), nullable=False),
+        pa.field("user", pa.string(), nullable=False),
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
     ]
@@ -66,9 +67,7 @@ class Plan:
         return [item for item in self.items if item.problem is not None]
 
 
-def cut_into_shards(
-    items: Iterable[Item], *, shard_seconds: float, shard_items: int
-) -> list[Item]:
+def cut_into_shards(items: Iterable[Item], *, shard_seconds: float, shard_items: int) -> list[Item]:
     """The items in plan order, each with its shard.
 
     Items of one shard agree in task, settings and size. Within such a bucket items that share
@@ -146,6 +145,7 @@ def _row(item: Item) -> dict[str, Any]:
         "height": item.height,
         "cost_seconds": item.cost_seconds,
         "inputs": [input_row(one) for one in item.inputs],
+        "user": item.user,
         "error_class": problem.error_class.value if problem else None,
         "error_message": problem.message if problem else None,
     }

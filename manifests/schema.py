@@ -70,6 +70,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("style_loss_first", pa.float32()),
         pa.field("style_loss", pa.float32()),
         pa.field("content_loss", pa.float32()),
+        pa.field("user", pa.string(), nullable=False),
         pa.field("seconds", pa.float64()),
         pa.field("encode_seconds", pa.float64()),
         pa.field("worker", pa.string()),
@@ -157,13 +158,14 @@ def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any
         "outputs": [
             {name: getattr(output, name) for name in _OUTPUT.names} for output in outcome.outputs
         ],
+        "user": item.user,
     }
 
 
 def sample_json(outcome: Outcome, provenance: Provenance) -> bytes:
-    """The bytes of `<key>.json`: the deterministic row, less what the file itself would have to know."""
+    """The bytes of `<key>.json`: the deterministic part of the row."""
     row = deterministic_row(outcome, provenance)
-    row["params"] = json.loads(row["params"])
+    row.update({name: json.loads(row[name]) for name in ("params", "user")})
     return canonical_json(row).encode()
 
 

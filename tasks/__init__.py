@@ -1,0 +1,1 @@
+"""One step of a job each: preflight, planning, rendering, committing, reporting."""

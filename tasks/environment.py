@@ -1,0 +1,33 @@
+"""What this process runs on: versions, host and device, as rows and records state them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+from functools import cache
+
+_DISTRIBUTIONS = ("stylefarm", "torch", "diffusers", "transformers", "pillow")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions that can change pixels."""
+    found = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+    return {**found, "python": platform.python_version()}
+
+
+def worker_name() -> str:
+    """Host and process, to find a worker by."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@cache
+def device_name(device: str) -> str:
+    """What the device is called, such as `NVIDIA H200`."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

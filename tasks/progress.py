@@ -1,0 +1,79 @@
+"""How far this process is: counters that rendering moves and the command line shows.
+
+This is a plain imported module because a global in a module of tasks is reset by task runners.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The counters at one moment.
+
+    Attributes:
+        items: items rendered by this process, fractions of running ones included.
+        ok, failed: items of the shards that this process committed.
+        shards: shards that this process committed.
+    """
+
+    items: float = 0.0
+    ok: int = 0
+    failed: int = 0
+    shards: int = 0
+
+
+class Stopped(RuntimeError):
+    """The user or the machine asked this process to stop; the shard in hand is given up."""
+
+
+class ProgressBoard:
+    """A snapshot that threads move forward, and the wish to stop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = Snapshot()
+        self._stopping = threading.Event()
+
+    def read(self) -> Snapshot:
+        """The counters now."""
+        return self._now
+
+    def reset(self) -> None:
+        """Starts over, for the next run of this process."""
+        with self._lock:
+            self._now = Snapshot()
+        self._stopping.clear()
+
+    def stop(self) -> None:
+        """Asks rendering to stop at its next step."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._stopping.is_set()
+
+    def check(self) -> None:
+        """Raises Stopped once somebody has asked to stop."""
+        if self.stopping:
+            raise Stopped("stopped; run the same command again to finish")
+
+    def advance(self, items: float) -> None:
+        """Moves on by so many items, or fractions of them; raises Stopped when asked to stop."""
+        self.check()
+        with self._lock:
+            self._now = replace(self._now, items=self._now.items + items)
+
+    def committed(self, ok: int, failed: int) -> None:
+        """Counts a shard that now exists."""
+        with self._lock:
+            now = self._now
+            self._now = replace(
+                now, ok=now.ok + ok, failed=now.failed + failed, shards=now.shards + 1
+            )
+
+
+board = ProgressBoard()

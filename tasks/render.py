@@ -1,0 +1,293 @@
+"""Render one shard: fetch, decode, optimise, encode, commit. A committed shard is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from ad_lib.backbone import Backbone
+from ad_lib.batch import Result, render
+from ad_lib.errors import ImageError, NumericsError
+from ad_lib.images import decode_image, fit_image
+from ad_lib.presets import Settings
+from ad_lib.requests import Request
+from infra.store import ObjectNotFound, Store, StoreError
+from manifests.commits import Commit, RunRecord, ShardStats
+from manifests.items import ErrorClass, Input, Item, Problem
+from manifests.job import Compute, Job, Output, job_from_dict
+from manifests.schema import Outcome, OutputFile
+from tasks.commit import Attempt, commit_shard, record_failure
+from tasks.environment import device_name
+from tasks.models import warm_backbone
+from tasks.progress import Stopped, board
+from tasks.run_folder import find_commit, load_plan, open_run
+from tasks.sources import read_input
+
+RETRY_DELAYS = [5, 30, 120]
+LOOKAHEAD = 2
+"""Batches that are fetched and decoded ahead of the one that renders."""
+
+T = TypeVar("T")
+Loaded = Image.Image | Problem
+
+
+def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    """Only a store that was unreachable may answer next time; all else would fail the same way."""
+    return isinstance(state.data, StoreError) and state.data.transient
+
+
+@task(
+    name="render-shard",
+    task_run_name="render-{shard}",
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
+    """Renders a shard and commits it; a committed one is returned as it is.
+
+    Args:
+        run_uri: the run folder.
+        shard: which of its shards.
+        compute: how fast (`manifests.job.Compute`); it may differ from what was planned.
+
+    Returns:
+        The shard's name, its counts, and whether somebody else committed it first.
+
+    Raises:
+        StoreError: the store refuses or does not answer; transient ones are tried again.
+    """
+    store, run = open_run(run_uri)
+    if found := find_commit(store, shard):
+        return _summary(found, rendered=False)
+    attempt = Attempt(shard, uuid.uuid4().hex)
+    try:
+        commit, won = _render_and_commit(store, run, attempt, Compute.model_validate(compute))
+    except Stopped:
+        raise
+    except Exception as error:
+        with suppress(StoreError):
+            record_failure(store, attempt, traceback.format_exception_only(error)[-1])
+        raise
+    board.committed(commit.counts.ok, commit.counts.failed)
+    return _summary(commit, rendered=won)
+
+
+def _summary(commit: Commit, *, rendered: bool) -> dict[str, Any]:
+    return {"shard": commit.shard, **commit.counts.model_dump(), "rendered": rendered}
+
+
+def _render_and_commit(
+    store: Store, run: RunRecord, attempt: Attempt, compute: Compute
+) -> tuple[Commit, bool]:
+    job = job_from_dict(run.job)
+    items = load_plan(store, run).shards()[attempt.shard]
+    backbone, load_seconds = warm_backbone(
+        run.model_id, revision=run.model_revision, dtype=job.backbone.dtype, device=compute.device
+    )
+    with TemporaryDirectory(prefix="stylefarm-") as scratch:
+        shard = ShardWork(backbone, job, compute, Path(scratch))
+        outcomes = shard.outcomes(items)
+        stats = ShardStats(
+            load_seconds=load_seconds,
+            render_seconds=sum(outcome.seconds or 0.0 for outcome in outcomes),
+            encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
+        )
+        device = device_name(str(backbone.device))
+        return commit_shard(store, run, attempt, outcomes, shard.scratch, stats, device)
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """What a shard is rendered with; its encoded pictures land in `scratch` under their keys."""
+
+    backbone: Backbone
+    job: Job
+    compute: Compute
+    scratch: Path
+
+    def outcomes(self, items: Sequence[Item]) -> list[Outcome]:
+        """One outcome per item, in order: rendered in batches while the next ones are loading."""
+        size = self.compute.batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        with ThreadPoolExecutor(self.compute.io_threads) as pool:
+            loaded = _ahead(self._load_batch, batches, pool)
+            encoding: list[Future[Outcome]] = []
+            for batch, images in zip(batches, loaded, strict=True):
+                for item, rendered in self._render_batch(batch, images):
+                    encoding.append(pool.submit(self._outcome, item, rendered))
+            return [future.result() for future in encoding]
+
+    def _load_batch(self, batch: Sequence[Item]) -> dict[Input, Loaded]:
+        """The pictures of a batch, each read once and brought to the items' size."""
+        wanted = {
+            one: (item.width, item.height)
+            for item in batch
+            if item.problem is None
+            for one in item.inputs
+        }
+        return {one: self._load(one, *size) for one, size in wanted.items()}
+
+    def _load(self, one: Input, width: int, height: int) -> Loaded:
+        try:
+            data = read_input(one)
+            if hashlib.sha256(data).hexdigest() != one.sha256:
+                message = f"{one.full_uri} has changed since it was planned; plan a new run"
+                return Problem(ErrorClass.INPUT_MISSING, message)
+            image = decode_image(data, max_pixels=self.job.limits.max_pixels)
+        except (ObjectNotFound, FileNotFoundError):
+            message = f"{one.full_uri} was there when it was planned and is gone"
+            return Problem(ErrorClass.INPUT_MISSING, message)
+        except ImageError as error:
+            return Problem(ErrorClass(error.kind), f"{one.full_uri}: {error}")
+        return fit_image(image, width, height)
+
+    def _render_batch(
+        self, batch: Sequence[Item], images: dict[Input, Loaded]
+    ) -> Iterator[tuple[Item, Result | Problem]]:
+        """Each item with its result or its problem; one that fails takes nobody with it."""
+        problems = {item: _problem_of(item, images) for item in batch}
+        sound = [item for item in batch if problems[item] is None]
+        results = self._render(sound, images)
+        for item in batch:
+            problem = problems[item]
+            yield item, results[item] if problem is None else problem
+
+    def _render(
+        self, items: Sequence[Item], images: dict[Input, Loaded]
+    ) -> dict[Item, Result | Problem]:
+        """Renders items together; where that fails, halves them until the culprit stands alone."""
+        if not items:
+            return {}
+        try:
+            results = render(
+                self.backbone,
+                [_request(item, images) for item in items],
+                batch_size=len(items),
+                on_step_end=lambda count, steps: board.advance(count / steps),
+            )
+            return dict(zip(items, results, strict=True))
+        except Stopped:
+            raise
+        except (RuntimeError, ArithmeticError, MemoryError) as error:
+            problem = _render_problem(error)
+        if len(items) == 1:
+            return {items[0]: problem}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(items) // 2
+        return {
+            **self._render(items[:middle], images),
+            **self._render(items[middle:], images),
+        }
+
+    def _outcome(self, item: Item, rendered: Result | Problem) -> Outcome:
+        if isinstance(rendered, Problem):
+            return Outcome(item, problem=rendered)
+        started = time.perf_counter()
+        name = f"{item.key}.{self.job.output.codec}"
+        data = encode_image(rendered.image, self.job.output)
+        (self.scratch / name).write_bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Outcome(
+            item,
+            degraded=rendered.degraded,
+            outputs=(OutputFile(name, sha256, len(data), *rendered.image.size),),
+            metrics=_metrics(rendered),
+            seconds=rendered.seconds,
+            encode_seconds=time.perf_counter() - started,
+        )
+
+
+def encode_image(image: Image.Image, output: Output) -> bytes:
+    """The bytes of an output file; the same picture gives the same bytes."""
+    file = io.BytesIO()
+    if output.codec == "png":
+        image.save(file, "PNG", compress_level=6)
+    elif output.codec == "webp":
+        lossless = output.quality is None
+        image.save(file, "WEBP", lossless=lossless, quality=output.quality or 75, method=4)
+    else:
+        image.save(file, "JPEG", quality=output.quality or 95, subsampling=0)
+    return file.getvalue()
+
+
+def _ahead(
+    function: Callable[[Sequence[Item]], T],
+    batches: Iterable[Sequence[Item]],
+    pool: ThreadPoolExecutor,
+) -> Iterator[T]:
+    """The function's results in order, a few of them computed ahead in the pool."""
+    waiting: deque[Future[T]] = deque()
+    for batch in batches:
+        waiting.append(pool.submit(function, batch))
+        if len(waiting) > LOOKAHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _problem_of(item: Item, images: dict[Input, Loaded]) -> Problem | None:
+    if item.problem is not None:
+        return item.problem
+    loaded = (images[one] for one in item.inputs)
+    return next((one for one in loaded if isinstance(one, Problem)), None)
+
+
+def _request(item: Item, images: dict[Input, Loaded]) -> Request:
+    pictures = {role: _pictures(item, role, images) for role in {one.role for one in item.inputs}}
+    content = pictures.pop("content", [None])
+    (styles,) = pictures.values()
+    return Request(
+        task=item.task,
+        content=content[0],
+        styles=tuple(styles),
+        width=item.width,
+        height=item.height,
+        seed=item.seed,
+        settings=Settings(**json.loads(item.params)["settings"]),
+    )
+
+
+def _pictures(item: Item, role: str, images: dict[Input, Loaded]) -> list[Image.Image]:
+    loaded = [images[one] for one in item.of_role(role)]
+    return [one for one in loaded if isinstance(one, Image.Image)]
+
+
+def _render_problem(error: BaseException) -> Problem:
+    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in message.lower():
+        return Problem(ErrorClass.OOM, f"out of memory even alone: {message}"[:300])
+    if isinstance(error, NumericsError):
+        return Problem(ErrorClass.NUMERICS, message[:300])
+    return Problem(ErrorClass.CRASH, f"{type(error).__name__}: {message}"[:300])
+
+
+def _metrics(result: Result) -> dict[str, float]:
+    if not result.style_losses:
+        return {}
+    return {
+        "style_loss_first": result.style_losses[0],
+        "style_loss": result.style_losses[-1],
+        "content_loss": result.content_losses[-1],
+    }
