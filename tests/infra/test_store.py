@@ -1,0 +1,365 @@
+"""What any store owes its users, held on a local folder and on a real S3 server alike."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.store import (
+    AccessDenied,
+    LocalStore,
+    ObjectNotFound,
+    Store,
+    StoreError,
+    honours_put_if_absent,
+    join_uri,
+    open_store,
+    read_uri,
+    split_uri,
+)
+
+NAMES = ["plain", "a space", "a/deeper/key.json", "münchen/東京.png", "100%?#&+=;,'\"\\.txt", "~"]
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "a run"))
+    return open_store(f"s3://{request.getfixturevalue('s3_bucket')}/jobs/a run")
+
+
+def keys(store: Store, prefix: str = "") -> list[str]:
+    return [found.key for found in store.list(prefix)]
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_what_is_put_is_got_listed_and_deleted_under_its_key(store, key):
+    store.put(key, key.encode())
+    assert store.get(key) == key.encode()
+    assert keys(store) == [key]
+    assert read_uri(join_uri(store.uri, key)) == key.encode()
+    store.delete(key)
+    assert keys(store) == []
+    with pytest.raises(ObjectNotFound, match="check the name"):
+        store.get(key)
+
+
+def test_the_last_put_replaces_all_before(store):
+    for data in (b"long" * 1000, b"", b"short"):
+        store.put("key", data)
+        assert store.get("key") == data
+    assert [found.size for found in store.list()] == [5]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 20 << 20])  # the last needs several parts on S3
+def test_a_local_file_arrives_byte_for_byte(store, tmp_path, num_bytes):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(num_bytes))
+    store.put("data/file.tar", source)
+    assert store.get("data/file.tar") == source.read_bytes()
+
+
+def test_a_source_that_is_gone_leaves_the_key_as_it_was(store, tmp_path):
+    store.put("old", b"old")
+    for key in ("old", "new"):
+        with pytest.raises(FileNotFoundError):
+            store.put(key, tmp_path / "gone")
+    assert keys(store) == ["old"]
+    assert store.get("old") == b"old"
+
+
+def test_put_if_absent_stores_once_and_never_replaces(store):
+    assert store.put_if_absent("commits/0001.json", b"first")
+    assert not store.put_if_absent("commits/0001.json", b"second")
+    assert store.get("commits/0001.json") == b"first"
+    store.delete("commits/0001.json")
+    assert store.put_if_absent("commits/0001.json", b"third")
+
+
+def test_the_same_bytes_again_are_ours(store):
+    assert store.put_if_absent("key", b"attempt 7")
+    assert store.put_if_absent("key", b"attempt 7")
+    assert not store.put_if_absent("key", b"attempt")
+
+
+def test_of_racing_threads_one_wins_and_the_others_read_its_bytes(store):
+    for round_ in range(3):
+        key = f"commits/{round_}"
+
+        def race(data: bytes, key: str = key) -> tuple[bytes, bool, bytes]:
+            return data, store.put_if_absent(key, data), store.get(key)
+
+        with ThreadPoolExecutor(8) as pool:
+            outcomes = list(pool.map(race, [b"%d" % n * 10_000 for n in range(8)]))
+        [winner] = [data for data, won, _ in outcomes if won]
+        assert {read for *_, read in outcomes} == {winner}
+
+
+def race_in_process(store: Store, start: float, number: int) -> bool:
+    time.sleep(max(0.0, start - time.time()))
+    return store.put_if_absent("key", b"process %d" % number)
+
+
+def test_of_racing_processes_one_wins(tmp_path):
+    store = LocalStore(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(4) as pool:
+        pool.starmap(len, [((),)] * 4)  # all are up
+        won = pool.starmap(race_in_process, [(store, time.time() + 0.1, n) for n in range(8)])
+        pool.close()
+        pool.join()
+    assert won.count(True) == 1
+    assert store.get("key") == b"process %d" % won.index(True)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(store):
+    store.put("key", b"before")  # the parent's connection stands
+    child = os.fork()
+    if not child:
+        os._exit(0 if store.get("key") == b"before" and store.put_if_absent("new", b"") else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.get("key") == b"before"
+
+
+def test_a_store_can_be_pickled(store):
+    store.put("key", b"data")
+    copy = pickle.loads(pickle.dumps(store))
+    assert (copy.uri, copy.get("key")) == (store.uri, b"data")
+
+
+def test_listing_gives_every_key_once_and_sorted_beyond_one_page(store):
+    names = {f"commits/{n:05d}.json" for n in range(1010)} | {"commits.json", "commits-old/1"}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.put(name, b""), names))
+    assert keys(store) == sorted(names)
+
+
+def test_a_prefix_is_a_beginning_of_the_key_not_a_folder(store):
+    names = ["a-b/1", "a.txt", "a/b.txt", "a/d/c", "ab", "b"]
+    for name in names:
+        store.put(name, b"")
+    for prefix in ["", "a", "a/", "a-", "a/b", "a/d", "a/d/", "a/d/c/e", "c", "/", "../"]:
+        assert keys(store, prefix) == [name for name in names if name.startswith(prefix)]
+
+
+def test_a_listing_tells_size_age_and_whether_the_bytes_changed(store):
+    store.put("key", b"12345")
+    [first] = store.list()
+    assert first.size == 5
+    assert abs(datetime.now(UTC) - first.modified) < timedelta(minutes=1)
+    assert [first] == list(store.list())
+    store.put("key", b"54321")
+    [second] = store.list()
+    assert second.etag != first.etag
+
+
+def test_where_nothing_was_ever_stored_the_listing_is_empty(store):
+    assert keys(store) == keys(store, "commits/") == []
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 10), (3, 4), (9, 5), (10, 1), (99, 1), (4, 0)])
+def test_a_range_is_a_slice(store, start, length):
+    store.put("key", b"0123456789")
+    assert store.get_range("key", start, length) == b"0123456789"[start : start + length]
+
+
+def test_a_range_of_nothing_that_is_there_is_not_found(store):
+    with pytest.raises(ObjectNotFound):
+        store.get_range("key", 0, 1)
+
+
+def test_a_range_does_not_count_from_the_end(store):
+    store.put("key", b"0123456789")
+    for start, length in ((-1, 1), (0, -1)):
+        with pytest.raises(ValueError, match="count bytes from 0"):
+            store.get_range("key", start, length)
+
+
+def test_deleting_what_is_absent_is_fine(store):
+    store.put("key", b"")
+    for key in ("key", "key", "never/was"):
+        store.delete(key)
+
+
+@pytest.mark.parametrize("key", ["", "..", "../out", "a/../../out", "/etc/passwd", "a//b", "a/"])
+def test_a_key_cannot_leave_its_store(store, key):
+    for write in (store.put, store.put_if_absent):
+        with pytest.raises(ValueError, match="a key is a relative path"):
+            write(key, b"")
+    assert keys(store) == []
+
+
+def test_a_store_that_carries_commits_passes_the_probe_and_is_left_clean(store):
+    store.put("key", b"")
+    assert honours_put_if_absent(store)
+    assert keys(store) == ["key"]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["careless", "racing"])
+def test_a_store_that_cannot_carry_commits_fails_the_probe(s3_server, s3_bucket, kind):
+    store = open_store(f"s3://{s3_server.make_bucket(kind)}")
+    assert not honours_put_if_absent(store)
+    assert keys(store) == []
+
+
+@pytest.mark.s3
+def test_an_upload_that_was_never_finished_is_not_listed_and_can_be_swept(s3_bucket):
+    client = boto3.client("s3")
+    for key in ("run/data/half.tar", "other/half.tar"):
+        upload = client.create_multipart_upload(Bucket=s3_bucket, Key=key)
+        part = {"PartNumber": 1, "UploadId": upload["UploadId"]}
+        client.upload_part(Bucket=s3_bucket, Key=key, Body=b"half", **part)
+    store = open_store(f"s3://{s3_bucket}/run")
+    assert keys(store) == []
+    assert store.delete_unfinished(timedelta(hours=1)) == 0
+    assert store.delete_unfinished(timedelta(seconds=-2)) == 1  # S3 rounds times up
+    left = client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["other/half.tar"]
+    client.close()
+
+
+@pytest.mark.s3
+def test_a_folder_marker_is_not_an_object_and_a_strangers_odd_key_can_be_read(s3_bucket):
+    client = boto3.client("s3")
+    for key in ("photos/", "photos/a//b.png", "photography.png"):
+        client.put_object(Bucket=s3_bucket, Key=key, Body=b"")
+    client.close()
+    store = open_store(f"s3://{s3_bucket}/photos/")
+    assert keys(store) == ["a//b.png"]
+    assert store.get("a//b.png") == read_uri(f"s3://{s3_bucket}/photos/a//b.png") == b""
+
+
+STOP_AT = """
+import os, signal, sys
+from pathlib import Path
+from infra.store import LocalStore
+store, event, method = LocalStore(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.addaudithook(lambda name, _: name == event and os.kill(os.getpid(), signal.SIGKILL))
+getattr(store, method)("commits/0001.json", b"data")
+sys.exit("it was not killed")
+"""
+
+
+@pytest.mark.parametrize("held", [None, b"before"])
+@pytest.mark.parametrize(("method", "event"), [("put", "os.rename"), ("put_if_absent", "os.link")])
+def test_a_writer_killed_before_its_last_step_changes_nothing(tmp_path, method, event, held):
+    store = LocalStore(tmp_path)
+    if held:
+        store.put("commits/0001.json", held)
+    command = [sys.executable, "-c", STOP_AT, str(tmp_path), event, method]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert len(list((tmp_path / "commits").iterdir())) == 1 + bool(held)  # the temporary file
+    assert keys(store) == ["commits/0001.json"] * bool(held)
+    assert store.delete_unfinished(timedelta(hours=1)) == 0
+    assert store.delete_unfinished(timedelta(0)) == 1
+    assert store.put_if_absent("commits/0001.json", b"again") == (not held)
+    assert store.get("commits/0001.json") == (held or b"again")
+
+
+def test_a_local_write_leaves_one_file_with_ordinary_permissions(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        LocalStore(tmp_path).put("key", b"")
+        assert not LocalStore(tmp_path).put_if_absent("key", b"other")
+    finally:
+        os.umask(mask)
+    [path] = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_stands_in_the_way_is_named(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put("a", b"")
+    store.put("b/c", b"")
+    for write in (store.put, store.put_if_absent):
+        for key in ("a/b", "b"):
+            with pytest.raises(StoreError, match=f"{key} cannot be written.* choose another name"):
+                write(key, b"")
+    for key in ("a/b", "b"):
+        with pytest.raises(ObjectNotFound):
+            store.get(key)
+        store.delete(key)
+    assert keys(store) == ["a", "b/c"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_a_folder_without_permission_is_named(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(AccessDenied, match="check its owner and mode"):
+        LocalStore(tmp_path / "locked").put("key", b"")
+
+
+def test_links_are_followed_once(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "linked").symlink_to("../photos")
+    (tmp_path / "run" / "nowhere").symlink_to("missing")
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "run")
+    assert keys(LocalStore(tmp_path / "run")) == ["linked/a.png"]
+
+
+parts = st.text("ab-./é ", min_size=1, max_size=6).map(lambda text: f"x{text}x")
+
+
+@settings(max_examples=50, deadline=None)
+@given(names=st.sets(parts, max_size=8), prefix=st.text("xab-./é ", max_size=4))
+def test_a_local_listing_is_the_sorted_keys_with_the_prefix(tmp_path_factory, names, prefix):
+    store = LocalStore(tmp_path_factory.mktemp("run"))
+    stored = []
+    for name in sorted(names):
+        try:
+            store.put(name, b"")
+        except (StoreError, ValueError):  # a file in its way, or no key at all
+            continue
+        stored.append(name)
+    assert keys(store, prefix) == [name for name in stored if name.startswith(prefix)]
+
+
+def test_uris_name_stores_and_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a b"
+    for uri in (str(folder), f"{folder}/", "a b", "./a b", f"file://{tmp_path}/a%20b"):
+        store = open_store(uri)
+        store.put("c.txt", uri.encode())
+        assert read_uri(join_uri(uri, "c.txt")) == (folder / "c.txt").read_bytes() == uri.encode()
+    for uri in ("s3://bucket", "s3://bucket/", "s3://bucket/a b", "s3://bucket/a%20b/"):
+        assert open_store(uri).uri == uri.rstrip("/")
+        assert split_uri(join_uri(uri, "c.png")) == (uri.rstrip("/"), "c.png")
+    assert split_uri("c.png") == (".", "c.png")
+    assert split_uri("/c.png") == ("/", "c.png")
+
+
+@pytest.mark.parametrize("call", [open_store, read_uri, split_uri])
+@pytest.mark.parametrize("uri", ["", "gs://bucket/a", "https://host/a.png", "file://host/a.png"])
+def test_a_uri_that_we_cannot_serve_is_refused_with_those_that_we_can(
+    call: Callable[[str], object], uri
+):
+    with pytest.raises(ValueError, match=r"file:///path or s3://bucket/prefix; got") as caught:
+        call(uri)
+    assert repr(uri) in str(caught.value)
+    with pytest.raises(ValueError, match="ends with the object's name"):
+        split_uri("s3://bucket")
+    with pytest.raises(ValueError, match="s3://bucket/prefix; got 's3:///a'"):
+        open_store("s3:///a")
+
+
+def test_the_room_knows_no_other_room():
+    others = {"ad_lib", "manifests", "tasks", "flows", "torch", "prefect"}
+    code = f"import sys, infra.store; sys.exit(bool({others} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
