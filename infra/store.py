@@ -31,7 +31,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
@@ -145,10 +145,10 @@ def open_store(uri: str) -> Store:
 
 def read_uri(uri: str) -> bytes:
     """Return the bytes of one object by its full path or URI."""
+    parent, name = split_uri(uri)
     if uri.startswith("s3://"):  # from the bucket down: a stranger's key may hold "//"
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return S3Store(f"s3://{bucket}").get(key)
-    parent, name = split_uri(uri)
     return LocalStore(parent).get(name)
 
 
@@ -170,13 +170,11 @@ def _local_path(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     path = unquote(rest.removeprefix("localhost"))
     if not uri or (separator and scheme != "s3" and not (scheme == "file" and path[:1] == "/")):
-        raise ValueError(
-            f"a store is a local path, file:///path or s3://bucket/prefix; got {uri!r}"
-        )
+        raise ValueError(f"a URI is a local path, file:///path or s3://bucket/prefix; got {uri!r}")
     return path if scheme == "file" and separator else uri
 
 
-def honours_put_if_absent(store: Store, *, num_writers: int = 8, num_rounds: int = 3) -> bool:
+def honours_put_if_absent(store: Store, *, num_writers: int = 4, num_rounds: int = 3) -> bool:
     """Whether the store can carry a commit: of writers at the same time, and one later, one wins.
 
     A probe can only convict: a store may pass by luck, and none fails by accident. Each round
@@ -190,8 +188,9 @@ def _has_one_winner(store: Store, pool: ThreadPoolExecutor, num_writers: int) ->
     key = f"probe-{uuid.uuid4().hex}"
     writers = [b"writer %d" % n for n in range(num_writers)]
     try:
-        told = list(pool.map(lambda data: store.put_if_absent(key, data), writers))
-        winners = [data for data, won in zip(writers, told, strict=True) if won]
+        told = [pool.submit(store.put_if_absent, key, data) for data in writers]
+        wait(told)
+        winners = [data for data, won in zip(writers, told, strict=True) if won.result()]
         return not store.put_if_absent(key, b"too late") and winners == [store.get(key)]
     except Unsupported:
         return False
@@ -279,9 +278,8 @@ class LocalStore:
         """Give a file with these bytes, on disk, in the folder of `path`; it is gone afterwards."""
         temporary = path.with_name(TEMPORARY.format(uuid.uuid4().hex))
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(
-                data.open("rb") if isinstance(data, Path) else BytesIO(data)
-            )
+            source = data.open("rb") if isinstance(data, Path) else BytesIO(data)
+            stack.enter_context(source)
             stack.enter_context(_local_errors(path))
             if path.is_dir():
                 raise IsADirectoryError
@@ -300,10 +298,10 @@ def _walk(folder: Path, name: str, prefix: str, above: tuple[Path, ...]) -> Iter
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise StoreError(f"{folder} is a file: give the folder that holds it") from None
     keys = {name + entry.name + "/" * entry.is_dir(): entry for entry in entries}
-    for key, entry in sorted(
-        keys.items()
-    ):  # "a-b" comes before "a/c", so folders sort with their slash
+    for key, entry in sorted(keys.items()):  # "a-b" before "a/c": a folder sorts with its slash
         if key.endswith("/"):
             real = Path(entry).resolve()
             if real not in above and (key.startswith(prefix) or prefix.startswith(key)):
@@ -341,9 +339,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        message = (
-            f"{target} cannot be committed, its filesystem has no hard links: use another folder"
-        )
+        message = f"{target} needs a filesystem with hard links: choose another folder"
         raise Unsupported(message) from None
 
 
@@ -362,14 +358,12 @@ def _local_errors(path: Path) -> Iterator[None]:
 
 def _from_os_error(error: OSError, path: Path) -> StoreError:
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return AccessDenied(f"no permission for {path}: check its owner and mode")
+        return AccessDenied(f"no permission for {error.filename or path}: check its owner and mode")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"no room for {path}: free some, or choose another folder")
     if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-        return StoreUnreachable(
-            f"{path} does not answer ({error.strerror}): check its disk or mount"
-        )
-    return StoreError(f"{path} cannot be used: {error.strerror}")
+        return StoreUnreachable(f"{path} does not answer ({error.strerror}): check the mount")
+    return StoreError(f"{path} cannot be used, choose another place: {error.strerror}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -521,9 +515,9 @@ def _shared_client(settings: S3Settings) -> Any:
     """Return the process's client for these settings and the AWS_* environment of now."""
     environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
     with _clients_lock:
-        if (settings, environment) not in _clients:
-            _clients[settings, environment] = _make_client(settings)
-        return _clients[settings, environment]
+        client = _clients.get((settings, environment)) or _make_client(settings)
+        _clients[settings, environment] = client
+        return client
 
 
 def _make_client(settings: S3Settings) -> Any:

@@ -297,6 +297,36 @@ def test_a_file_that_stands_in_the_way_is_named(tmp_path):
     assert keys(store) == ["a", "b/c"]
 
 
+NO_ROOM = """
+import resource, sys
+from infra.store import LocalStore, StoreError
+store = LocalStore(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for write in (store.put, store.put_if_absent):
+    try:
+        write(sys.argv[2], bytes(20_000))
+    except StoreError as error:
+        assert "choose another place" in str(error)
+    else:
+        sys.exit("it fitted")
+"""
+
+
+@pytest.mark.parametrize("key", ["old", "new"])
+def test_a_write_that_runs_out_of_room_changes_nothing(tmp_path, key):
+    store = LocalStore(tmp_path)
+    store.put("old", b"old")
+    subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path), key], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == keys(store) == ["old"]
+    assert store.get("old") == b"old"
+
+
+def test_a_file_given_as_a_folder_is_named(tmp_path):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(StoreError, match=r"photo.png is a file: give the folder"):
+        keys(LocalStore(tmp_path / "photo.png"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 def test_a_folder_without_permission_is_named(tmp_path):
     (tmp_path / "locked").mkdir(mode=0)
@@ -353,8 +383,13 @@ def test_a_uri_that_we_cannot_serve_is_refused_with_those_that_we_can(
     with pytest.raises(ValueError, match=r"file:///path or s3://bucket/prefix; got") as caught:
         call(uri)
     assert repr(uri) in str(caught.value)
-    with pytest.raises(ValueError, match="ends with the object's name"):
-        split_uri("s3://bucket")
+
+
+def test_a_uri_that_names_no_object_or_no_bucket_is_refused():
+    for call in (split_uri, read_uri):
+        for uri in ("s3://bucket", "s3://bucket/", "s3://bucket/folder/", "folder/"):
+            with pytest.raises(ValueError, match="ends with the object's name"):
+                call(uri)
     with pytest.raises(ValueError, match="s3://bucket/prefix; got 's3:///a'"):
         open_store("s3:///a")
 
