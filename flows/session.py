@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -289,16 +290,18 @@ def _progress(
     )
     done = threading.Event()
     task = progress.add_task("starting Prefect", total=max(sound, 1e-9), figures="")
-    shown = 0
+    shown, started = 0, 0.0
 
     def update() -> None:
-        nonlocal shown
+        nonlocal shown, started
         now = board.read()
-        elapsed = progress.tasks[0].elapsed or 1e-9
+        if now.items and not started:
+            started = time.monotonic()
+        elapsed = time.monotonic() - started
         committed = num_shards - len(pending) + now.shards
         figures = (
             f"{total - sound + now.items:.0f}/{total} items · {committed}/{num_shards} shards · "
-            f"{now.items / elapsed:.2f} images/s"
+            f"{now.items / max(elapsed, 1.0):.2f} images/s"
         )
         description = "rendering" if now.items else "starting"
         progress.update(task, completed=now.items, figures=figures, description=description)

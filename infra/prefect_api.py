@@ -102,7 +102,10 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def _settle(url: str) -> None:
-    """Waits until the server has recorded the task states that are still on their way."""
+    """Sends the logs, then waits until the server has recorded the task states on their way."""
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         with suppress(OSError):

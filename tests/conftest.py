@@ -1,0 +1,53 @@
+"""What every test shares: one thread, a tiny backbone of the real classes, a real S3 server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import pytest
+import torch
+from PIL import Image
+
+from ad_lib.backbone import Backbone, load_backbone
+from tests.bad_images import picture
+from tests.s3_server import s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
+
+GOLDEN = Path(__file__).parent / "golden" / "public"
+TINY_BACKBONE = GOLDEN / "models" / "tiny-sd"
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shapes", action="store_true", help="check the shapes in ad_lib's signatures as it runs"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--shapes"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook("ad_lib", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """Stable Diffusion 1.5's topology at a few thousand channels in all; random but calibrated."""
+    return load_backbone(str(TINY_BACKBONE), device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with `content/` (a, b, c) and `style/` (x, y), 96x128 PNG pictures."""
+    for folder, names in (("content", "abc"), ("style", "xy")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            image = Image.fromarray(picture(seed=ord(name)))
+            image.save(tmp_path / folder / f"{name}.png")
+    return tmp_path
