@@ -1,0 +1,149 @@
+"""Training the U-Net and its text encoder to predict the noise in settled latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ad_lib.embedded.data import PictureStream, to_tensor
+from ad_lib.embedded.networks import build_scheduler, build_text_encoder, build_unet
+from ad_lib.embedded.procedural import draw
+from ad_lib.embedded.tokens import train_tokenizer
+from ad_lib.embedded.training import Report, Training, load_checkpoint
+
+CROPS = ((0.6, 16, 24), (1.0, 32, 6))
+"""Up to this share of the training: latents of this side, this many in a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetRecipe:
+    """How the U-Net and the text encoder are trained."""
+
+    minutes: float
+    learning_rate: float = 1e-3
+    caption_dropout: float = 0.15
+    pool: int = 3000
+    seed: int = 0
+    device: str = "cpu"
+
+
+class LatentPool:
+    """Captioned latents of crops at 256 pixels; grows to `capacity`, then renews its oldest."""
+
+    def __init__(self, vae: AutoencoderKL, stream: PictureStream, capacity: int) -> None:
+        self.vae, self.stream, self.capacity = vae, stream, capacity
+        self.latents: list[Tensor] = []
+        self.captions: list[str] = []
+        self.drawn = 0
+
+    @torch.no_grad()
+    def grow(self, count: int = 1) -> None:
+        """Encode `count` new crops."""
+        for pixels, caption in self.stream.captioned(count, 256):
+            image = to_tensor(pixels)[None].to(self.vae.device)
+            latents = self.vae.encode(image).latent_dist.mean[0].half().cpu()
+            if len(self.latents) < self.capacity:
+                self.latents.append(latents)
+                self.captions.append(caption)
+            else:
+                self.latents[self.drawn % self.capacity] = latents
+                self.captions[self.drawn % self.capacity] = caption
+            self.drawn += 1
+
+    def batch(self, rng: np.random.Generator, count: int, side: int) -> tuple[Tensor, list[str]]:
+        """Crops (count, c, side, side) of the latents, and their captions."""
+        picked = rng.integers(len(self.latents), size=count)
+        corners = rng.integers(33 - side, size=(count, 2))
+        crops = [
+            self.latents[i][:, y : y + side, x : x + side]
+            for i, (y, x) in zip(picked, corners, strict=True)
+        ]
+        return torch.stack(crops).float(), [self.captions[i] for i in picked]
+
+
+class Denoiser(torch.nn.Module):
+    """The U-Net and the text encoder, which are trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet: UNet2DConditionModel = build_unet()
+        self.text_encoder: CLIPTextModel = build_text_encoder(
+            len(tokenizer), tokenizer.eos_token_id
+        )
+        self.tokenizer = tokenizer
+
+    def embed(self, captions: list[str]) -> Tensor:
+        """Prompt embeddings (n, 77, width), as the pipeline makes them."""
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        )
+        return self.text_encoder(tokens.input_ids.to(self.unet.device))[0]
+
+    def forward(self, noised: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+        """Predict the noise in `noised`."""
+        return self.unet(noised, timesteps, self.embed(captions)).sample
+
+
+def trained_denoiser(folder: Path) -> Denoiser:
+    """The averaged networks that `train_unet` left in `folder`, frozen.
+
+    Raises:
+        FileNotFoundError: nothing was trained there yet.
+    """
+    state = load_checkpoint(folder / "unet.pt")
+    if state is None:
+        raise FileNotFoundError(f"no unet.pt in {folder}; run `train unet --folder {folder}` first")
+    model = Denoiser(CLIPTokenizer.from_pretrained(folder / "tokenizer"))
+    model.load_state_dict(state["average"])
+    return model.eval().requires_grad_(False)
+
+
+def learn_tokenizer(stream: PictureStream, count: int = 4000) -> CLIPTokenizer:
+    """Tokenizer for the captions of `count` drawings and of the photographs."""
+    captions = [draw(seed, 32)[1] for seed in range(count)]
+    return train_tokenizer([*captions, *stream.captions, ""])
+
+
+def train_unet(
+    folder: Path, vae: AutoencoderKL, stream: PictureStream, recipe: UnetRecipe, report: Report
+) -> None:
+    """Train, or resume, the networks in `folder`: `unet.pt` and the folder `tokenizer`."""
+    torch.manual_seed(recipe.seed)
+    if not (folder / "tokenizer").exists():
+        learn_tokenizer(stream).save_pretrained(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    model = Denoiser(tokenizer).to(recipe.device)
+    training = Training(
+        folder / "unet.pt", model, minutes=recipe.minutes, peak=recipe.learning_rate, stage="unet"
+    )
+    training.resume()
+    clock = training.clock
+    rng = np.random.default_rng(recipe.seed + clock.steps)
+    pool = LatentPool(vae.to(recipe.device), stream, recipe.pool)
+    pool.grow(200)
+    while clock.tick():
+        pool.grow()
+        side, count = next((side, count) for share, side, count in CROPS if clock.share <= share)
+        latents, captions = pool.batch(rng, count, side)
+        captions = ["" if rng.random() < recipe.caption_dropout else text for text in captions]
+        loss = denoising_loss(model, latents.to(recipe.device), captions)
+        training.step(loss)
+        report(clock, loss=loss.item())
+    training.save()
+
+
+def denoising_loss(model: Denoiser, latents: Tensor, captions: list[str]) -> Tensor:
+    """Mean squared error of the noise predicted at random timesteps."""
+    noise = torch.randn_like(latents)
+    timesteps = torch.randint(0, 1000, (len(latents),), device=latents.device)
+    noised = build_scheduler().add_noise(latents, noise, timesteps)
+    with torch.autocast(latents.device.type, dtype=torch.bfloat16):
+        prediction = model(noised, timesteps, captions)
+    return mse_loss(prediction.float(), noise)

@@ -1,0 +1,207 @@
+"""The measuring command: `python -m ad_lib.embedded.evaluate FOLDER` prints what the model can do.
+
+FOLDER holds pictures that it was not trained on. Four questions: how well does the autoencoder give
+pictures back, are its latents near unit variance and tolerant of noise, does the U-Net know more
+than the best constant, and does it listen to the caption?
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ad_lib.embedded import FOLDER
+from ad_lib.embedded.autoencoder import psnr
+from ad_lib.embedded.data import list_pictures, open_picture, to_tensor
+from ad_lib.embedded.procedural import draw
+
+TIMESTEPS = (1, 100, 300, 500, 700, 900, 981)
+
+
+def load_squares(folder: Path, side: int = 256) -> tuple[list[str], Tensor]:
+    """Names of the pictures in `folder`, and their middle squares (n, 3, side, side) in [-1, 1]."""
+    paths = list_pictures([folder])
+    squares = [
+        np.asarray(ImageOps.fit(open_picture(path), (side, side), Image.Resampling.LANCZOS))
+        for path in paths
+    ]
+    if not squares:
+        raise FileNotFoundError(f"no pictures in {folder}")
+    return [path.name for path in paths], to_tensor(np.stack(squares))
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Scaled posterior means, one picture at a time."""
+    means = [vae.encode(image[None]).latent_dist.mean for image in images]
+    return torch.cat(means) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Pictures in [-1, 1], one at a time."""
+    pictures = [vae.decode(one[None] / vae.config.scaling_factor).sample for one in latents]
+    return torch.cat(pictures).clamp(-1, 1)
+
+
+def reconstruction(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[float, float]]:
+    """PSNR of each picture, and the mean PSNR under latent noise of each deviation."""
+    latents = encode(vae, images)
+    each = torch.stack(
+        [psnr(a[None], b[None]) for a, b in zip(decode(vae, latents), images, strict=True)]
+    )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=generator)
+    means = {
+        s: psnr(decode(vae, latents + s * noise), images).item() for s in (0.05, 0.1, 0.2, 0.4)
+    }
+    return each, means
+
+
+@torch.no_grad()
+def noise_losses(
+    pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str]
+) -> dict[int, float]:
+    """Mean squared error of the predicted noise at each of TIMESTEPS; the noise is fixed."""
+    tokens = pipeline.tokenizer(
+        captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    )
+    prompts = pipeline.text_encoder(tokens.input_ids)[0]
+    losses = {}
+    for timestep in TIMESTEPS:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(timestep))
+        at = torch.full((len(latents),), timestep)
+        noised = pipeline.scheduler.add_noise(latents, noise, at)
+        predicted = [
+            pipeline.unet(one[None], timestep, prompt[None]).sample
+            for one, prompt in zip(noised, prompts, strict=True)
+        ]
+        losses[timestep] = (torch.cat(predicted) - noise).square().mean().item()
+    return losses
+
+
+def constant_losses(pipeline: StableDiffusionPipeline, latents: Tensor) -> dict[int, float]:
+    """What the best predictor would lose that knows only each channel's mean and variance.
+
+    Of x = sqrt(a) z + sqrt(1 - a) e the best linear guess at e leaves a v / (a v + 1 - a), where v
+    is the variance of z.
+    """
+    variance = latents.var((0, 2, 3))
+    losses = {}
+    for timestep in TIMESTEPS:
+        a = pipeline.scheduler.alphas_cumprod[timestep]
+        losses[timestep] = (a * variance / (a * variance + 1 - a)).mean().item()
+    return losses
+
+
+def fresh_drawings(count: int, side: int = 256) -> tuple[Tensor, list[str]]:
+    """Procedural pictures from seeds above those of the training stream, with their captions."""
+    drawn = [draw(2**62 + seed, side) for seed in range(count)]
+    return to_tensor(np.stack([pixels for pixels, _ in drawn])), [caption for _, caption in drawn]
+
+
+def seconds_of(call, repeats: int = 3) -> float:
+    """Median seconds of `call`, after one call to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def main() -> None:
+    """Measure a checkpoint from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", type=Path, nargs="+", help="folders of pictures not trained on")
+    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument(
+        "--drawings", type=int, default=32, help="procedural pictures to judge the U-Net on"
+    )
+    parser.add_argument("--save", type=Path, help="folder for originals beside reconstructions")
+    options = parser.parse_args()
+    console = Console()
+    pipeline = StableDiffusionPipeline.from_pretrained(options.model)
+    for folder in options.pictures:
+        _show_reconstruction(console, pipeline.vae, folder, options.save)
+    images, captions = fresh_drawings(options.drawings)
+    latents = encode(pipeline.vae, images)
+    _show_latents(console, latents)
+    _show_denoising(console, pipeline, latents, captions)
+    _show_speed(console, pipeline, latents[:1])
+
+
+def _show_reconstruction(
+    console: Console, vae: AutoencoderKL, folder: Path, save: Path | None
+) -> None:
+    names, images = load_squares(folder)
+    each, noisy = reconstruction(vae, images)
+    table = Table("picture", "PSNR dB", title=f"{folder}: autoencoder at {images.shape[-1]} pixels")
+    for name, value in zip(names, each.tolist(), strict=True):
+        table.add_row(name, f"{value:.2f}")
+    table.add_row("mean", f"{each.mean():.2f}")
+    for deviation, value in noisy.items():
+        table.add_row(f"mean, latent noise {deviation}", f"{value:.2f}")
+    console.print(table)
+    if save:
+        save.mkdir(parents=True, exist_ok=True)
+        pairs = torch.cat([images, decode(vae, encode(vae, images))], 3)
+        for name, pair in zip(names, pairs, strict=True):
+            pixels = ((pair + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+            Image.fromarray(pixels).save(save / f"{folder.name}-{Path(name).stem}.png")
+
+
+def _show_latents(console: Console, latents: Tensor) -> None:
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    console.print(
+        f"latents of drawings: mean {mean.min():.2f} to {mean.max():.2f}, "
+        f"deviation {std.min():.2f} to {std.max():.2f}"
+    )
+
+
+def _show_denoising(
+    console: Console, pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str]
+) -> None:
+    shuffled = captions[1:] + captions[:1]
+    rows = {
+        "right caption": noise_losses(pipeline, latents, captions),
+        "another caption": noise_losses(pipeline, latents, shuffled),
+        "no caption": noise_losses(pipeline, latents, [""] * len(captions)),
+        "best constant": constant_losses(pipeline, latents),
+    }
+    table = Table("noise loss at timestep", *map(str, TIMESTEPS), title="U-Net on drawings")
+    for name, losses in rows.items():
+        table.add_row(name, *(f"{losses[timestep]:.4f}" for timestep in TIMESTEPS))
+    console.print(table)
+
+
+def _show_speed(console: Console, pipeline: StableDiffusionPipeline, latents: Tensor) -> None:
+    latents = latents.clone().requires_grad_()
+    prompt = torch.zeros(1, 77, pipeline.unet.config.cross_attention_dim)
+    pipeline.unet.requires_grad_(False)
+
+    def there_and_back() -> None:
+        pipeline.unet(latents, 500, prompt).sample.square().mean().backward()
+
+    unet = seconds_of(there_and_back)
+    vae = seconds_of(lambda: decode(pipeline.vae, latents.detach()))
+    console.print(
+        f"U-Net forward and backward at 32x32: {unet:.3f} s; decoding 256 pixels: {vae:.3f} s"
+    )
+    for name in ("vae", "unet", "text_encoder"):
+        count = sum(p.numel() for p in getattr(pipeline, name).parameters())
+        console.print(f"{name}: {count / 1e6:.2f} M parameters")
+
+
+if __name__ == "__main__":
+    main()

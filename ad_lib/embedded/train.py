@@ -1,0 +1,83 @@
+"""The training command: `python -m ad_lib.embedded.train vae|unet --help`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ad_lib.embedded.autoencoder import VaeRecipe, train_vae, trained_vae
+from ad_lib.embedded.data import PictureStream, list_pictures
+from ad_lib.embedded.denoiser import UnetRecipe, train_unet
+from ad_lib.embedded.training import Clock
+
+
+class Bar:
+    """Progress bar that shows running means of a training's figures."""
+
+    def __init__(self, name: str) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self.task = self.progress.add_task(name, total=1.0, figures="")
+        self.means: dict[str, float] = {}
+
+    def __call__(self, clock: Clock, **figures: float) -> None:
+        for name, value in figures.items():
+            self.means[name] = 0.99 * self.means.get(name, value) + 0.01 * value
+        if clock.steps % 10 == 0:
+            text = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
+            self.progress.update(
+                self.task, completed=clock.share, figures=f"step {clock.steps} {text}"
+            )
+        if clock.steps % 100 == 0 and not self.progress.console.is_terminal:
+            self.progress.console.print(f"{clock.seconds:.0f} s, step {clock.steps}, {text}")
+
+
+def main() -> None:
+    """Run a training from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", choices=["vae", "unet"])
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where checkpoints go; resumed from there"
+    )
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="time to train, earlier runs included"
+    )
+    parser.add_argument(
+        "--photographs", type=Path, nargs="*", default=[], help="files or folders to mix in"
+    )
+    parser.add_argument("--decoder-only", action="store_true", help="vae: the latents are settled")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    stream = PictureStream(list_pictures(options.photographs), seed=options.seed)
+    bar = Bar(options.network)
+    with bar.progress:
+        if options.network == "vae":
+            recipe = VaeRecipe(
+                minutes=options.minutes,
+                decoder_only=options.decoder_only,
+                seed=options.seed,
+                device=device,
+            )
+            train_vae(options.folder, stream, recipe, bar)
+        else:
+            recipe = UnetRecipe(minutes=options.minutes, seed=options.seed, device=device)
+            train_unet(options.folder, trained_vae(options.folder), stream, recipe, bar)
+
+
+if __name__ == "__main__":
+    main()

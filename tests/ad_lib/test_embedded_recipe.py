@@ -1,0 +1,188 @@
+"""The recipe of the embedded model: pictures, tokens, networks, head start, training, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+
+from ad_lib.embedded import fields, procedural
+from ad_lib.embedded.autoencoder import add_noise, psnr
+from ad_lib.embedded.data import PictureStream, list_pictures
+from ad_lib.embedded.export import export
+from ad_lib.embedded.linear_start import fold_moments, start_linear
+from ad_lib.embedded.networks import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+)
+from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
+from ad_lib.embedded.tokens import train_tokenizer
+from ad_lib.embedded.training import Clock, Training
+from ad_lib.features import self_attention_layers
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.stack([draw(seed, 64)[0] for seed in range(24)])
+    return torch.from_numpy(pixels).movedim(-1, 1).float() / 127.5 - 1
+
+
+@pytest.fixture
+def vae(images):
+    torch.manual_seed(0)
+    vae = build_vae()
+    start_linear(vae, images)
+    return vae.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([draw(seed, 16)[1] for seed in range(50)])
+
+
+def test_a_seed_is_a_picture_and_its_caption():
+    (first, caption), (second, again) = draw(11, 48), draw(11, 48)
+    np.testing.assert_array_equal(first, second)
+    assert caption == again
+    assert not np.array_equal(first, draw(12, 48)[0])
+
+
+@pytest.mark.parametrize("scene", sorted(set(SCENES), key=lambda scene: scene.__name__))
+def test_every_scene_fills_its_square_and_names_its_colours(scene):
+    brush = new_brush(np.random.default_rng(3), 40)
+    picture, caption = scene(brush)
+    assert picture.shape == (40, 40, 3)
+    assert np.isfinite(picture).all()
+    assert picture.std() > 0.01
+    assert any(name in caption for name in brush.names)
+    assert set(brush.names) <= set(COLOURS)
+
+
+def test_fractal_noise_has_the_slope_it_was_asked_for():
+    field = fields.fractal(np.random.default_rng(0), 256, slope=1.0)
+    power = np.abs(np.fft.rfft2(field - field.mean())) ** 2
+    low, high = power[4:8, 4:8].mean(), power[32:64, 32:64].mean()
+    assert np.log2(low / high) / 2 == pytest.approx(3, abs=0.5)  # three octaves apart
+
+
+def test_crops_come_from_photographs_as_often_as_asked(tmp_path):
+    Image.new("RGB", (90, 70), (255, 0, 0)).save(tmp_path / "red_wall.png")
+    paths = list_pictures([tmp_path])
+    stream = PictureStream(paths, seed=0, pool=2, photograph_share=1.0)
+    crops = stream.captioned(3, 32)
+    assert {caption for _, caption in crops} == {"photograph of red wall"}
+    assert all((pixels == (255, 0, 0)).all() for pixels, _ in crops)
+
+
+def test_any_text_tokenizes_and_comes_back(tokenizer):
+    for text in ("red bricks", "a_b-c 12!", "naïve café", "赤い花 🌸"):
+        ids = tokenizer(text).input_ids
+        assert tokenizer.eos_token_id not in ids[1:-1]
+        back = tokenizer.decode(ids, skip_special_tokens=True)
+        assert back.replace(" ", "") == text.replace(" ", "")
+
+
+def test_tokens_end_as_in_clip(tokenizer):
+    assert tokenizer.eos_token_id == len(tokenizer) - 1
+    assert tokenizer.bos_token_id == len(tokenizer) - 2
+    assert tokenizer.model_max_length == 77
+
+
+def test_the_unet_has_the_self_attention_of_stable_diffusion():
+    unet = build_unet()
+    names = {id(module): name for name, module in unet.named_modules()}
+    layers = [names[id(layer)] for layer in self_attention_layers(unet)]
+    assert len(layers) == 16
+    assert layers[-6:] == [
+        f"up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1"
+        for block in (2, 3)
+        for index in range(3)
+    ]
+
+
+def test_the_linear_start_gives_unit_latents(vae, images):
+    latents = vae.encode(images).latent_dist.mean
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_folding_moments_changes_the_latents_but_no_picture(vae, images):
+    mean, std = torch.randn(16), torch.rand(16) + 0.5
+    before = vae.encode(images[:2]).latent_dist.mean
+    picture = vae.decode(before).sample
+    fold_moments(vae, mean, std)
+    after = vae.encode(images[:2]).latent_dist.mean
+    shape = (1, 16, 1, 1)
+    torch.testing.assert_close(after, (before - mean.view(shape)) / std.view(shape))
+    torch.testing.assert_close(vae.decode(after).sample, picture, atol=1e-4, rtol=1e-4)
+
+
+def test_latent_noise_spares_half_of_the_items():
+    torch.manual_seed(0)
+    moved = (add_noise(torch.zeros(400, 1, 2, 2), 0.2) != 0).any((1, 2, 3)).float().mean()
+    assert moved == pytest.approx(0.5, abs=0.1)
+
+
+def test_psnr_of_one_grey_level_is_48_db():
+    assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 2 / 255)) == pytest.approx(
+        48.13, abs=0.01
+    )
+
+
+def test_a_clock_counts_time_over_restarts():
+    seconds = iter([0.0, 30.0, 100.0, 120.0])
+    first = Clock(minutes=1, now=lambda: next(seconds))
+    assert first.tick()
+    second = Clock(minutes=1, now=lambda: next(seconds))
+    second.resume(first.state() | {"seconds": 45.0})
+    assert second.share == 0.75
+
+
+def test_a_killed_training_goes_on_where_it_was(tmp_path):
+    def begin() -> Training:
+        torch.manual_seed(0)
+        return Training(tmp_path / "x.pt", torch.nn.Linear(2, 1), minutes=9, peak=0.1, stage="a")
+
+    def run(training: Training, steps: int) -> None:
+        for _ in range(steps):
+            training.clock.steps += 1
+            training.step(training.model(torch.ones(1, 2)).square().sum())
+
+    straight = begin()
+    run(straight, 6)
+    killed = begin()
+    run(killed, 3)
+    killed.save()
+    resumed = begin()
+    resumed.resume()
+    run(resumed, 3)
+    torch.testing.assert_close(resumed.model.weight, straight.model.weight)
+    torch.testing.assert_close(resumed.average.weight, straight.average.weight)
+
+
+def test_an_export_is_a_diffusers_folder_in_half_precision(tmp_path, tokenizer):
+    unet = build_unet()
+    text_encoder = build_text_encoder(len(tokenizer), tokenizer.eos_token_id)
+    components = {"unet": unet, "vae": build_vae(), "scheduler": build_scheduler()}
+    export(tmp_path, components | {"text_encoder": text_encoder, "tokenizer": tokenizer})
+    again = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    torch.testing.assert_close(again.conv_in.weight, unet.conv_in.weight.half().float())
+    assert DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler").config.steps_offset == 1
+    assert isinstance(AutoencoderKL.from_pretrained(tmp_path, subfolder="vae"), AutoencoderKL)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert not list(Path(tmp_path).rglob("*.new"))
+
+
+def test_brushwork_keeps_the_colours_of_what_it_paints():
+    plain = np.full((64, 64, 3), 0.25, np.float32)
+    painted = procedural.brushwork(np.random.default_rng(0), plain)
+    assert painted.mean() == pytest.approx(0.25, abs=0.03)
+    assert painted.std() > 0.01
