@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -13,6 +15,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from ad_lib.errors import BackboneError, RequestError
 from ad_lib.features import (
@@ -176,22 +179,40 @@ def load_backbone(
             f"{name!r} is an SDXL-shaped model; backbones of Stable Diffusion 1.5's shape are "
             "supported, such as 'sd15'"
         )
-    config = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
+    vae = _load_part(weights, AutoencoderKL.from_pretrained, "vae", dtype)
+    with _without_progress_bars():
+        text_encoder = _load_part(weights, CLIPTextModel.from_pretrained, "text_encoder", dtype)
     return Backbone(
         unet=unet.to(device),
-        vae=_load_part(weights, AutoencoderKL.from_pretrained, "vae", dtype).to(device),
-        text_encoder=_load_part(weights, CLIPTextModel.from_pretrained, "text_encoder", dtype).to(
-            device
-        ),
+        vae=vae.to(device),
+        text_encoder=text_encoder.to(device),
         tokenizer=CLIPTokenizer.from_pretrained(weights.path / "tokenizer"),
-        scheduler=DDIMScheduler.from_config(config),
+        scheduler=_ddim(weights),
         weights=weights,
     )
 
 
+def _ddim(weights: Weights) -> DDIMScheduler:
+    """DDIM from the model's own scheduler configuration, whatever class that names."""
+    config: Any = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
+    scheduler: Any = DDIMScheduler.from_config(config)
+    return scheduler
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def _load_part(
-    weights: Weights, from_pretrained: Callable[..., torch.nn.Module], part: str, dtype: torch.dtype
-):  # noqa: ANN202
+    weights: Weights, from_pretrained: Callable[..., Any], part: str, dtype: torch.dtype
+) -> Any:
     try:
         return from_pretrained(
             weights.path, subfolder=part, torch_dtype=dtype, use_safetensors=True

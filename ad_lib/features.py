@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -85,7 +85,7 @@ def extract_features(
     raise AssertionError("the U-Net never ran its last tapped layer")
 
 
-class _LastLayerReached(Exception):  # noqa: N818 - a signal, not an error
+class _LastLayerReached(Exception):
     """Unwinds the U-Net's forward pass once every wanted layer has been seen."""
 
 
@@ -95,7 +95,8 @@ def _tapped(
 ) -> Iterator[None]:
     before = [layer.processor for layer in layers]
     for layer in layers:
-        layer.processor = _Tap(features, layer is layers[-1], projections_only)
+        tap: Any = _Tap(features, layer is layers[-1], projections_only)
+        layer.processor = tap
     try:
         yield
     finally:
@@ -115,7 +116,7 @@ class _Tap:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,

@@ -55,7 +55,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture at exactly that size: scaled (bicubic) to cover it, then cropped at the centre."""
+    """The picture at exactly that size: scaled to cover it (bicubic), cropped at the centre."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
@@ -80,7 +80,7 @@ def tensor_to_image(pixels: Tensor) -> Image.Image:
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
-    """Pads (B, 3, H, W) on the right and bottom, by repeating the edge, to multiples of `factor`."""
+    """Pads (B, 3, H, W) to multiples of `factor`, right and bottom, by repeating the edge."""
     height, width = pixels.shape[-2:]
     right = math.ceil(width / factor) * factor - width
     bottom = math.ceil(height / factor) * factor - height

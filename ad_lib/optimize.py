@@ -1,4 +1,4 @@
-"""Algorithm 1: optimise latents until their attention is the style's and their queries the content's."""
+"""Algorithm 1: optimise latents towards the style's attention and the content's queries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def optimize_latents(
     attn_scale: float = 1.0,
     on_step_end: Callable[[int], None] = lambda step: None,
 ) -> tuple[Float[Tensor, "b c h w"], LossTrace]:
-    """Implements Algorithm 1 of Zhou et al. 2025 (arXiv:2502.20235), content-preserving optimisation.
+    """Content-preserving optimisation: Algorithm 1 of Zhou et al. 2025 (arXiv:2502.20235).
 
     The network sees clean latents at every timestep: no noise is added and nothing is denoised.
 

@@ -239,7 +239,7 @@ def _exit_code(job: Any, index: Any) -> int:
 
 
 def _quiet_libraries() -> None:
-    """Keeps the terminal for what the user asked; must run before Prefect and torch are imported."""
+    """Keeps the terminal for what the user asked; before Prefect and torch are imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl on a busy machine
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

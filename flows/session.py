@@ -268,6 +268,7 @@ def _bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -287,6 +288,7 @@ def _progress(
         TextColumn("eta"),
         TimeRemainingColumn(elapsed_when_finished=False),
         console=console,
+        disable=not console.is_terminal,
     )
     done = threading.Event()
     task = progress.add_task("starting Prefect", total=max(sound, 1e-9), figures="")

@@ -49,13 +49,18 @@ def prefect_api() -> Iterator[str]:
     if configured:
         yield configured
         return
-    with _private_server() as url, temporary_settings({"api.url": url}):
+    with private_server() as url, temporary_settings({"api.url": url}):
         yield url
         _settle(url)
 
 
 @contextmanager
-def _private_server() -> Iterator[str]:
+def private_server() -> Iterator[str]:
+    """The API URL of a server that lives as long as the block, and never longer than this process.
+
+    Raises:
+        PrefectUnavailable: it did not start.
+    """
     port = _free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "infra.prefect_api", str(port), str(os.getpid())],

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 Work = TypeVar("Work")
 
 
-def task_runner(num_workers: int) -> ThreadPoolTaskRunner[Any]:
+def task_runner(num_workers: int) -> TaskRunner[Any]:
     """Threads of this process: one per device. A model is loaded once and stays warm."""
     return ThreadPoolTaskRunner(max_workers=num_workers)
 

@@ -415,13 +415,10 @@ class S3Store:
                 if not (error.transient or isinstance(error, _AlreadyThere)):
                     raise
             # Unknown: the answer may be lost, or boto3 may have tried again and met our own write.
-            with contextlib.suppress(
-                ObjectNotFound
-            ):  # it never arrived, or was deleted: write again
+            with contextlib.suppress(ObjectNotFound):  # never arrived, or deleted: write again
                 return self.get(key) == data
-        raise StoreBusy(
-            f"{join_uri(self.uri, key)} may or may not be stored: repeat the same write"
-        )
+        uri = join_uri(self.uri, key)
+        raise StoreBusy(f"{uri} may or may not be stored: repeat the same write")
 
     def get(self, key: str) -> bytes:
         return self._read(key)
@@ -476,9 +473,7 @@ class S3Store:
                 with contextlib.closing(answer["Body"]) as body, contextlib.suppress(*CUT_OFF):
                     return body.read()
         uri = join_uri(self.uri, key)
-        raise StoreUnreachable(
-            f"{uri} broke off {NUM_TRIES} times while it was read: try again later"
-        )
+        raise StoreUnreachable(f"{uri} broke off in each of {NUM_TRIES} reads: try again later")
 
     @contextlib.contextmanager
     def _client(self, key: str) -> Iterator[Any]:
@@ -506,9 +501,8 @@ def _forget_clients() -> None:
     _clients, _clients_lock = {}, threading.Lock()
 
 
-os.register_at_fork(
-    after_in_child=_forget_clients
-)  # a child must not speak on its parent's sockets
+# A child must not speak on its parent's connections.
+os.register_at_fork(after_in_child=_forget_clients)
 
 
 def _shared_client(settings: S3Settings) -> Any:
@@ -521,7 +515,7 @@ def _shared_client(settings: S3Settings) -> Any:
 
 
 def _make_client(settings: S3Settings) -> Any:
-    retries: dict[str, Any] = {"mode": "standard"}
+    retries: Any = {"mode": "standard"}
     if settings.num_attempts or "AWS_MAX_ATTEMPTS" not in os.environ:
         retries["total_max_attempts"] = settings.num_attempts or 8
     config = Config(

@@ -145,7 +145,7 @@ def commit_name(shard: str) -> str:
 
 
 def content_digest(outcomes: Iterable[Outcome]) -> str:
-    """sha256 over (key, output sha256) in key order: equal for two runs that made the same files."""
+    """sha256 over (key, output sha256) in key order; equal for runs that made the same files."""
     pairs = sorted(
         (outcome.item.key, output.sha256) for outcome in outcomes for output in outcome.outputs
     )

@@ -5,7 +5,9 @@ Relative paths in a job file are relative to the file, in a table to the table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,15 +27,15 @@ from manifests.errors import JobError, nearest
 Role = Literal["content", "style", "texture"]
 ROLES: tuple[Role, ...] = ("content", "style", "texture")
 
+NonEmpty = Annotated[str, Field(min_length=1)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _source(value: Any) -> Any:
-    if isinstance(value, str | list):
-        return {"uri": value}
-    return value
+    return {"uri": value} if isinstance(value, str | list) else value  # pyright: ignore
 
 
 def _uris(value: Any) -> Any:
@@ -47,7 +49,7 @@ class Source(_Part):
     (`…/{000..099}.tar`); several may be listed.
     """
 
-    uri: Annotated[tuple[str, ...], BeforeValidator(_uris)] = Field(min_length=1)
+    uri: Annotated[tuple[NonEmpty, ...], BeforeValidator(_uris)] = Field(min_length=1)
     license: str | None = None
     attribution: str | None = None
 
@@ -114,7 +116,11 @@ def _backbone(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
-    return [value, value] if isinstance(value, int) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value, value]
+    if isinstance(value, list | tuple) and len(value) == 2:  # pyright: ignore
+        return value  # pyright: ignore
+    raise ValueError("give one number of pixels, or [width, height]")
 
 
 Side = Annotated[int, Field(ge=64, le=8192)]
@@ -132,7 +138,7 @@ class Output(_Part):
             the smaller number of `size` and keeps the content's proportions; `no` keeps its size.
     """
 
-    uri: str
+    uri: NonEmpty
     codec: Literal["png", "webp", "jpg"] = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     size: Annotated[tuple[Side, Side], BeforeValidator(_size)] | None = None
@@ -145,6 +151,14 @@ class Output(_Part):
         return self
 
 
+def _max_failed(value: Any) -> Any:
+    share = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value)
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not share and not number:
+        raise ValueError("give a number of items such as 5, or a share such as '2%'")
+    return value
+
+
 class Limits(_Part):
     """What a run may cost and how much may fail.
 
@@ -155,7 +169,7 @@ class Limits(_Part):
     """
 
     max_items: PositiveInt | None = None
-    max_failed: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] = 0
+    max_failed: Annotated[int | str, BeforeValidator(_max_failed)] = 0
     max_pixels: PositiveInt = 89_478_485
 
     def allows(self, failed: int, planned: int) -> bool:
@@ -235,7 +249,7 @@ def load_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     content = _plain(tree, path)
     for key, value in (overrides or {}).items():
         _override(content, key, value)
-    return _validated(content, tree, path)
+    return _validated(content, tree, path, overrides or {})
 
 
 def job_from_dict(content: Mapping[str, Any]) -> Job:
@@ -250,20 +264,28 @@ def _parse(path: Path, text: str) -> yaml.MappingNode:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise JobError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise JobError(f"{path}: not valid YAML: {error}") from None
+        raise JobError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise JobError(f"{path}: not a job file: it nests too deeply") from None
     if not isinstance(tree, yaml.MappingNode):
         raise JobError(f"{path}: a job file is a mapping of keys such as 'task: style-transfer'")
     return tree
 
 
 def _plain(tree: yaml.MappingNode, path: Path) -> dict[str, Any]:
-    _refuse_repeated_keys(tree, path)
-    loader = yaml.SafeLoader("")
+    loader: Any = yaml.SafeLoader("")
     try:
+        _refuse_repeated_keys(tree, path)
         return loader.construct_document(tree)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise JobError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except JobError:
+        raise
+    except ValueError as error:  # such as a date in month 13
+        raise JobError(f"{path}: a value does not fit its YAML type: {error}") from None
+    except RecursionError:
+        raise JobError(f"{path}: not a job file: an alias holds itself") from None
     finally:
         loader.dispose()
 
@@ -272,8 +294,10 @@ def _refuse_repeated_keys(node: yaml.Node, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise JobError(f"{path}, line {line}: a key is a plain word, not a list or mapping")
             if key.value in seen:
-                line = key.start_mark.line + 1
                 raise JobError(f"{path}, line {line}: the key {key.value!r} stands here twice")
             seen.add(key.value)
             _refuse_repeated_keys(value, path)
@@ -285,40 +309,58 @@ def _refuse_repeated_keys(node: yaml.Node, path: Path) -> None:
 def _override(content: dict[str, Any], key: str, value: str) -> None:
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise JobError(f"--set {key}={value}: the value is not valid YAML") from None
     *parents, last = key.split(".")
-    place = content
+    place: dict[str, Any] = content
     for parent in parents:
-        inner = place.get(parent)
-        if isinstance(inner, str | list) or inner is None:
-            # A shorthand such as 'pairing: zip' or 'content: photos/' grows into its long form.
-            inner = {} if inner is None else _longhand(parent, inner)
+        inner: Any = place.get(parent)
+        if inner is None:
+            inner = {}
+        elif not isinstance(inner, dict):
+            inner = _longhand(parent, inner)  # 'pairing: zip' grows into its long form
         if not isinstance(inner, dict):
             raise JobError(f"--set {key}: {parent!r} holds no keys")
         place[parent] = inner
-        place = inner
+        place = place[parent]
     place[last] = parsed
 
 
 def _longhand(key: str, value: Any) -> Any:
-    if key in ROLES:
-        return _source(value)
-    return {"pairing": _pairing, "backbone": _backbone}.get(key, lambda same: same)(value)
+    grow = {"pairing": _pairing, "backbone": _backbone} | dict.fromkeys(ROLES, _source)
+    return grow[key](value) if key in grow else value
 
 
-def _validated(content: dict[str, Any], tree: yaml.MappingNode, path: Path) -> Job:
+def _validated(
+    content: dict[str, Any], tree: yaml.MappingNode, path: Path, overrides: Mapping[str, str]
+) -> Job:
     try:
         return Job.model_validate(content)
     except ValidationError as error:
-        lines = [_sentence(problem, tree, path) for problem in error.errors()]
+        places = _Places(tree, path, overrides)
+        lines = [_sentence(problem, places) for problem in error.errors()]
         raise JobError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _sentence(problem: Any, tree: yaml.MappingNode, path: Path) -> str:
+@dataclass(frozen=True)
+class _Places:
+    """Where each value came from."""
+
+    tree: yaml.MappingNode
+    path: Path
+    overrides: Mapping[str, str]
+
+    def of(self, keys: list[str]) -> str:
+        for key, value in self.overrides.items():
+            if f"{'.'.join(keys)}.".startswith(f"{key}."):
+                return f"--set {key}={value}"
+        line = _line_of(self.tree, keys)
+        return f"{self.path}, line {line}" if line else f"{self.path}"
+
+
+def _sentence(problem: Any, places: _Places) -> str:
     keys = [str(key) for key in problem["loc"]]
-    line = _line_of(tree, keys)
-    where = f"{path}, line {line}" if line else f"{path}"
+    where = places.of(keys)
     keys = [key for key in keys if not key.startswith(("constrained-", "function-"))]
     if problem["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
@@ -328,6 +370,8 @@ def _sentence(problem: Any, tree: yaml.MappingNode, path: Path) -> str:
         return f"{where}: the key {'.'.join(keys)!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if problem["type"] == "model_type":
+        message = f"give a mapping of {', '.join(_known_keys(keys))}"
     got = "" if isinstance(problem["input"], dict) else f"; got {problem['input']!r}"
     return f"{where}: {'.'.join(keys) or 'job'}: {message}{got}"
 

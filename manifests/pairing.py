@@ -49,7 +49,7 @@ def _refuse_duplicates(role: str, inputs: Sequence[Input]) -> None:
 
 def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
     by_key = {role: {one.key: one for one in inputs} for role, inputs in sources.items()}
-    every_key = sorted(set().union(*by_key.values()))
+    every_key = sorted({key for inputs in by_key.values() for key in inputs})
     for role, inputs in by_key.items():
         missing = [key for key in every_key if key not in inputs]
         if missing:

@@ -1,5 +1,7 @@
 """The plan: every item of a run in one frozen table, cut into shards of about equal cost."""
 
+# pyright: standard
+# pyarrow ships no types, so strict checking would see nothing but unknowns here.
 from __future__ import annotations
 
 import hashlib

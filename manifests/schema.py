@@ -1,5 +1,7 @@
 """The metadata of a shard: one Parquet row per planned item, failed ones included."""
 
+# pyright: standard
+# pyarrow ships no types, so strict checking would see nothing but unknowns here.
 from __future__ import annotations
 
 import io

@@ -1,4 +1,4 @@
-"""The commit of a shard: tar and Parquet are written, checked and stored, then declared by one write."""
+"""The commit of a shard: tar and Parquet are written, checked, stored; one write declares them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import webdataset
+from webdataset.writer import TarWriter
 
 from infra.store import Store
 from manifests.commits import (
@@ -113,7 +113,7 @@ def write_tar(
     """A WebDataset tar of the ok items; the same outcomes give the same bytes."""
     with path.open("wb") as file:
         # Plain bytes in, so no encoder; no times and no users, so that bytes repeat.
-        writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="")
+        writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
         for outcome in sorted(outcomes, key=lambda outcome: outcome.item.key):
             if outcome.problem is None:
                 sample: dict[str, str | bytes] = {"__key__": outcome.item.key}
@@ -173,4 +173,4 @@ def _file_sha256(path: Path) -> str:
 def _member_sha256(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     file = tar.extractfile(member)
     assert file is not None
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(file.read()).hexdigest()

@@ -24,7 +24,7 @@ from manifests.identity import (
     source_digest,
 )
 from manifests.items import ErrorClass, Input, Item, Problem, slug
-from manifests.job import Job
+from manifests.job import Job, Source
 from manifests.pairing import pair
 from manifests.plan import PLAN_NAME, Plan, cut_into_shards, plan_digest, read_plan, write_plan
 from tasks.environment import versions
@@ -212,7 +212,7 @@ def _sources(
     if job.inputs.table is not None:
         table, sha256 = read_table(job.inputs.table, preset.roles, base)
         return table, {}, {"table": sha256}
-    sources = job.inputs.roles()
+    sources: dict[str, Source] = {**job.inputs.roles()}
     for role in preset.roles:
         if role not in sources:
             raise JobError(f"the task {preset.name} needs a source for {role}: add inputs.{role}")

@@ -40,7 +40,7 @@ from tasks.progress import Stopped, board
 from tasks.run_folder import find_commit, load_plan, open_run
 from tasks.sources import read_input
 
-RETRY_DELAYS = [5, 30, 120]
+RETRY_DELAYS: list[float] = [5, 30, 120]
 LOOKAHEAD = 2
 """Batches that are fetched and decoded ahead of the one that renders."""
 

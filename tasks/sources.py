@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from infra.store import ObjectNotFound, join_uri, open_store, read_uri, split_uri
 from manifests.errors import JobError, nearest
@@ -68,9 +69,10 @@ def resolve_uri(uri: str, base: str) -> str:
     """A URI as named in a file of the folder `base`."""
     if "://" in uri:
         return uri
-    if Path(uri).expanduser().is_absolute():
-        return str(Path(uri).expanduser())
-    return join_uri(base, uri) if "://" in base else str(Path(base) / uri)
+    path = Path(uri).expanduser()
+    if "://" in base and not path.is_absolute():
+        return join_uri(base, uri)
+    return os.path.normpath(Path(base) / path)
 
 
 def list_files(role: str, source: Source, base: str) -> list[SourceFile]:
@@ -81,7 +83,7 @@ def list_files(role: str, source: Source, base: str) -> list[SourceFile]:
         StoreError: the store refuses or does not answer.
     """
     uris = (uri for named in source.uri for uri in _expanded(role, resolve_uri(named, base)))
-    terms = {"license": source.license, "attribution": source.attribution}
+    terms: dict[str, Any] = {"license": source.license, "attribution": source.attribution}
     return [replace(file, **terms) for uri in uris for file in _files(role, uri)]
 
 
@@ -91,7 +93,7 @@ def images_in(file: SourceFile) -> list[Input]:
     Raises:
         JobError: the tar is damaged.
     """
-    terms = {"license": file.license, "attribution": file.attribution}
+    terms: dict[str, Any] = {"license": file.license, "attribution": file.attribution}
     if PurePosixPath(file.name).suffix.lower() == ".tar":
         return [replace(member, **terms) for member in _tar_members(file)]
     path = PurePosixPath(file.name)
@@ -142,7 +144,7 @@ def _expanded(role: str, uri: str) -> list[str]:
         return [uri]
     try:
         return list(braceexpand(uri))
-    except UnbalancedBracesError:
+    except ValueError:
         raise JobError(f"inputs.{role}: unbalanced braces in {uri!r}") from None
 
 
@@ -241,7 +243,9 @@ def _table_row(number: int, row: Mapping[str, Any], roles: Sequence[str], folder
         ours |= {role, f"{role}_license", f"{role}_attribution"}
         named = row.get(role)
         values = named if isinstance(named, list) and named else [named]
-        terms = {name: _text(row.get(f"{role}_{name}")) for name in ("license", "attribution")}
+        terms: dict[str, Any] = {
+            name: _text(row.get(f"{role}_{name}")) for name in ("license", "attribution")
+        }
         inputs.extend(replace(_cell(number, role, value, folder), **terms) for value in values)
     user = {str(column): _plain(value) for column, value in row.items() if column not in ours}
     return TableRow(tuple(inputs), _text(row.get("key")) or "", canonical_json(user))

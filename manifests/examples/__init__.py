@@ -1,0 +1,1 @@
+"""Job files that run as they are, with the pictures that they use."""

@@ -1,0 +1,69 @@
+"""A real Prefect server for the session, and the command line called as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from infra.prefect_api import private_server
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind: its exit code and what it printed, spaces folded."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a server with a database of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        with private_server() as url:
+            yield url
+
+
+@pytest.fixture
+def cli(prefect_server: str, tmp_path: Path) -> Cli:
+    """`stylefarm` in a process of its own, in `tmp_path`."""
+
+    def call(*arguments: str | Path, env: dict[str, str] | None = None) -> Answer:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            env=command_environment(prefect_server) | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Answer(done.returncode, _folded(done.stdout), _folded(done.stderr))
+
+    return call
+
+
+def command_environment(prefect_server: str) -> dict[str, str]:
+    """What a command needs around it: our packages, the server, and one thread."""
+    root = str(Path(__file__).parents[2])
+    return {
+        **os.environ,
+        "PYTHONPATH": root,
+        "PREFECT_API_URL": prefect_server,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "100",
+    }
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.audit import audit
+from tests.bad_images import write_truncated_jpeg
+from tests.flows.conftest import Cli
+from tests.flows.jobs import write_job
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_job_is_rendered_once_and_running_it_again_writes_nothing(cli: Cli, pictures: Path):
+    job = write_job(pictures)
+    first = cli("run", job)
+    assert first.code == 0, first
+    assert "Planned 6 items in 3 shards" in first.out
+    assert "6 of 6 items ok" in first.out
+    audit(pictures / "run")
+
+    before = everything_in(pictures / "run")
+    again = cli("run", job)
+    assert again.code == 0
+    assert everything_in(pictures / "run") == before
+
+
+def test_a_bad_input_fails_alone_and_the_exit_code_says_so(cli: Cli, pictures: Path):
+    write_truncated_jpeg(pictures / "content")
+    answer = cli("run", write_job(pictures))
+    assert answer.code == 3
+    assert answer.out.count("decode: ") == 1
+    assert "truncated.jpg" in answer.out
+    assert "6 of 8 items ok · 2 failed" in answer.out
+    audit(pictures / "run")
+
+    allowed = cli("run", write_job(pictures, limits={"max_failed": "25%"}))
+    assert allowed.code == 0, "how much may fail judges a run and does not change it"
+
+
+def test_another_job_in_the_folder_is_refused_with_the_fields_that_differ(cli: Cli, pictures: Path):
+    assert cli("plan", write_job(pictures)).code == 0
+    answer = cli("run", write_job(pictures), "--set", "settings.content_weight=0.5")
+    assert answer.code == 5
+    assert "settings.content_weight: the run folder has 0.25, the job says 0.5" in answer.err
+    assert not list((pictures / "run").glob("commits/*"))
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(cli: Cli, pictures: Path):
+    answer = cli("run", write_job(pictures), "--dry-run", "--limit", "3")
+    assert answer.code == 0
+    assert "Planned 3 items" in answer.out
+    assert not (pictures / "run").exists()
+
+
+def test_status_and_report_read_a_run_that_is_only_planned(cli: Cli, pictures: Path):
+    cli("plan", write_job(pictures))
+    status = cli("status", "run")
+    assert status.code == 0
+    assert re.search(r"pending\W+6", status.out)
+    report = cli("report", "run")
+    assert report.out.endswith("run/report.html")
+    index = json.loads((pictures / "run" / "index.json").read_text())
+    assert index["counts"] == {"planned": 6, "ok": 0, "failed": 0, "skipped": 0, "pending": 6}
+
+
+def test_render_makes_one_picture_of_the_size_that_was_asked_for(cli: Cli, pictures: Path):
+    backbone = yaml.safe_load(write_job(pictures).read_text())["backbone"]
+    answer = cli(
+        *("render", "--content", "content/a.png", "--style", "style/x.png", "-o", "out/a.webp"),
+        *("--backbone", backbone, "--size", "100x72", "--set", "num_inference_steps=2"),
+    )
+    assert answer.code == 0, answer
+    with Image.open(pictures / "out" / "a.webp") as image:
+        assert image.size == (100, 72)
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "report", "render"])
+def test_every_command_explains_itself(cli: Cli, command: str):
+    answer = cli(command, "--help")
+    assert answer.code == 0
+    assert len(answer.out) > 200
+
+
+WRONG = {
+    "no such job file": (["run", "no.yaml"], "no.yaml' cannot be read: No such file"),
+    "unknown preset": (["run", "job.yaml", "--set", "task=style-transfr"], "did you mean 'style-t"),
+    "unknown setting": (
+        ["run", "job.yaml", "--set", "settings.learning_rat=1"],
+        "unknown setting 'learning_rat'; did you mean 'learning_rate'?",
+    ),
+    "unknown key": (["run", "job.yaml", "--set", "outptu.size=64"], "did you mean 'output'?"),
+    "no such style": (
+        ["run", "job.yaml", "--set", "inputs.style=nowhere"],
+        "inputs.style: there is no folder",
+    ),
+    "missing style image": (
+        ["run", "job.yaml", "--set", "inputs.style=x.png"],
+        "x.png is not there",
+    ),
+    "no such backbone": (["run", "job.yaml", "--set", "backbone=sd51"], "no backbone 'sd51'"),
+    "no run there": (["status", "nowhere"], "is not a run folder"),
+    "size of nothing": (
+        ["render", "--style", "style/x.png", "-o", "o.png", "--size", "big"],
+        "--size takes N or WIDTHxHEIGHT",
+    ),
+    "unknown output": (["render", "--style", "style/x.png", "-o", "o.xyz"], "must end in .png"),
+    "no equals sign": (["run", "job.yaml", "--set", "size"], "--set takes KEY=VALUE"),
+    "unknown option": (["run", "job.yaml", "--fast"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_usage_gets_one_sentence_and_exit_code_2(cli: Cli, pictures: Path, case: str):
+    write_job(pictures)
+    arguments, sentence = WRONG[case]
+    answer = cli(*arguments)
+    assert answer.code == 2, answer
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+    assert not (pictures / "run").exists()
+
+
+@pytest.mark.s3
+def test_a_bucket_that_does_not_exist_and_wrong_credentials_are_named(
+    cli: Cli, pictures: Path, s3_bucket: str
+):
+    job = write_job(pictures, output={"uri": "s3://no-such-bucket/run", "size": 64})
+    answer = cli("run", job)
+    assert answer.code == 2
+    assert "'no-such-bucket' does not exist" in answer.err
+
+    job = write_job(pictures, output={"uri": f"s3://{s3_bucket}/run", "size": 64})
+    answer = cli("run", job, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert answer.code == 2
+    assert "credentials" in answer.err
+    assert "wrong" not in answer.err
+
+
+@pytest.mark.s3
+def test_a_job_runs_from_bucket_to_bucket(cli: Cli, pictures: Path, s3_bucket: str):
+    from infra.store import open_store
+
+    store = open_store(f"s3://{s3_bucket}")
+    for path in sorted(pictures.glob("*/*.png")):
+        store.put(f"in/{path.relative_to(pictures).as_posix()}", path)
+    roles = {role: f"s3://{s3_bucket}/in/{role}" for role in ("content", "style")}
+    job = write_job(pictures, inputs=roles, output={"uri": f"s3://{s3_bucket}/run", "size": 64})
+    answer = cli("run", job)
+    assert answer.code == 0, answer
+    for one in open_store(f"s3://{s3_bucket}/run").list():
+        path = pictures / "copy" / one.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.get(f"run/{one.key}"))
+    audit(pictures / "copy")
