@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import eventlet
+import eventlet.hubs
 import eventlet.wsgi
 from eventlet.semaphore import Semaphore
 from swift.common import utils
@@ -185,7 +186,7 @@ class SlowBody:
 
     def read(self, *size: int) -> bytes:
         """Read after a while."""
-        eventlet.sleep(0.1)
+        eventlet.sleep(0.1)  # pyright: ignore[reportArgumentType]
         return self._body.read(*size)
 
     def __getattr__(self, name: str) -> Any:
