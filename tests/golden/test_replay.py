@@ -1,0 +1,76 @@
+"""The library follows the recorded runs of the published method; `replay` tells how it compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import GOLDEN
+from tests.golden.replay import CASES, UNITS, Figure, Golden, Row, main
+
+pytestmark = pytest.mark.golden
+
+golden = Golden(GOLDEN)
+LONG = ("opt_style", "opt_appearance", "opt_texture")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_recording_is_reproduced(name):
+    row = UNITS[name](golden)
+    assert row.ok, str(row)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in golden.cases],
+)
+def test_a_recorded_run_is_followed_to_its_picture(name):
+    row = CASES[golden.cases[name]["kind"]](golden, name)
+    assert {"first loss", "first latents", "last latents", "image"} <= {f.name for f in row.figures}
+    assert row.ok, str(row)
+
+
+def test_a_figure_above_its_tolerance_or_not_a_number_fails():
+    assert Figure("image", 1e-5, 1e-5).ok
+    assert not Figure("image", 2e-5, 1e-5).ok
+    assert not Figure("image", float("nan"), 1e-5).ok
+    assert str(Row("case", (Figure("image", 1.0),))).startswith("FAIL")
+
+
+def write_cases(folder: Path, cases: dict) -> Golden:
+    (folder / "cases.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
+    return Golden(folder)
+
+
+def test_kinds_that_are_not_replayed_are_printed_as_such(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tests.golden.replay.UNITS", {})
+    write_cases(tmp_path, {"later": {"kind": "mosaic"}})
+    assert main([str(tmp_path)]) == 0
+    assert "mosaic: not replayed yet" in capsys.readouterr().out
+
+
+def test_a_figure_above_its_tolerance_ends_with_exit_code_1(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tests.golden.replay.UNITS", {})
+    wrong = Row("wrong", (Figure("image", 1.0, 0.1),))
+    monkeypatch.setattr("tests.golden.replay.CASES", {"optimize": lambda golden, name: wrong})
+    write_cases(tmp_path, {"wrong": {"kind": "optimize"}})
+    assert main([str(tmp_path)]) == 1
+    assert "1 above tolerance" in capsys.readouterr().out
+
+
+def test_a_batch_on_one_content_is_compared_by_its_first_loss_only(tmp_path):
+    case, arrays = golden.cases["opt_iters3"], golden.arrays("cases/opt_iters3.npz")
+    case["args"]["batch_size"] = 3
+    arrays["init_latents"] = arrays["init_latents"].repeat(3, 1, 1, 1)
+    for part in ("models", "inputs"):
+        (tmp_path / part).symlink_to(GOLDEN / part)
+    (tmp_path / "cases").mkdir()
+    np.savez(tmp_path / "cases" / "copies.npz", **{n: a.numpy() for n, a in arrays.items()})
+
+    row = CASES["optimize"](write_cases(tmp_path, {"copies": case}), "copies")
+    assert row.ok, str(row)
+    assert "image" not in {figure.name for figure in row.figures}
+    assert "ill-conditioned" in row.note
