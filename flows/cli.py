@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -158,19 +157,11 @@ def main() -> None:
     """Runs the command line; every error is a sentence and an exit code, never a traceback."""
     _quiet_libraries()
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Exit as finished:
-        code = finished.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = _complain("stopped; run the same command again to finish", EXIT_INCOMPLETE)
+        app()
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        code = _complain(*_explained(error))
-    sys.exit(code or 0)
+        sys.exit(_complain(*_explained(error)))
 
 
 def _explained(error: Exception) -> tuple[str, int]:
@@ -226,7 +217,9 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"--set takes KEY=VALUE, such as output.size=256; got {text!r}")
+            raise typer.BadParameter(
+                f"--set takes KEY=VALUE, such as output.size=256; got {text!r}"
+            )
         pairs[key] = value
     return pairs
 

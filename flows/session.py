@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -83,7 +84,7 @@ def prepare(console: Console, resolved: ResolvedJob) -> PreparedRun:
 
 def finish(console: Console, job: Job, path: Path, prepared: PreparedRun) -> Index:
     """Renders what is pending, through Prefect, and publishes; returns what the commits say."""
-    store, run = open_run(prepared.uri)
+    store, _ = open_run(prepared.uri)
     pending = pending_shards(store, prepared.plan)
     if pending:
         board.reset()
@@ -91,13 +92,14 @@ def finish(console: Console, job: Job, path: Path, prepared: PreparedRun) -> Ind
         if done:
             console.print(f"Resuming: {done} of {len(prepared.plan.items)} items are committed.")
         with _stopped_by_signals(), _progress(console, prepared, pending):
-            _run_flow(job, path)
+            flow_message = _run_flow(job, path)
         if board.stopping:
             console.print("[yellow]Stopped; run the same command again to finish.[/]")
-    publish(prepared.uri)
+        elif pending_shards(store, prepared.plan):
+            console.print(f"[red]The flow ended early:[/] {escape(flow_message)}", soft_wrap=True)
     for shard, error in last_failures(store, prepared.plan).items():
         console.print(f"[red]shard {shard} failed:[/] {escape(error)}", soft_wrap=True)
-    return current_index(store, run)
+    return publish(prepared.uri)
 
 
 def show_outcome(console: Console, uri: str, index: Index) -> None:
@@ -140,8 +142,15 @@ def show_report(console: Console, uri: str, show: bool) -> None:
     publish(uri)
     page = join_uri(uri, REPORT_NAME)
     console.print(escape(page), soft_wrap=True)
-    if show:
+    if show and _has_screen():
         webbrowser.open(page if "://" in page else Path(page).as_uri())
+
+
+def _has_screen() -> bool:
+    """Whether a browser has somewhere to open; on a bare terminal it would take the terminal."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
 
 
 def render_one(
@@ -222,13 +231,17 @@ def _parsed_size(size: str | None, content: Image.Image | None) -> tuple[int | N
     raise RequestError(f"--size takes N or WIDTHxHEIGHT, such as 512 or 640x480; got {size!r}")
 
 
-def _run_flow(job: Job, path: Path) -> None:
+def _run_flow(job: Job, path: Path) -> str:
+    """Runs the flow in this process; what it says about its end."""
     from flows.job import run_job
     from infra.prefect_api import prefect_api
 
     content = job.model_dump(mode="json", exclude_unset=True)
     with prefect_api():
-        run_job(job.name or path.stem, content, str(path.absolute().parent), return_state=True)
+        state: Any = run_job(
+            job.name or path.stem, content, str(path.absolute().parent), return_state=True
+        )
+    return str(state.message)
 
 
 def _preflight(console: Console, resolved: ResolvedJob) -> list[Item]:

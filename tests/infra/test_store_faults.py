@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.s3_store import NUM_TRIES
 from infra.store import (
-    NUM_TRIES,
     AccessDenied,
     BucketNotFound,
     ObjectNotFound,

@@ -1,0 +1,295 @@
+"""A prefix of a bucket as a store, on AWS or on any server that speaks S3."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions as boto_errors
+from botocore.config import Config
+
+from infra.objects import (
+    AccessDenied,
+    AlreadyThere,
+    BeyondEnd,
+    BucketNotFound,
+    ObjectNotFound,
+    StoreBusy,
+    StoredObject,
+    StoreError,
+    StoreUnreachable,
+    Unsupported,
+    check_key,
+    check_range,
+)
+
+NUM_TRIES = 4  # at what boto3 leaves to us: a body cut off, a commit whose outcome is unknown
+PART_BYTES = 8 << 20
+TRANSFER = TransferConfig(multipart_threshold=2 * PART_BYTES, multipart_chunksize=PART_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Settings:
+    """Which server to speak to, and how patiently.
+
+    Args:
+        endpoint_url: None, the rule, leaves it to AWS_ENDPOINT_URL, the profile, or AWS itself.
+        connect_timeout: seconds until a connection stands.
+        read_timeout: seconds between two pieces of an answer.
+        num_attempts: at each request; None takes AWS_MAX_ATTEMPTS or 8, which bear 53 s of 503s.
+    """
+
+    endpoint_url: str | None = None
+    connect_timeout: float = 5
+    read_timeout: float = 60
+    num_attempts: int | None = None
+
+
+class S3Store:
+    """A prefix of a bucket; holds no connection, so it may be pickled, copied and forked."""
+
+    def __init__(self, uri: str, settings: S3Settings = S3Settings()) -> None:
+        self.bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+        if not uri.startswith("s3://") or not self.bucket:
+            raise ValueError(f"an S3 store is s3://bucket or s3://bucket/prefix; got {uri!r}")
+        self.uri = uri.rstrip("/")
+        self.settings = settings
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        check_key(key)
+        if isinstance(data, bytes):
+            with self._client(key) as client:
+                client.put_object(**self._place(key), Body=data)
+            return
+        with data.open("rb") as source, self._client(key) as client:
+            client.upload_fileobj(source, **self._place(key), Config=TRANSFER)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        check_key(key)
+        for attempt in range(NUM_TRIES):
+            _pause(attempt)
+            try:
+                with self._client(key) as client:
+                    client.put_object(**self._place(key), Body=data, IfNoneMatch="*")
+                    return True
+            except StoreError as error:
+                if not (error.transient or isinstance(error, AlreadyThere)):
+                    raise
+            # Unknown: the answer may be lost, or boto3 may have tried again and met our own write.
+            with contextlib.suppress(ObjectNotFound):  # never arrived, or deleted: write again
+                return self.get(key) == data
+        uri = f"{self.uri}/{key}"
+        raise StoreBusy(f"{uri} may or may not be stored: repeat the same write")
+
+    def get(self, key: str) -> bytes:
+        return self._read(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(start, length)
+        try:
+            return self._read(key, Range=f"bytes={start}-{start + length - 1}") if length else b""
+        except BeyondEnd:
+            return b""
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        with self._client(prefix) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(**self._places(prefix))
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    if found["Key"].endswith("/"):  # a console's marker for a folder
+                        continue
+                    yield StoredObject(
+                        key=found["Key"].removeprefix(self._prefix),
+                        size=found["Size"],
+                        etag=found["ETag"].strip('"'),
+                        modified=found["LastModified"],
+                    )
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(ObjectNotFound), self._client(key) as client:
+            client.delete_object(**self._place(key))
+
+    def delete_unfinished(self, older_than: timedelta) -> int:
+        num_deleted = 0
+        with self._client("") as client:
+            pages = client.get_paginator("list_multipart_uploads").paginate(**self._places(""))
+            for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+                if upload["Initiated"] <= datetime.now(UTC) - older_than:
+                    place = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    client.abort_multipart_upload(Bucket=self.bucket, **place)
+                    num_deleted += 1
+        return num_deleted
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._prefix + key}
+
+    def _places(self, prefix: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Prefix": self._prefix + prefix}
+
+    def _read(self, key: str, **options: str) -> bytes:
+        for attempt in range(NUM_TRIES):
+            _pause(attempt)
+            with self._client(key) as client:
+                answer = client.get_object(**self._place(key), **options)
+                with contextlib.closing(answer["Body"]) as body, contextlib.suppress(*CUT_OFF):
+                    return body.read()
+        uri = f"{self.uri}/{key}"
+        raise StoreUnreachable(f"{uri} broke off in each of {NUM_TRIES} reads: try again later")
+
+    @contextlib.contextmanager
+    def _client(self, key: str) -> Iterator[Any]:
+        """Give the process's client for the settings of now; its errors come out as ours."""
+        uri = f"{self.uri}/{key}"
+        try:
+            client = _shared_client(self.settings)
+        except (boto_errors.BotoCoreError, ValueError) as error:
+            raise _from_setup_error(error, uri) from None
+        try:
+            yield client
+        except (boto_errors.ClientError, boto_errors.BotoCoreError) as error:
+            told = _from_boto_error(error, uri, _without_password(client.meta.endpoint_url))
+            if isinstance(told, AccessDenied):
+                _clients.clear()  # so that the next call sees newer credentials
+            raise told from None
+
+
+_clients: dict[Any, Any] = {}
+_clients_lock = threading.Lock()
+
+
+def _forget_clients() -> None:
+    global _clients, _clients_lock
+    _clients, _clients_lock = {}, threading.Lock()
+
+
+# A child must not speak on its parent's connections.
+os.register_at_fork(after_in_child=_forget_clients)
+
+
+def _shared_client(settings: S3Settings) -> Any:
+    """Return the process's client for these settings and the AWS_* environment of now."""
+    environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    with _clients_lock:
+        client = _clients.get((settings, environment)) or _make_client(settings)
+        _clients[settings, environment] = client
+        return client
+
+
+def _make_client(settings: S3Settings) -> Any:
+    retries: Any = {"mode": "standard"}
+    if settings.num_attempts or "AWS_MAX_ATTEMPTS" not in os.environ:
+        retries["total_max_attempts"] = settings.num_attempts or 8
+    config = Config(
+        signature_version="s3v4",
+        retries=retries,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        max_pool_connections=32,
+        tcp_keepalive=True,
+    )
+    session = boto3.Session()
+    place = {
+        "region_name": session.region_name or "us-east-1",
+        "endpoint_url": settings.endpoint_url,
+    }
+    client = session.client("s3", config=config, **place)
+    if urlsplit(client.meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        return client
+    # Other servers have no DNS name per bucket, unless the profile says so, and the older ones
+    # refuse checksums that they do not know; the payload's SHA-256 or TLS still guards the bytes.
+    client.close()
+    style = session._session.get_scoped_config().get("s3", {}).get("addressing_style", "path")
+    needs = Config(
+        s3={"addressing_style": style},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return session.client("s3", config=config.merge(needs), **place)
+
+
+def _without_password(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _pause(attempt: int) -> None:
+    """Wait before a repetition, longer each time and never in step with others."""
+    if attempt:
+        time.sleep(random.uniform(0.02, 0.05) * 3**attempt)
+
+
+def _from_setup_error(error: Exception, uri: str) -> StoreError:
+    if isinstance(error, NO_CREDENTIALS):
+        return AccessDenied(f"no credentials for {uri}: {SIGN_IN}")
+    return StoreError(f"no S3 client for {uri}: check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION")
+
+
+def _from_boto_error(error: Exception, uri: str, endpoint: str) -> StoreError:
+    if isinstance(error, boto_errors.ClientError):
+        return _from_answer(error, uri, endpoint)
+    if isinstance(error, NO_CREDENTIALS):
+        return AccessDenied(f"no credentials for {uri}: {SIGN_IN}")
+    if isinstance(error, boto_errors.SSLError):
+        return StoreUnreachable(f"no TLS connection to {endpoint} for {uri}: check its certificate")
+    if isinstance(error, (boto_errors.ConnectionError, boto_errors.HTTPClientError, *CUT_OFF)):
+        message = f"{endpoint} does not answer for {uri}: check AWS_ENDPOINT_URL and the network"
+        return StoreUnreachable(message)
+    return StoreError(f"{uri} cannot be used, check the URI and the AWS settings: {error}")
+
+
+def _from_answer(error: boto_errors.ClientError, uri: str, endpoint: str) -> StoreError:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        bucket = uri.split("/")[2]
+        message = f"bucket {bucket!r} does not exist at {endpoint}: create it or correct the URI"
+        return BucketNotFound(message)
+    if status == 404:
+        return ObjectNotFound(f"nothing is stored at {uri}: check the name")
+    if code == "AccessDenied":
+        return AccessDenied(f"no permission for {uri}: grant its reading, writing and listing")
+    if status in (401, 403) or code in REMEDIES:
+        remedy = REMEDIES.get(code, "check AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY")
+        return AccessDenied(f"credentials refused for {uri} ({code or status}): {remedy}")
+    if status == 412:
+        return AlreadyThere(f"{uri} is already there")
+    if status == 416:
+        return BeyondEnd(f"{uri} ends before the range")
+    if status == 501:
+        return Unsupported(f"{endpoint} lacks what {uri} needs ({code}): use another store")
+    if status >= 500 or status in (409, 429) or code == "RequestTimeout":
+        return StoreBusy(f"{endpoint} put off {uri} ({code or status}): try again later")
+    return StoreError(f"{endpoint} refused {uri} ({code or status}): check URI, region and size")
+
+
+CUT_OFF = (
+    boto_errors.ResponseStreamingError,
+    boto_errors.IncompleteReadError,
+    boto_errors.ReadTimeoutError,
+)
+NO_CREDENTIALS = (
+    boto_errors.NoCredentialsError,
+    boto_errors.PartialCredentialsError,
+    boto_errors.CredentialRetrievalError,
+    boto_errors.ProfileNotFound,
+    boto_errors.TokenRetrievalError,
+    boto_errors.SSOError,
+    boto_errors.LoginError,
+)
+SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile that exists"
+REMEDIES = {
+    "ExpiredToken": "sign in again",
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
