@@ -186,7 +186,7 @@ def load_backbone(
         unet=unet.to(device),
         vae=vae.to(device),
         text_encoder=text_encoder.to(device),
-        tokenizer=CLIPTokenizer.from_pretrained(weights.path / "tokenizer"),
+        tokenizer=_tokenizer(weights),
         scheduler=_ddim(weights),
         weights=weights,
     )
@@ -194,9 +194,15 @@ def load_backbone(
 
 def _ddim(weights: Weights) -> DDIMScheduler:
     """DDIM from the model's own scheduler configuration, whatever class that names."""
-    config: Any = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
-    scheduler: Any = DDIMScheduler.from_config(config)
+    with _named_in_errors(weights, "scheduler"):
+        config: Any = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
+        scheduler: Any = DDIMScheduler.from_config(config)
     return scheduler
+
+
+def _tokenizer(weights: Weights) -> CLIPTokenizer:
+    with _named_in_errors(weights, "tokenizer"):
+        return CLIPTokenizer.from_pretrained(weights.path / "tokenizer")
 
 
 @contextmanager
@@ -213,12 +219,29 @@ def _without_progress_bars() -> Iterator[None]:
 def _load_part(
     weights: Weights, from_pretrained: Callable[..., Any], part: str, dtype: torch.dtype
 ) -> Any:
-    try:
-        return from_pretrained(
-            weights.path, subfolder=part, torch_dtype=dtype, use_safetensors=True
+    with _named_in_errors(weights, part):
+        network, info = from_pretrained(
+            weights.path,
+            subfolder=part,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    # Loaders fill what is missing with random numbers, or leave it without any.
+    if missing := sorted(info["missing_keys"]):
+        raise BackboneError(
+            f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
+            f"{missing[0]!r}: fetch or convert it again"
+        )
+    return network
+
+
+@contextmanager
+def _named_in_errors(weights: Weights, part: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
         raise BackboneError(
             f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
         ) from None

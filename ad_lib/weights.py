@@ -67,6 +67,11 @@ def _check_folder(name: str, folder: Path) -> None:
                 f"{name!r} holds no safetensors for its {part}: pickled weights are refused; "
                 "convert them with diffusers' save_pretrained"
             )
+    vocabularies = ("tokenizer.json", "vocab.json")
+    if not any((folder / "tokenizer" / file).is_file() for file in vocabularies):
+        raise BackboneError(
+            f"the tokenizer of {name!r} has no vocabulary: it lacks {' and '.join(vocabularies)}"
+        )
 
 
 def _download(hub_id: str, revision: str | None) -> Weights:

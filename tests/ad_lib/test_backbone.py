@@ -1,0 +1,111 @@
+"""Loading a backbone; its encoder, decoder, prompts and schedule."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from ad_lib import BackboneError, load_backbone
+from tests.conftest import TINY_BACKBONE
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def test_latents_are_an_eighth_of_the_image_in_float32(tiny_backbone, images):
+    assert tiny_backbone.scale_factor == 8
+    latents = tiny_backbone.encode(images)
+    assert latents.shape == (2, tiny_backbone.latent_channels, 8, 12)
+    assert latents.dtype == torch.float32
+    assert tiny_backbone.decode(latents).shape == images.shape
+
+
+def test_encoding_is_the_scaled_posterior_mean_and_draws_nothing(tiny_backbone, images):
+    state = torch.get_rng_state()
+    latents = tiny_backbone.encode(images)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(tiny_backbone.encode(images), latents)
+    posterior = tiny_backbone.vae.encode(2 * images - 1).latent_dist
+    torch.testing.assert_close(latents, posterior.mean * tiny_backbone.vae.config.scaling_factor)
+
+
+def test_decoding_goes_image_by_image_and_stays_in_range(tiny_backbone, images):
+    latents = 5 * tiny_backbone.encode(images)
+    decoded = tiny_backbone.decode(latents)
+    assert (decoded.min(), decoded.max()) == (0, 1)
+    for row in range(2):
+        assert torch.equal(tiny_backbone.decode(latents[row : row + 1])[0], decoded[row])
+
+
+def test_the_feature_passes_are_conditioned_on_the_encoded_empty_prompt(tiny_backbone):
+    embeds = tiny_backbone.null_prompt_embeds
+    assert torch.equal(embeds, tiny_backbone.encode_prompt(""))
+    assert embeds.abs().max() > 0
+    assert not torch.equal(embeds, tiny_backbone.encode_prompt("a red fox"))
+
+
+def test_a_prompt_longer_than_the_tokenizer_takes_is_cut(tiny_backbone):
+    assert tiny_backbone.encode_prompt("fox " * 300).shape == tiny_backbone.encode_prompt("").shape
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 200, 999])
+def test_timesteps_descend_to_one_with_leading_spacing(tiny_backbone, num_steps):
+    spacing = 1000 // num_steps
+    expected = [(num_steps - 1 - i) * spacing + 1 for i in range(num_steps)]
+    assert tiny_backbone.timesteps(num_steps).tolist() == expected
+
+
+def test_timesteps_of_one_run_survive_the_next(tiny_backbone):
+    seven = tiny_backbone.timesteps(7)
+    tiny_backbone.timesteps(3)
+    assert len(seven) == 7
+
+
+def test_the_scheduler_is_ddim_whatever_class_the_folder_names(tmp_path):
+    folder = Path(shutil.copytree(TINY_BACKBONE, tmp_path / "model"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "PNDMScheduler"}))
+    assert type(load_backbone(str(folder), device="cpu").scheduler).__name__ == "DDIMScheduler"
+
+
+def test_the_networks_are_frozen_and_evaluating(tiny_backbone):
+    for network in (tiny_backbone.unet, tiny_backbone.vae, tiny_backbone.text_encoder):
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_in_bfloat16_the_network_is_short_and_latents_are_float32(images):
+    backbone = load_backbone(str(TINY_BACKBONE), device="cpu", dtype=torch.bfloat16)
+    assert backbone.dtype == backbone.vae.dtype == backbone.text_encoder.dtype == torch.bfloat16
+    latents = backbone.encode(images)
+    assert latents.dtype == backbone.decode(latents).dtype == torch.float32
+    seen = backbone.feature_extractor()(latents, torch.tensor(501))
+    assert seen[0].query.dtype == torch.bfloat16
+
+
+def test_a_model_of_sdxls_shape_is_refused_by_name(tmp_path):
+    folder = Path(shutil.copytree(TINY_BACKBONE, tmp_path / "xl"))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    UNet2DConditionModel.from_config(
+        config
+        | {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 72,
+        }
+    ).save_pretrained(folder / "unet")
+    with pytest.raises(BackboneError, match=r"SDXL-shaped model; .*such as 'sd15'"):
+        load_backbone(str(folder), device="cpu")
+
+
+def test_the_embedded_backbone_is_the_default_and_has_the_last_six_layers():
+    backbone = load_backbone(device="cpu")
+    assert backbone.weights.model_id == "embedded"
+    assert len(backbone.layers) >= 6

@@ -1,0 +1,127 @@
+"""The published numbers, and what is refused in their place."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from ad_lib import PRESETS, RequestError, Settings
+from ad_lib.presets import find_preset
+
+
+@pytest.mark.parametrize(
+    ("name", "content_weight", "roles"),
+    [
+        ("style-transfer", 0.25, ("content", "style")),
+        ("appearance-transfer", 0.2, ("content", "style")),
+        ("texture-optimize", 0.0, ("texture",)),
+    ],
+)
+def test_a_preset_carries_the_published_numbers(name, content_weight, roles):
+    preset = find_preset(name)
+    assert preset.roles == roles
+    assert preset.takes_content == ("content" in roles)
+    assert preset.size == 512
+    assert preset.settings == Settings(
+        num_inference_steps=200,
+        num_optimization_steps=1,
+        learning_rate=0.05,
+        content_weight=content_weight,
+        attn_scale=1.0,
+        layers=None,
+    )
+
+
+def test_presets_and_settings_cannot_be_changed():
+    with pytest.raises(TypeError):
+        PRESETS["mine"] = PRESETS["style-transfer"]
+    with pytest.raises(FrozenInstanceError):
+        PRESETS["style-transfer"].settings.learning_rate = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("num_inference_steps", 0, "a whole number in 1..999"),
+        ("num_inference_steps", 1000, "a whole number in 1..999"),
+        ("num_inference_steps", 20.0, "a whole number in 1..999"),
+        ("num_inference_steps", True, "a whole number in 1..999"),
+        ("num_optimization_steps", -1, "a whole number in 0..1000"),
+        ("learning_rate", 0.0, "a number above 0"),
+        ("learning_rate", float("nan"), "a number above 0"),
+        ("learning_rate", float("inf"), "a number above 0"),
+        ("learning_rate", "0.05", "a number above 0"),
+        ("content_weight", -0.1, "a number at least 0"),
+        ("content_weight", float("nan"), "a number at least 0"),
+        ("content_weight", float("inf"), "a number at least 0"),
+        ("content_weight", None, "a number at least 0"),
+        ("content_weight", True, "a number at least 0"),
+        ("attn_scale", 0, "a number above 0"),
+        ("attn_scale", -1.0, "a number above 0"),
+    ],
+)
+def test_a_refused_number_is_named_with_its_rule_and_value(name, value, rule):
+    with pytest.raises(RequestError) as refused:
+        Settings(**{name: value})
+    assert str(refused.value) == f"{name} must be {rule}; got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "rule"),
+    [
+        ((16, 10), "0 <= start < stop; got [16, 10)"),
+        ((3, 3), "0 <= start < stop; got [3, 3)"),
+        ((-6, 16), "0 <= start < stop; got [-6, 16)"),
+        ((10,), "two numbers [start, stop); got (10,)"),
+        (10, "two numbers [start, stop); got 10"),
+        ("last", "two numbers [start, stop); got 'last'"),
+    ],
+)
+def test_a_refused_range_of_layers_is_named_with_its_rule_and_value(layers, rule):
+    with pytest.raises(RequestError) as refused:
+        Settings(layers=layers)
+    assert rule in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"num_inference_steps": 1},
+        {"num_inference_steps": 999},
+        {"num_optimization_steps": 0},
+        {"content_weight": 0},
+        {"learning_rate": 1e-9},
+        {"layers": (0, 1)},
+    ],
+)
+def test_values_at_the_edge_are_accepted(edge):
+    assert Settings(**edge) == Settings().updated(edge)
+
+
+def test_a_list_of_layers_becomes_a_pair():
+    assert Settings(layers=[10, 16]) == Settings(layers=(10, 16))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Settings)])
+def test_a_misspelt_setting_names_the_nearest_one(name):
+    with pytest.raises(RequestError, match=f"unknown setting '{name}s'; did you mean '{name}'"):
+        Settings().updated({f"{name}s": 1})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_misspelt_preset_names_the_nearest_one(name):
+    misspelt = name.replace("-", "_")
+    with pytest.raises(RequestError, match=f"unknown preset '{misspelt}'; did you mean '{name}'"):
+        find_preset(misspelt)
+
+
+def test_a_name_like_no_other_lists_all_of_them():
+    with pytest.raises(RequestError) as refused:
+        find_preset("zzz")
+    assert all(name in str(refused.value) for name in PRESETS)
+
+
+def test_settings_that_are_not_replaced_keep_the_presets_numbers():
+    settings = find_preset("style-transfer").settings.updated({"learning_rate": 0.1})
+    assert (settings.learning_rate, settings.content_weight) == (0.1, 0.25)
