@@ -11,11 +11,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 START_SECONDS = 180.0
 SETTLE_SECONDS = 15.0
@@ -62,23 +64,25 @@ def private_server() -> Iterator[str]:
         PrefectUnavailable: it did not start.
     """
     port = _free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "infra.prefect_api", str(port), str(os.getpid())],
-        env={**os.environ, **SERVER_SETTINGS},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
     url = f"http://127.0.0.1:{port}/api"
-    try:
-        _wait_until_healthy(url, server)
-        yield url
-    finally:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(10)
-        server.kill()
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "infra.prefect_api", str(port), str(os.getpid())],
+            env={**os.environ, **SERVER_SETTINGS},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_healthy(url, server, log)
+            yield url
+        finally:
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+            server.kill()
+            server.wait()
 
 
 def _free_port() -> int:
@@ -87,15 +91,15 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
             if answer.status == 200:
                 return
         if server.poll() is not None:
-            assert server.stderr is not None
-            last = server.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+            log.seek(0)
+            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
             reason = last[0] if last else f"exit code {server.returncode}"
             raise PrefectUnavailable(f"the private Prefect server did not start: {reason}")
         if time.monotonic() > deadline:
