@@ -24,6 +24,13 @@ MAX_PIXELS = 89_478_485
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, MemoryError, RuntimeError)
+"""What Pillow's decoders raise on bytes that are not what they claim to be."""
+
+_COLOURS = {"LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB"}
+"""The mode of a picture's colours alone, where its own mode holds more."""
+
+
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An upright 8-bit sRGB picture from the bytes of an image file.
 
@@ -50,7 +57,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise ImageError(f"not an image that Pillow can read ({len(data)} bytes)") from None
         except Image.DecompressionBombError as error:
             raise ImageError(_too_large(str(error), max_pixels), "unsupported") from None
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
+        except DAMAGE as error:
             raise ImageError(f"damaged image file: {error}") from None
 
 
@@ -113,15 +120,18 @@ def _wide_to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    if image.mode not in ("RGB", "CMYK", "L"):
-        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    colours = image.convert(_COLOURS.get(image.mode, image.mode))
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-    except ImageCms.PyCMSError:
-        return image  # a profile that does not fit its pixels is ignored, as browsers do
-    return converted if converted is not None else image
+        converted = ImageCms.profileToProfile(colours, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a damaged profile, or one of other pixels, is ignored, as browsers do
+    assert converted is not None, "only a conversion in place returns nothing"
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
 
 
 def _too_large(size: str, max_pixels: int) -> str:
