@@ -5,9 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
@@ -16,8 +17,13 @@ from ad_lib.embedded.linear_start import fold_moments, start_linear
 from ad_lib.embedded.networks import build_vae
 from ad_lib.embedded.training import Report, Training, load_checkpoint
 
-CROPS = ((0.25, 64, 16), (0.85, 128, 4), (1.0, 256, 1))
-"""Up to this share of the training: crops of this side, this many in a batch."""
+CROPS = {
+    "both": ((0.25, 64, 16), (0.85, 128, 4), (1.0, 256, 1)),
+    "decoder": ((0.6, 128, 4), (1.0, 192, 2)),
+}
+"""By stage: up to this share of the training, crops of this side, this many in a batch."""
+
+PEAK_RATE = {"both": 1.5e-3, "decoder": 1e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,6 @@ class VaeRecipe:
     """
 
     minutes: float
-    learning_rate: float = 1.5e-3
     noise: float = 0.2
     decoder_only: bool = False
     seed: int = 0
@@ -73,12 +78,13 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
     the channel moments of its latents are folded in, and the encoder never changes again.
     """
     torch.manual_seed(recipe.seed)
-    vae = _starting_vae(folder, stream, recipe).to(memory_format=torch.channels_last)
+    vae: Any = _starting_vae(folder, stream, recipe)
+    vae.to(recipe.device, memory_format=torch.channels_last)
     training = Training(
         folder / "vae.pt",
         vae,
         minutes=recipe.minutes,
-        peak=recipe.learning_rate,
+        peak=PEAK_RATE[recipe.stage],
         stage=recipe.stage,
     )
     training.resume()
@@ -86,7 +92,8 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
     clock = training.clock
 
     def next_batch() -> Tensor:
-        side, count = next((side, count) for share, side, count in CROPS if clock.share <= share)
+        crops = CROPS[recipe.stage]
+        side, count = next((side, count) for share, side, count in crops if clock.share <= share)
         return stream.batch(count, side)
 
     with ThreadPoolExecutor(max_workers=1) as painter:
@@ -105,13 +112,26 @@ def _starting_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe) -> Aut
     if not recipe.decoder_only:
         vae = build_vae()
         start_linear(vae, stream.batch(64, 128))
-        return vae.to(recipe.device)
-    vae = trained_vae(folder)
-    if load_checkpoint(folder / "vae.pt")["stage"] != recipe.stage:
+        return vae
+    state = load_checkpoint(folder / "vae.pt")
+    vae: Any = trained_vae(folder)
+    if state and state["stage"] != recipe.stage:
         fold_moments(vae, *latent_moments(vae, stream))
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    return vae.to(recipe.device)
+    return vae
+
+
+def posterior_mean(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Unscaled latents (b, c, h/8, w/8) of images in [-1, 1]."""
+    encoded: Any = vae.encode(images)
+    return encoded.latent_dist.mean
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images, about in [-1, 1], of unscaled latents."""
+    decoded: Any = vae.decode(latents)  # pyright: ignore[reportArgumentType]
+    return decoded.sample
 
 
 def trained_vae(folder: Path) -> AutoencoderKL:
@@ -131,16 +151,15 @@ def trained_vae(folder: Path) -> AutoencoderKL:
 @torch.no_grad()
 def latent_moments(vae: AutoencoderKL, stream: PictureStream) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each latent channel over crops of the training pictures."""
-    means = [vae.encode(stream.batch(1, 256)).latent_dist.mean for _ in range(128)]
-    latents = torch.cat(means)
+    latents = torch.cat([posterior_mean(vae, stream.batch(1, 256)) for _ in range(128)])
     return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
 
 
 def vae_step(vae: AutoencoderKL, images: Tensor, recipe: VaeRecipe) -> tuple[Tensor, Tensor]:
     """Loss of one batch, and the pictures that came out."""
     with torch.set_grad_enabled(not recipe.decoder_only):
-        latents = vae.encode(images).latent_dist.mean.float()
-    pixels = vae.decode(add_noise(latents, recipe.noise)).sample.float()
+        latents = posterior_mean(vae, images).float()
+    pixels = decode_latents(vae, add_noise(latents, recipe.noise)).float()
     loss = picture_loss(pixels, images)
     return (loss if recipe.decoder_only else loss + 0.1 * moment_loss(latents)), pixels.detach()
 

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+    StableDiffusionPipeline,
+)
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import psnr
+from ad_lib.embedded.autoencoder import decode_latents, posterior_mean, psnr
 from ad_lib.embedded.data import list_pictures, open_picture, to_tensor
 from ad_lib.embedded.procedural import draw
 
@@ -42,14 +45,15 @@ def load_squares(folder: Path, side: int = 256) -> tuple[list[str], Tensor]:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Scaled posterior means, one picture at a time."""
-    means = [vae.encode(image[None]).latent_dist.mean for image in images]
-    return torch.cat(means) * vae.config.scaling_factor
+    means = [posterior_mean(vae, image[None]) for image in images]
+    return torch.cat(means) * vae.config["scaling_factor"]
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures in [-1, 1], one at a time."""
-    pictures = [vae.decode(one[None] / vae.config.scaling_factor).sample for one in latents]
+    unscaled = latents / vae.config["scaling_factor"]
+    pictures = [decode_latents(vae, one[None]) for one in unscaled]
     return torch.cat(pictures).clamp(-1, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 import tempfile
@@ -44,10 +45,8 @@ def export(folder: Path, components: dict[str, Any]) -> None:
 def _half_copy(component: Any) -> Any:
     if not isinstance(component, torch.nn.Module):
         return component
-    copy = type(component)(component.config) if hasattr(component.config, "to_dict") else None
-    copy = copy or type(component).from_config(component.config)
-    copy.load_state_dict(component.state_dict())
-    return copy.half().to(memory_format=torch.contiguous_format)
+    half: Any = copy.deepcopy(component)
+    return half.half().to(memory_format=torch.contiguous_format)
 
 
 def _load_as_float32(config_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 
 def coordinates(size: int) -> tuple[Field, Field]:
@@ -44,11 +44,11 @@ def perlin(rng: np.random.Generator, size: int, cells: int) -> Field:
     row, column = y.astype(int), x.astype(int)
     v, u = y - row, x - column
 
-    def corner(dy: int, dx: int) -> NDArray[np.float64]:
+    def corner(dy: int, dx: int) -> NDArray[np.floating]:
         a = angle[row + dy, column + dx]
         return np.sin(a) * (v - dy) + np.cos(a) * (u - dx)
 
-    def fade(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    def fade(t: NDArray[np.floating]) -> NDArray[np.floating]:
         return t**3 * (t * (6 * t - 15) + 10)
 
     top = corner(0, 0) + fade(u) * (corner(0, 1) - corner(0, 0))
@@ -70,7 +70,7 @@ def worley(rng: np.random.Generator, size: int, count: int) -> tuple[Field, NDAr
     return stretch(second - nearest), cell
 
 
-def sample(picture: NDArray[np.float32], y: Field, x: Field) -> NDArray[np.float32]:
+def sample(picture: NDArray[np.floating], y: Field, x: Field) -> NDArray[np.floating]:
     """Look `picture` up at fractional positions (in sides, wrapping), bilinearly."""
     size = picture.shape[0]
     y, x = (y * size - 0.5) % size, (x * size - 0.5) % size

@@ -9,8 +9,10 @@ a linear code cannot do.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
@@ -24,11 +26,11 @@ def start_linear(vae: AutoencoderKL, images: Tensor) -> None:
     """Make `vae`'s encoder a whitened linear code of `images` (n, 3, h, w) in [-1, 1]."""
     _silence_residuals(vae)
     _spread_biases(vae.decoder)
-    encoder = vae.encoder
+    encoder: Any = vae.encoder  # its blocks have no types
     _pass_through(encoder.conv_in, 3)
     hidden, used = encoder.conv_in(images), 3
     for block, kept in zip(
-        encoder.down_blocks[:3], (12, 28, vae.config.latent_channels), strict=True
+        encoder.down_blocks[:3], (12, 28, vae.config["latent_channels"]), strict=True
     ):
         for resnet in block.resnets:
             if resnet.conv_shortcut is not None:
@@ -41,25 +43,25 @@ def start_linear(vae: AutoencoderKL, images: Tensor) -> None:
             whiten=block is encoder.down_blocks[2],
         )
         hidden, used = block.downsamplers[0](hidden), kept
-    _set_mirrored(encoder, vae.config.norm_num_groups, used)
+    _set_mirrored(encoder, vae.config["norm_num_groups"], used)
     _set_posterior(vae, images)
 
 
 def _silence_residuals(vae: AutoencoderKL) -> None:
     for module in vae.modules():
         if type(module).__name__ == "ResnetBlock2D":
-            nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)
+            for weight in module.get_submodule("conv2").parameters():
+                nn.init.zeros_(weight)
 
 
 def _spread_biases(decoder: nn.Module) -> None:
     # Constant channels let the mean and the contrast of a picture pass the last group norm.
-    for name, module in decoder.named_modules():
-        if isinstance(module, nn.Conv2d) and ("upsamplers" in name or "conv_shortcut" in name):
-            nn.init.normal_(module.bias, std=0.5)
+    for name, bias in decoder.named_parameters():
+        if name.endswith(("upsamplers.0.conv.bias", "conv_shortcut.bias")):
+            nn.init.normal_(bias, std=0.5)
 
 
-def _pass_through(conv: nn.Conv2d, channels: int) -> None:
+def _pass_through(conv: Any, channels: int) -> None:
     middle = conv.kernel_size[0] // 2
     conv.weight[:channels] = 0
     conv.bias[:channels] = 0
@@ -67,7 +69,7 @@ def _pass_through(conv: nn.Conv2d, channels: int) -> None:
         conv.weight[channel, channel, middle, middle] = 1
 
 
-def _set_components(conv: nn.Conv2d, hidden: Tensor, kept: int, *, whiten: bool) -> None:
+def _set_components(conv: Any, hidden: Tensor, kept: int, *, whiten: bool) -> None:
     channels = hidden.shape[1]
     patches = unfold(hidden, 2, stride=2).movedim(1, -1).flatten(0, 1).double()
     mean = patches.mean(0)
@@ -81,7 +83,7 @@ def _set_components(conv: nn.Conv2d, hidden: Tensor, kept: int, *, whiten: bool)
     conv.bias[:kept] = -(components @ mean).float()
 
 
-def _set_mirrored(encoder: nn.Module, groups: int, latents: int) -> None:
+def _set_mirrored(encoder: Any, groups: int, latents: int) -> None:
     last = encoder.down_blocks[3].resnets[0].conv_shortcut
     width = last.out_channels // groups
     nn.init.normal_(last.weight, std=0.02)
@@ -103,10 +105,11 @@ def _set_mirrored(encoder: nn.Module, groups: int, latents: int) -> None:
 
 def _set_posterior(vae: AutoencoderKL, images: Tensor) -> None:
     """The mean passes through, scaled to unit variance; the log-variance is a constant."""
-    latents = vae.config.latent_channels
+    latents = vae.config["latent_channels"]
     means = vae.encoder(images)[:, :latents]
     scale = 1 / means.std((0, 2, 3))
-    quant, back = vae.quant_conv, vae.post_quant_conv
+    quant: Any = vae.quant_conv
+    back: Any = vae.post_quant_conv
     for conv in (quant, back):
         nn.init.zeros_(conv.weight)
         nn.init.zeros_(conv.bias)
@@ -123,8 +126,9 @@ def fold_moments(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
     Afterwards the posterior mean has zero mean and unit variance per channel where it had `mean`
     and `std`, pictures are unchanged, and a scaling factor of 1 is right.
     """
-    latents = vae.config.latent_channels
-    quant, back = vae.quant_conv, vae.post_quant_conv
+    latents = vae.config["latent_channels"]
+    quant: Any = vae.quant_conv
+    back: Any = vae.post_quant_conv
     back.bias += (back.weight[:, :, 0, 0] @ mean).to(back.bias)
     back.weight *= std[None, :, None, None]
     quant.weight[:latents] /= std[:, None, None, None]

@@ -5,7 +5,9 @@ The invariant: everything that attention distillation can see keeps Stable Diffu
 Only widths differ.
 """
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LATENT_CHANNELS = 16
@@ -18,9 +20,9 @@ def build_vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 96, 192),
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 96, 192),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,
@@ -46,8 +48,9 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_text_encoder(vocab_size: int, end_token: int) -> CLIPTextModel:
-    """Two-layer CLIP text model for a tokenizer of `vocab_size`; `end_token` also pads."""
+def build_text_encoder(vocab_size: int) -> CLIPTextModel:
+    """Two-layer CLIP text model; the last of its tokens ends and pads, the one before it begins."""
+    end_token = vocab_size - 1
     config = CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=TEXT_WIDTH,

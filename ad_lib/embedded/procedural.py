@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from ad_lib.embedded.fields import Field, coordinates, fractal, perlin, sample, stretch, worley
 
-Picture = NDArray[np.float32]  # (size, size, 3) in [0, 1]
+Picture = NDArray[np.floating]  # (size, size, 3) in [0, 1]
 
 COLOURS = {
     "black": (0.06, 0.06, 0.07),
@@ -49,7 +49,7 @@ class Brush:
     rng: np.random.Generator
     size: int
     names: tuple[str, ...]
-    colours: NDArray[np.float32]  # (n, 3)
+    colours: NDArray[np.floating]  # (n, 3)
 
     def ramp(self, field: Field) -> Picture:
         """Colour a field in [0, 1] by going through the palette."""
@@ -327,11 +327,11 @@ def brushwork(rng: np.random.Generator, picture: Picture) -> Picture:
     return np.asarray(canvas, np.float32) / 255
 
 
-def _rgb(colour: NDArray[np.float32]) -> tuple[int, ...]:
+def _rgb(colour: NDArray[np.floating]) -> tuple[int, ...]:
     return tuple(int(value) for value in _bytes(colour))
 
 
-def _bytes(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _bytes(picture: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -41,4 +42,5 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 1536) -> CLIPToke
     pieces = [*alphabet, *(byte + "</w>" for byte in alphabet), *(a + b for a, b in merges)]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     vocab |= {START: len(vocab), END: len(vocab) + 1}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=PROMPT_TOKENS)
+    options: Any = {"vocab": vocab, "merges": merges, "model_max_length": PROMPT_TOKENS}
+    return CLIPTokenizer(**options)

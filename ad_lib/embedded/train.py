@@ -30,6 +30,7 @@ class Bar:
     def __call__(self, clock: Clock, **figures: float) -> None:
         for name, value in figures.items():
             self.means[name] = 0.99 * self.means.get(name, value) + 0.01 * value
+        text = ""
         if clock.steps % 10 == 0:
             text = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
             self.progress.update(

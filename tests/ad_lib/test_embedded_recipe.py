@@ -169,7 +169,7 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path):
 
 def test_an_export_is_a_diffusers_folder_in_half_precision(tmp_path, tokenizer):
     unet = build_unet()
-    text_encoder = build_text_encoder(len(tokenizer), tokenizer.eos_token_id)
+    text_encoder = build_text_encoder(len(tokenizer))
     components = {"unet": unet, "vae": build_vae(), "scheduler": build_scheduler()}
     export(tmp_path, components | {"text_encoder": text_encoder, "tokenizer": tokenizer})
     again = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")

@@ -1,0 +1,82 @@
+"""The checkpoint that ships: it loads as Stable Diffusion does and gives pictures back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+
+import ad_lib
+from ad_lib.embedded import FOLDER
+from ad_lib.embedded.autoencoder import psnr
+from ad_lib.embedded.evaluate import decode, encode
+from ad_lib.embedded.procedural import draw
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusionPipeline.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.stack([draw(2**62 + seed, 256)[0] for seed in range(8)])
+    return torch.from_numpy(pixels).movedim(-1, 1).float() / 127.5 - 1
+
+
+def test_it_is_small_and_half_precision():
+    files = sorted(FOLDER.rglob("*.safetensors"))
+    assert [file.parent.name for file in files] == ["text_encoder", "unet", "vae"]
+    assert sum(file.stat().st_size for file in files) < 40e6
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118
+
+
+def test_its_noise_schedule_is_that_of_stable_diffusion(pipeline):
+    config = pipeline.scheduler.config
+    assert (config.beta_start, config.beta_end) == (0.00085, 0.012)
+    assert (config.beta_schedule, config.num_train_timesteps) == ("scaled_linear", 1000)
+    assert (config.clip_sample, config.set_alpha_to_one, config.steps_offset) == (False, False, 1)
+    assert config.prediction_type == "epsilon"
+
+
+def test_unseen_drawings_come_back(pipeline, images):
+    assert psnr(decode(pipeline.vae, encode(pipeline.vae, images)), images) > 20
+
+
+def test_small_moves_of_the_latents_make_small_changes(pipeline, images):
+    latents = encode(pipeline.vae, images)
+    moved = latents + 0.05 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    assert psnr(decode(pipeline.vae, moved), decode(pipeline.vae, latents)) > 30
+
+
+def test_latents_are_near_unit_variance(pipeline, images):
+    std = encode(pipeline.vae, images).std((0, 2, 3))
+    assert std.min() > 0.5
+    assert std.max() < 2
+
+
+def test_a_white_picture_stays_white_and_a_black_one_black(pipeline):
+    for value in (-1.0, 1.0):
+        plain = torch.full((1, 3, 128, 128), value)
+        assert (decode(pipeline.vae, encode(pipeline.vae, plain)) - value).abs().mean() < 0.2
+
+
+def test_the_unet_predicts_noise_better_than_no_guess(pipeline, images):
+    latents = encode(pipeline.vae, images[:4])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    at = torch.tensor([500] * 4)
+    noised = pipeline.scheduler.add_noise(latents, noise, at)
+    prompt = ad_lib.load_backbone("embedded").null_prompt_embeds.expand(4, -1, -1)
+    with torch.no_grad():
+        predicted = pipeline.unet(noised, at, prompt).sample
+    assert (predicted - noise).square().mean() < 0.5
+
+
+def test_a_prompt_makes_a_picture_of_the_size_asked_for(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("red bricks", height=64, width=128, num_inference_steps=2).images[0]
+    assert picture.size == (128, 64)
