@@ -81,10 +81,12 @@ def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Co
 
 def _drawn(content: Input, references: Sequence[Input], pairing: Pairing) -> list[Input]:
     """The references whose hash with the content comes first: adding one moves few draws."""
+    drawn_for = hashlib.sha256(f"{pairing.seed}\0{content.key}\0".encode())
 
     def rank(reference: Input) -> bytes:
-        text = f"{pairing.seed}\0{content.key}\0{reference.key}"
-        return hashlib.sha256(text.encode()).digest()
+        total = drawn_for.copy()
+        total.update(reference.key.encode())
+        return total.digest()
 
     return sorted(references, key=rank)[: pairing.styles_per_content]
 

@@ -19,6 +19,9 @@ from manifests.items import ErrorClass, Input, Item, Problem
 
 PLAN_NAME = "plan/plan.parquet"
 
+ROWS_AT_ONCE = 8192
+"""Rows that are Python objects and Arrow columns at the same time; it bounds memory."""
+
 INPUT_FIELDS: list[tuple[str, pa.DataType]] = [
     ("role", pa.string()),
     ("key", pa.string()),
@@ -92,9 +95,12 @@ def cut_into_shards(items: Iterable[Item], *, shard_seconds: float, shard_items:
 
 def write_plan(items: Sequence[Item]) -> bytes:
     """The plan file's bytes; the same items give the same bytes."""
-    table = pa.Table.from_pylist([_row(item) for item in items], schema=PLAN_SCHEMA)
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    with pq.ParquetWriter(file, PLAN_SCHEMA, **options) as writer:
+        for start in range(0, len(items), ROWS_AT_ONCE):
+            rows = [_row(item) for item in items[start : start + ROWS_AT_ONCE]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
     return file.getvalue()
 
 
@@ -110,8 +116,9 @@ def read_plan(data: bytes, *, expected_digest: str) -> Plan:
             f"{PLAN_NAME} has sha256 {found[:12]}…, run.json says {expected_digest[:12]}…: the "
             "plan was changed or damaged; restore it, or start a new run folder"
         )
-    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    return Plan(tuple(_items(table)), found)
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        batches = file.iter_batches(ROWS_AT_ONCE)
+        return Plan(tuple(item for batch in batches for item in _items(batch)), found)
 
 
 def plan_digest(data: bytes) -> str:
@@ -153,8 +160,8 @@ def _row(item: Item) -> dict[str, Any]:
     }
 
 
-def _items(table: pa.Table) -> Iterator[Item]:
-    for row in table.to_pylist():
+def _items(rows: pa.RecordBatch) -> Iterator[Item]:
+    for row in rows.to_pylist():
         inputs = tuple(Input(**one) for one in row.pop("inputs"))
         error_class, message = row.pop("error_class"), row.pop("error_message")
         problem = Problem(ErrorClass(error_class), message) if error_class else None

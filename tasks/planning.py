@@ -259,11 +259,11 @@ def _items(resolved: ResolvedJob, rows: Sequence[TableRow]) -> Iterator[Item]:
     for row in rows:
         for variant in range(resolved.job.variants):
             item = _item(resolved, row, variant)
-            if twins[item.item_id]:
-                # Byte-identical inputs under other names: told apart by their rank in key order.
-                rank = resolved.job.variants * twins[item.item_id] + variant
-                item = _item(resolved, row, rank)
+            rank = twins[item.item_id]
             twins[item.item_id] += 1
+            if rank:
+                # Byte-identical inputs under other names: told apart by their rank in key order.
+                item = _item(resolved, row, variant, rank)
             if item.key in keys:
                 raise JobError(
                     f"inputs.table: two rows would be stored under the key {item.key!r} "
@@ -274,7 +274,9 @@ def _items(resolved: ResolvedJob, rows: Sequence[TableRow]) -> Iterator[Item]:
             yield item
 
 
-def _item(resolved: ResolvedJob, row: TableRow, variant: int) -> Item:
+def _item(resolved: ResolvedJob, row: TableRow, variant: int, rank: int = 0) -> Item:
+    key_suffix = f"-{variant}" if variant else ""
+    variant += rank * resolved.job.variants
     width, height = _result_size(resolved, row.inputs)
     params = {"settings": asdict(resolved.settings), "width": width, "height": height}
     identity = item_id(
@@ -287,7 +289,7 @@ def _item(resolved: ResolvedJob, row: TableRow, variant: int) -> Item:
     )
     return Item(
         item_id=identity,
-        key=_sample_key(row, identity, variant),
+        key=_sample_key(row, identity, key_suffix),
         seed=seed_of(identity),
         task=resolved.preset.name,
         params=canonical_json(params),
@@ -301,9 +303,9 @@ def _item(resolved: ResolvedJob, row: TableRow, variant: int) -> Item:
     )
 
 
-def _sample_key(row: TableRow, identity: str, variant: int) -> str:
+def _sample_key(row: TableRow, identity: str, suffix: str) -> str:
     if row.key:
-        return slug(row.key, 120) + (f"-{variant}" if variant else "")
+        return slug(row.key, 120) + suffix
     names = dict.fromkeys(slug(one.key) for one in row.inputs)
     return "-".join([*names, identity[:10]])
 

@@ -157,16 +157,19 @@ def _files(role: str, uri: str) -> list[SourceFile]:
         return [SourceFile(role, uri, path.name, size)]
     if "://" not in uri and not Path(uri).is_dir():
         raise JobError(f"inputs.{role}: there is no folder {uri!r}: check the path")
-    return [
-        SourceFile(role, join_uri(uri, one.key), one.key, one.size)
-        for one in open_store(uri).list()
-        if _is_image(one.key)
-    ]
+    found = [one for one in open_store(uri).list() if _is_image(one.key)]
+    for one in found:
+        if any("\ud800" <= letter <= "\udfff" for letter in one.key):
+            raise JobError(
+                f"inputs.{role}: a file name in {uri!r} is not UTF-8: rename {one.key!r}"
+            )
+    return [SourceFile(role, join_uri(uri, one.key), one.key, one.size) for one in found]
 
 
 def _is_image(key: str) -> bool:
     path = PurePosixPath(key)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    hidden = any(part.startswith(".") and part != "." for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _size(uri: str) -> int | None:

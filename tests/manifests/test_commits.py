@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.commits import (
+    Commit,
+    Counts,
+    Index,
+    RunRecord,
+    ShardStats,
+    StoredFile,
+    build_index,
+    commit_name,
+    content_digest,
+    count,
+    read_record,
+)
+from manifests.errors import RunFolderError
+from manifests.items import ErrorClass, Problem
+from manifests.schema import Outcome, OutputFile
+from tests.manifests.builders import make_input, make_item
+
+RUN = RunRecord(
+    fingerprint="f",
+    identity={},
+    job={},
+    settings={},
+    model_id="m",
+    model_revision="r",
+    plan_digest="p" * 64,
+    num_items=30,
+    num_shards=5,
+    conditional_put=True,
+    versions={},
+    created_at="2025-01-01T00:00:00+00:00",
+)
+small = st.integers(0, 3)
+counts = st.builds(
+    lambda ok, failed, skipped: Counts(
+        planned=ok + failed + skipped, ok=ok, failed=failed, skipped=skipped
+    ),
+    small,
+    small,
+    st.integers(0, 0),
+)
+stats = st.builds(
+    ShardStats,
+    render_seconds=st.integers(0, 100).map(float),
+    encode_seconds=st.integers(0, 100).map(float),
+    load_seconds=st.integers(0, 100).map(float),
+    output_bytes=st.integers(0, 10**9),
+    errors=st.dictionaries(st.sampled_from([*map(str, ErrorClass)]), st.integers(1, 9)),
+)
+
+
+def commit(number: int, **changes: Any) -> Commit:
+    shard = f"{number:05d}"
+    file = StoredFile(name=f"data/{shard}-x.tar", bytes=1, sha256="x")
+    found: dict[str, Any] = {
+        "shard": shard,
+        "attempt_id": "a",
+        "plan_digest": RUN.plan_digest,
+        "content_digest": f"c{number}",
+        "tar": file,
+        "parquet": file,
+        "counts": Counts(planned=2, ok=1, failed=1),
+        "stats": ShardStats(),
+        "worker": "w",
+        "finished_at": "t",
+    }
+    return Commit(**found | changes)
+
+
+commits = st.lists(st.tuples(counts, stats), max_size=5).map(
+    lambda found: [
+        commit(number, counts=of_shard, stats=figures)
+        for number, (of_shard, figures) in enumerate(found)
+    ]
+)
+
+
+@given(commits)
+def test_the_counts_of_an_index_always_add_up(found):
+    index = build_index(RUN, found)
+    told = index.counts
+    assert told.planned == RUN.num_items
+    assert told.planned == told.ok + told.failed + told.skipped + told.pending
+    assert told.ok == sum(one.counts.ok for one in found)
+    assert told.failed == sum(one.counts.failed for one in found)
+    assert told.pending == RUN.num_items - sum(one.counts.planned for one in found)
+    assert index.complete == (told.pending == 0)
+
+
+@given(commits, st.data())
+def test_an_index_does_not_depend_on_the_order_in_which_shards_were_committed(found, data):
+    shuffled = data.draw(st.permutations(found))
+    assert build_index(RUN, shuffled).to_bytes() == build_index(RUN, found).to_bytes()
+
+
+@given(stats, stats, stats)
+def test_statistics_merge_in_any_grouping_and_order(one, two, three):
+    assert (one + two) + three == one + (two + three)
+    assert one + two == two + one
+    assert one + ShardStats() == one
+
+
+@given(counts, counts)
+def test_counts_merge_field_by_field(one, two):
+    total = one + two
+    assert all(getattr(total, name) == getattr(one, name) + getattr(two, name) for name, _ in one)
+
+
+def test_a_complete_index_lists_every_shard_with_its_files():
+    run = RUN.model_copy(update={"num_items": 4, "num_shards": 2})
+    index = build_index(run, [commit(1), commit(0)])
+    assert index.complete
+    assert [one.shard for one in index.shards] == ["00000", "00001"]
+    assert index.shards[0].tar == commit(0).tar
+
+
+def test_a_commit_of_another_plan_is_refused():
+    foreign = commit(1, plan_digest="q" * 64)
+    with pytest.raises(RunFolderError, match="commit 00001 belongs to another plan"):
+        build_index(RUN, [commit(0), foreign])
+
+
+def test_an_index_of_other_content_has_another_digest():
+    first = build_index(RUN, [commit(0), commit(1)]).content_digest
+    assert build_index(RUN, [commit(0), commit(1, content_digest="z")]).content_digest != first
+    assert build_index(RUN, [commit(0)]).content_digest != first
+
+
+@pytest.mark.parametrize("record", [RUN, commit(3), build_index(RUN, [commit(0)])])
+def test_a_record_is_read_as_it_was_written_and_is_plain_sorted_json(record):
+    data = record.to_bytes()
+    assert read_record(type(record), data, "x") == record
+    told = json.loads(data)
+    assert list(told) == sorted(told)
+    assert data.endswith(b"}\n")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"shard": "00000"}', b"\xff"])
+@pytest.mark.parametrize("record", [RunRecord, Commit, Index])
+def test_a_damaged_record_is_refused_by_name(record, data):
+    with pytest.raises(RunFolderError, match=r"^commits/00000.json is damaged: "):
+        read_record(record, data, commit_name("00000"))
+
+
+def outcomes() -> list[Outcome]:
+    items = [make_item([make_input("texture", key)]) for key in "cab"]
+    made = [Outcome(item, outputs=(output(item.key, item.key),)) for item in items]
+    failed = make_item([make_input("texture", "d")])
+    return [*made, Outcome(failed, problem=Problem(ErrorClass.OOM, "too large"))]
+
+
+def output(key: str, text: str) -> OutputFile:
+    return OutputFile(f"{key}.png", hashlib.sha256(text.encode()).hexdigest(), 1, 64, 64)
+
+
+def test_a_content_digest_is_over_key_and_hash_in_key_order():
+    made = outcomes()
+    lines = sorted(f"{one.item.key} {one.outputs[0].sha256}\n" for one in made[:3])
+    assert content_digest(made) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert content_digest(made[::-1]) == content_digest(made)
+
+
+def test_a_content_digest_changes_with_any_picture():
+    first, *others = outcomes()
+    changed = replace(first, outputs=(output(first.item.key, "other"),))
+    assert content_digest([changed, *others]) != content_digest([first, *others])
+    assert content_digest(others) != content_digest([first, *others])
+
+
+def test_outcomes_are_counted_by_status():
+    assert count(outcomes()) == Counts(planned=4, ok=3, failed=1)
+    assert count([]) == Counts()

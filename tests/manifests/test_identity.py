@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.identity import (
+    NOT_IDENTITY,
+    canonical_json,
+    differences,
+    digest,
+    fingerprint,
+    item_id,
+    run_identity,
+    seed_of,
+    source_digest,
+)
+from manifests.job import Job, Pairing
+from manifests.pairing import pair
+from manifests.plan import cut_into_shards
+from tests.manifests.builders import make_input, make_inputs, make_item
+
+JOB: dict[str, Any] = {
+    "name": "n",
+    "task": "style-transfer",
+    "inputs": {"content": "a", "style": "b"},
+    "output": {"uri": "run", "codec": "jpg", "quality": 90, "size": 64},
+    "settings": {"num_inference_steps": 2},
+    "backbone": {"name": "x", "revision": "r", "dtype": "float32"},
+    "pairing": {"mode": "random", "styles_per_content": 1, "seed": 0},
+    "limits": {"max_items": 5, "max_failed": 1, "max_pixels": 1000},
+    "seed": 0,
+    "variants": 1,
+}
+FOUND: dict[str, Any] = {
+    "settings": {"num_inference_steps": 2, "layers": None},
+    "model_revision": "sha256:1",
+    "sources": {"content": "c", "style": "s"},
+    "rendering_revision": 1,
+}
+OTHER: dict[str, Any] = {
+    "name": "other",
+    "task": "appearance-transfer",
+    "inputs": {"content": "elsewhere", "style": "b"},
+    "output.uri": "elsewhere",
+    "output.codec": "webp",
+    "output.quality": 91,
+    "output.size": [64, 65],
+    "output.resize_mode": "keep_ratio",
+    "settings": {"num_inference_steps": 3},
+    "backbone.name": "y",
+    "backbone.revision": "other",
+    "backbone.dtype": "bfloat16",
+    "pairing.mode": "product",
+    "pairing.styles_per_content": 2,
+    "pairing.seed": 1,
+    "limits.max_items": 6,
+    "limits.max_failed": 2,
+    "limits.max_pixels": 1001,
+    "compute": {"batch_size": 9, "device": "cuda", "shard_seconds": 1.0, "shard_items": 3},
+    "seed": 1,
+    "variants": 2,
+}
+"""Another value for each field of a job, by dotted name."""
+
+
+def identity(job: dict[str, Any] = JOB, **found: Any) -> dict[str, Any]:
+    return run_identity(Job.model_validate(job), **FOUND | found)
+
+
+def changed(name: str, value: Any) -> dict[str, Any]:
+    job = json.loads(json.dumps(JOB))
+    *parents, last = name.split(".")
+    place = job
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return job
+
+
+def fields_of(model: Any, prefix: str = "") -> set[str]:
+    """Every field of a job by dotted name; `settings` and sources as wholes."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        names.add(f"{prefix}{name}")
+        if name not in ("inputs", "settings") and hasattr(field.annotation, "model_fields"):
+            names |= fields_of(field.annotation, f"{prefix}{name}.")
+    return names
+
+
+def leaves() -> set[str]:
+    names = fields_of(Job)
+    below_compute = {name for name in names if name.startswith("compute.")}
+    return {
+        name for name in names - below_compute if not any(n.startswith(f"{name}.") for n in names)
+    } | {"compute"}
+
+
+def test_the_table_of_fields_left_out_names_only_real_fields_each_with_a_reason():
+    assert NOT_IDENTITY.keys() <= fields_of(Job)
+    assert all(reason and reason[-1] != "." for reason in NOT_IDENTITY.values())
+
+
+def test_this_file_has_another_value_for_every_field_of_a_job():
+    assert OTHER.keys() == leaves()
+
+
+@pytest.mark.parametrize("name", sorted(OTHER.keys() - NOT_IDENTITY.keys()))
+def test_changing_an_identity_field_changes_the_fingerprint_and_is_named(name):
+    other = identity(changed(name, OTHER[name]))
+    assert fingerprint(other) != fingerprint(identity())
+    (line,) = differences(identity(), other)
+    assert line.startswith(f"  {name}: the run folder has ")
+
+
+@pytest.mark.parametrize("name", sorted(OTHER.keys() & NOT_IDENTITY.keys()))
+def test_changing_a_field_that_is_left_out_changes_no_fingerprint(name):
+    assert fingerprint(identity(changed(name, OTHER[name]))) == fingerprint(identity())
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"settings": {"num_inference_steps": 3, "layers": None}},
+        {"settings": {"num_inference_steps": 2, "layers": [7, 13]}},
+        {"model_revision": "sha256:2"},
+        {"sources": {"content": "c", "style": "t"}},
+        {"rendering_revision": 2},
+    ],
+)
+def test_changing_what_a_job_resolves_to_changes_the_fingerprint(found):
+    assert fingerprint(identity(**found)) != fingerprint(identity())
+
+
+def test_defaults_written_out_are_the_same_job():
+    short = {name: JOB[name] for name in ("task", "inputs", "output")}
+    long = short | {"seed": 0, "variants": 1, "pairing": "product", "limits": {"max_failed": 0}}
+    assert fingerprint(identity(short)) == fingerprint(identity(long))
+
+
+def test_an_identity_survives_its_own_json():
+    stored = json.loads(canonical_json(identity()))
+    assert differences(stored, identity()) == []
+    assert fingerprint(stored) == fingerprint(identity())
+
+
+INPUTS = [make_input("content", "a"), make_input("style", "x")]
+RECORDED_ID, RECORDED_SEED = "728b8efcd561a5b42c4787cfb80554c2", 3720910121547341994
+WHAT: dict[str, Any] = {
+    "task": "style-transfer",
+    "params": {"settings": {"s": 2}, "width": 64},
+    "model_revision": "r",
+    "seed": 0,
+    "variant": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "appearance-transfer"},
+        {"params": {"settings": {"s": 3}, "width": 64}},
+        {"params": {"settings": {"s": 2}, "width": 65}},
+        {"model_revision": "q"},
+        {"seed": 1},
+        {"variant": 1},
+    ],
+)
+def test_an_item_is_named_by_everything_that_changes_its_pixels(change):
+    assert item_id(INPUTS, **WHAT | change) != item_id(INPUTS, **WHAT)
+
+
+def test_an_item_is_named_by_the_bytes_and_roles_of_its_inputs():
+    content, style = INPUTS
+    swapped = [make_input("content", "x"), make_input("style", "a")]
+    other_bytes = [content, make_input("style", "x", sha256="0" * 64)]
+    names = {item_id(inputs, **WHAT) for inputs in (INPUTS, [style, content], swapped, other_bytes)}
+    assert len(names) == 4
+
+
+def test_where_an_input_lies_does_not_name_an_item_once_its_bytes_are_known():
+    moved = [make_input("content", "a", uri="s3://b/other.png", license="CC0"), INPUTS[1]]
+    assert item_id(moved, **WHAT) == item_id(INPUTS, **WHAT)
+
+
+def test_inputs_that_could_not_be_read_are_told_apart_by_their_place():
+    broken = [[make_input("style", "x", sha256=None, uri=f"/{n}.png")] for n in "ab"]
+    assert item_id(broken[0], **WHAT) != item_id(broken[1], **WHAT)
+
+
+def test_an_item_id_and_its_seed_never_change_between_versions():
+    """Recorded: whoever changes how ids are made breaks every run folder that exists."""
+    assert item_id(INPUTS, **WHAT) == RECORDED_ID
+    assert seed_of(RECORDED_ID) == RECORDED_SEED
+
+
+@given(st.sets(st.integers(0, 10_000), min_size=2, max_size=50))
+def test_seeds_are_64_bits_and_differ_between_items(numbers):
+    seeds = {seed_of(f"{number:032x}") for number in numbers}
+    assert len(seeds) == len(numbers)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+key_sets = st.sets(st.text("abcxyz", min_size=1, max_size=3), min_size=1, max_size=6)
+
+
+@given(key_sets, key_sets, st.data())
+def test_the_order_of_the_listing_leaves_ids_seeds_keys_and_shards(contents, styles, data):
+    sources = {
+        "content": make_inputs("content", sorted(contents)),
+        "style": make_inputs("style", sorted(styles)),
+    }
+    shuffled = {role: data.draw(st.permutations(inputs)) for role, inputs in sources.items()}
+
+    def planned(of: Any) -> list[Any]:
+        items = [make_item(inputs) for inputs in pair(of, Pairing())]
+        return cut_into_shards(items, shard_seconds=3.0, shard_items=1000)
+
+    assert planned(shuffled) == planned(sources)
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 99) | st.none())), st.data())
+def test_a_source_digest_is_of_names_and_sizes_in_any_order(files, data):
+    assert source_digest(data.draw(st.permutations(files))) == source_digest(files)
+    assert source_digest([*files, ("new.png", 3)]) != source_digest(files)
+    assert source_digest([("a.png", 1), *files]) != source_digest([("a.png", 2), *files])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.randoms())
+def test_canonical_json_is_json_and_does_not_depend_on_the_order_of_keys(value, random):
+    assert json.loads(canonical_json(value)) == value
+    names = list(value)
+    random.shuffle(names)
+    assert digest({name: value[name] for name in names}) == digest(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_cannot_say_is_not_hashed(value):
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"x": value})

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from manifests.errors import JobError
+from manifests.job import Job, Limits, job_from_dict, load_job
+
+LINES = """\
+task: style-transfer
+inputs:
+  content: photos/
+  style: paintings/
+output:
+  uri: out
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    """Loads a job file of this text; the folder is taken out of messages."""
+
+    def load(text: str | bytes = LINES, **overrides: str) -> Job:
+        path = tmp_path / "job.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        try:
+            return load_job(path, dotted)
+        except JobError as error:
+            raise JobError(str(error).replace(f"{tmp_path}/", "")) from None
+
+    return load
+
+
+def refusal(load: Any, *args: Any, **overrides: str) -> str:
+    with pytest.raises(JobError) as raised:
+        load(*args, **overrides)
+    return str(raised.value)
+
+
+def test_the_shortest_job_file_is_a_job_with_the_defaults(load):
+    job = load()
+    assert job.inputs.content.uri == ("photos/",)
+    assert (job.pairing.mode, job.backbone.name, job.output.codec) == ("product", "embedded", "png")
+    assert job.limits.max_failed == 0
+
+
+def test_a_recorded_job_is_the_job_again(load):
+    job = load(LINES + "pairing: zip\nseed: 3\nlimits: {max_failed: 2%}\n", output__size="128")
+    assert job_from_dict(job.model_dump(mode="json", exclude_unset=True)) == job
+    assert job_from_dict(job.model_dump(mode="json")) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (LINES + "sed: 3\n", "job.yaml, line 7: unknown key 'sed'; did you mean 'seed'?"),
+        (
+            LINES + "limits:\n  max_item: 3\n",
+            "job.yaml, line 8: unknown key 'max_item' in limits; did you mean 'max_items'?",
+        ),
+        (
+            LINES.replace("photos/", "{uri: photos, licence: CC0}"),
+            "job.yaml, line 3: unknown key 'licence' in inputs.content; did you mean 'license'?",
+        ),
+        (
+            LINES.replace("output:\n", "output:\n  zzz: 1\n"),
+            "job.yaml, line 6: unknown key 'zzz' in output; "
+            "known: codec, quality, resize_mode, size, uri",
+        ),
+        (LINES + "1: x\n", "job.yaml, line 7: 1: keys should be strings; got 1"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one(load, text, sentence):
+    assert refusal(load, text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (LINES + "a: [\n", "job.yaml, line 8: not valid YAML: "),
+        (LINES + "a: b: c\n", "job.yaml, line 7: not valid YAML: "),
+        (LINES + "---\ntask: x\n", "job.yaml, line 7: not valid YAML: "),
+        (LINES + "a: !!python/name:os.system x\n", "job.yaml, line 7: not valid YAML: "),
+        (LINES + "a: \0\n", "job.yaml: not valid YAML: unacceptable character"),
+        (LINES + "seed: 2024-13-45\n", "job.yaml: a value does not fit its YAML type: "),
+        (LINES + "seed: !!int three\n", "job.yaml: a value does not fit its YAML type: "),
+        (LINES + "? [a, b]\n: c\n", "job.yaml, line 7: a key is a plain word"),
+        ("a: &a {b: *a}\n", "job.yaml: not a job file: an alias holds itself"),
+        ("[" * 5000, "job.yaml: not a job file: it nests too deeply"),
+        ("", "job.yaml: a job file is a mapping"),
+        ("- task: x\n", "job.yaml: a job file is a mapping"),
+        (b"task: \xff\xfe", "job file 'job.yaml' is not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_not_a_yaml_mapping_is_refused_in_one_sentence(load, text, start):
+    message = refusal(load, text)
+    assert message.startswith(start)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (LINES + "inputs: {}\n", "job.yaml, line 7: the key 'inputs' stands here twice"),
+        (LINES + "  size: 64\n  size: 65\n", "job.yaml, line 8: the key 'size' stands here twice"),
+    ],
+)
+def test_a_repeated_key_is_refused_and_not_overwritten(load, text, sentence):
+    assert refusal(load, text) == sentence
+
+
+def test_a_missing_key_is_named(load):
+    assert refusal(load, LINES.replace("uri: out", "size: 64")) == (
+        "job.yaml, line 5: the key 'output.uri' is missing"
+    )
+
+
+def test_a_job_file_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(JobError, match=r"none.yaml' cannot be read: No such file"):
+        load_job(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("codec", "gif", "output.codec: input should be 'png', 'webp' or 'jpg'; got 'gif'"),
+        ("quality", "5", "output: png is lossless and takes no quality; drop it or choose jpg"),
+        ("size", "[64]", "output.size: give one number of pixels, or [width, height]; got [64]"),
+        ("size", "true", "output.size: give one number of pixels, or [width, height]; got True"),
+        ("size", "32", "output.size.0: input should be greater than or equal to 64; got 32"),
+        ("resize_mode", "fit", "'center_crop', 'keep_ratio' or 'no'; got 'fit'"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_value_and_the_line(load, key, value, sentence):
+    message = refusal(load, LINES + f"  {key}: {value}\n")
+    assert sentence in message
+    assert all(line.startswith("job.yaml, line ") for line in message.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("limits__max_failed", "3.5", "give a number of items such as 5, or a share such as '2%'"),
+        ("limits__max_failed", "2 %", "give a number of items such as 5, or a share such as '2%'"),
+        ("variants", "0", "variants: input should be greater than 0; got 0"),
+        ("backbone", "7", "backbone: give a mapping of name, revision, dtype; got 7"),
+        ("inputs__content", "5", "inputs.content: give a mapping of uri, license, attribution"),
+        ("pairing", "shuffle", "pairing.mode: input should be 'zip', 'product' or 'random'"),
+        ("compute__batch_size", "many", "compute.batch_size: input should be a valid integer"),
+        ("inputs__style", "''", "inputs.style.uri.0: string should have at least 1 character"),
+    ],
+)
+def test_a_wrong_override_is_refused_as_an_override_not_as_a_line_of_the_file(
+    load, key, value, sentence
+):
+    message = refusal(load, **{key: value})
+    assert sentence in message
+    prefix = f"--set {key.replace('__', '.')}={value}: "
+    assert all(line.startswith(prefix) for line in message.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("task__x", "1", "--set task.x: 'task' holds no keys"),
+        ("output__uri__x", "1", "--set output.uri.x: 'uri' holds no keys"),
+        ("seed", "[", "--set seed=[: the value is not valid YAML"),
+        ("seed", "2024-13-45", "--set seed=2024-13-45: the value is not valid YAML"),
+        ("sed", "1", "--set sed=1: unknown key 'sed'; did you mean 'seed'?"),
+    ],
+)
+def test_an_override_that_has_no_place_is_refused_in_one_sentence(load, key, value, sentence):
+    assert refusal(load, **{key: value}) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value", "check"),
+    [
+        (LINES + "pairing: product\n", "pairing__mode", "zip", lambda job: job.pairing.mode),
+        (LINES + "backbone: sd15\n", "backbone__name", "zip", lambda job: job.backbone.name),
+        (LINES, "inputs__content__uri", "zip", lambda job: job.inputs.content.uri[0]),
+        (LINES, "name", "zip", lambda job: job.name),
+        (LINES + "settings:\n", "settings__layers", "zip", lambda job: job.settings["layers"]),
+        (LINES, "settings__layers", "zip", lambda job: job.settings["layers"]),
+    ],
+)
+def test_an_override_replaces_one_key_and_a_shorthand_grows_for_it(load, text, key, value, check):
+    assert check(load(text, **{key: value})) == "zip"
+
+
+def test_growing_a_shorthand_keeps_what_it_said(load):
+    text = LINES.replace("photos/", "[a/, b/]") + "backbone: sd15\npairing: random\n"
+    job = load(text, inputs__content__license="CC0", backbone__dtype="float32", pairing__seed="4")
+    assert (job.inputs.content.uri, job.inputs.content.license) == (("a/", "b/"), "CC0")
+    assert (job.backbone.name, job.backbone.dtype) == ("sd15", "float32")
+    assert (job.pairing.mode, job.pairing.seed) == ("random", 4)
+
+
+def test_one_size_is_a_square_and_no_size_is_the_presets(load):
+    assert load(output__size="96").output.size == (96, 96)
+    assert load(output__size="[96, 64]").output.size == (96, 64)
+    assert load(output__size="null").output.size is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("task: a\noutput: {uri: o}\ninputs: {}\n", "name at least one source"),
+        (
+            "task: a\noutput: {uri: o}\ninputs: {table: t.csv, style: s/}\n",
+            "give either table or sources by role, not both",
+        ),
+        (
+            "task: a\noutput: {uri: o}\ninputs: {table: t.csv}\npairing: zip\n",
+            "a table's rows are its pairs; drop pairing",
+        ),
+    ],
+)
+def test_inputs_come_in_one_way(load, text, sentence):
+    assert sentence in refusal(load, text)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "failed", "planned", "expected"),
+    [
+        (0, 0, 10, True),
+        (0, 1, 10, False),
+        (2, 2, 10, True),
+        (2, 3, 10, False),
+        ("10%", 1, 10, True),
+        ("10%", 2, 10, False),
+        ("0.5%", 1, 200, True),
+        ("0.5%", 2, 200, False),
+        ("0%", 0, 1, True),
+    ],
+)
+def test_a_run_succeeds_with_as_many_failed_items_as_it_allows(allowed, failed, planned, expected):
+    assert Limits(max_failed=allowed).allows(failed, planned) is expected
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+keys = st.sampled_from([*Job.model_fields, "uri", "mode", "size", "x"])
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(keys, yaml_values | st.dictionaries(keys, yaml_values), max_size=4))
+def test_whatever_a_mapping_holds_it_is_a_job_or_a_refusal_with_its_place(tmp_path, content):
+    path = tmp_path / "job.yaml"
+    whole = yaml.safe_load(LINES) | content
+    path.write_text(yaml.safe_dump(whole, allow_unicode=True), encoding="utf-8")
+    message = ""
+    try:
+        assert isinstance(load_job(path), Job)
+    except JobError as error:
+        message = str(error)
+    assert all(line.startswith(str(path)) for line in message.splitlines())
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@given(st.text(alphabet="ab:[]{}-?!&*#|>%@`\"', \n\t01.\0é", max_size=30))
+def test_whatever_a_file_holds_it_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(text.encode())
+    with pytest.raises(JobError, match=r"job.yaml"):
+        load_job(path)

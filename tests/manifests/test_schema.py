@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.items import ErrorClass, Problem, Status
+from manifests.schema import (
+    METADATA_SCHEMA,
+    VOLATILE_COLUMNS,
+    Outcome,
+    OutputFile,
+    Provenance,
+    deterministic_row,
+    read_metadata,
+    sample_json,
+    write_metadata,
+)
+from tests.manifests.builders import make_input, make_item
+
+ITEM = make_item([make_input("content", "c", license="CC0"), make_input("style", "s")])
+FILE = OutputFile(f"{ITEM.key}.png", "ab" * 32, 100, 64, 64)
+FAILED = replace(ITEM, key="other", item_id="0" * 32, user='{"note":"é"}')
+OUTCOMES = [
+    Outcome(
+        ITEM,
+        outputs=(FILE,),
+        metrics={"style_loss_first": 2.0, "style_loss": 1.5, "content_loss": 0.5},
+        seconds=1.0,
+        encode_seconds=0.1,
+    ),
+    Outcome(FAILED, problem=Problem(ErrorClass.DECODE, "c.png: damaged")),
+]
+PROVENANCE = Provenance(
+    model_id="tiny",
+    model_revision="r",
+    fingerprint="f" * 64,
+    plan_digest="d" * 64,
+    volatile={
+        "worker": "a:1",
+        "device_name": "cpu",
+        "finished_at": "2025-01-01T00:00:00+00:00",
+        "attempt_id": "1",
+        "versions": "{}",
+    },
+)
+
+
+def another_run() -> bytes:
+    outcomes = [replace(one, seconds=9.0, encode_seconds=9.0) for one in OUTCOMES]
+    volatile = dict.fromkeys(PROVENANCE.volatile, "other")
+    return write_metadata(outcomes, replace(PROVENANCE, volatile=volatile))
+
+
+def table_of(data: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data))
+
+
+def test_every_planned_item_has_a_row_in_plan_order_failed_ones_included():
+    rows = read_metadata(write_metadata(OUTCOMES, PROVENANCE))
+    assert [row["key"] for row in rows] == [ITEM.key, "other"]
+    assert [row["status"] for row in rows] == [Status.OK, Status.FAILED]
+    assert rows[1]["error_class"] == "decode"
+    assert rows[1]["error_message"] == "c.png: damaged"
+    assert rows[1]["outputs"] == []
+    assert rows[0]["seed"] == ITEM.seed
+
+
+def test_two_runs_of_a_job_differ_in_the_volatile_columns_and_nowhere_else():
+    first, second = table_of(write_metadata(OUTCOMES, PROVENANCE)), table_of(another_run())
+    differing = {name for name in first.column_names if first[name] != second[name]}
+    assert differing == set(VOLATILE_COLUMNS)
+    assert first.schema.equals(second.schema, check_metadata=True)
+
+
+def test_the_same_rows_give_the_same_bytes():
+    assert write_metadata(OUTCOMES, PROVENANCE) == write_metadata(OUTCOMES, PROVENANCE)
+
+
+def test_the_types_of_columns_do_not_depend_on_what_they_hold():
+    for outcomes in (OUTCOMES, OUTCOMES[:1], OUTCOMES[1:]):
+        found = table_of(write_metadata(outcomes, PROVENANCE)).schema
+        assert found.equals(METADATA_SCHEMA)
+
+
+def test_the_footer_says_which_run_and_plan_and_schema_it_is():
+    footer = table_of(write_metadata(OUTCOMES, PROVENANCE)).schema.metadata
+    assert footer[b"fingerprint"] == b"f" * 64
+    assert footer[b"plan_digest"] == b"d" * 64
+    assert footer[b"schema_version"] == b"1"
+
+
+def test_a_samples_json_is_the_deterministic_part_of_its_row():
+    told = json.loads(sample_json(OUTCOMES[0], PROVENANCE))
+    assert not told.keys() & set(VOLATILE_COLUMNS)
+    (row, _) = read_metadata(write_metadata(OUTCOMES, PROVENANCE))
+    for name, value in told.items():
+        assert value == (json.loads(row[name]) if name in ("params", "user") else row[name])
+
+
+def test_a_samples_json_repeats_byte_by_byte_in_another_run():
+    other = replace(PROVENANCE, volatile=dict.fromkeys(PROVENANCE.volatile, "other"))
+    slower = replace(OUTCOMES[0], seconds=9.0, encode_seconds=9.0)
+    assert sample_json(slower, other) == sample_json(OUTCOMES[0], PROVENANCE)
+
+
+def test_every_column_is_deterministic_or_volatile_or_a_metric():
+    deterministic = deterministic_row(OUTCOMES[0], PROVENANCE).keys()
+    metrics = OUTCOMES[0].metrics.keys()
+    assert {*deterministic, *metrics, *VOLATILE_COLUMNS} == set(METADATA_SCHEMA.names)
+    assert not deterministic & set(VOLATILE_COLUMNS)
+
+
+@pytest.mark.parametrize("place", [5, 700])
+def test_damaged_metadata_is_not_read(place):
+    data = bytearray(write_metadata(OUTCOMES, PROVENANCE))
+    data[place] ^= 0xFF
+    with pytest.raises((OSError, pa.ArrowInvalid)):
+        read_metadata(bytes(data))

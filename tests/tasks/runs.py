@@ -1,0 +1,71 @@
+"""Small real runs for tests: the tiny backbone, two steps, 64 pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from infra.store import Store, open_store
+from manifests.commits import Index
+from manifests.job import Job
+from tasks.planning import PreparedRun, open_prepared, plan_items, resolve_job, store_plan
+from tasks.render import render_shard
+from tasks.report import publish
+from tasks.run_folder import pending_shards
+from tests.conftest import TINY_BACKBONE
+
+
+def make_job(**changes: Any) -> Job:
+    """A job over the `pictures` fixture: 3 contents x 2 styles, two items to a shard.
+
+    A change replaces a key; `output__codec` reaches inside `output`.
+    """
+    content: dict[str, Any] = {
+        "task": "style-transfer",
+        "inputs": {"content": "content", "style": "style"},
+        "output": {"uri": "run", "size": 64},
+        "settings": {"num_inference_steps": 2},
+        "backbone": str(TINY_BACKBONE),
+        "compute": {"shard_items": 2, "device": "cpu"},
+    }
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return Job.model_validate(content)
+
+
+def prepare(base: Path | str, **changes: Any) -> PreparedRun:
+    """The planned run of such a job; `base` is the folder of its relative paths."""
+    resolved = resolve_job(make_job(**changes), str(base))
+    return open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
+
+
+def render_pending(run: PreparedRun) -> list[dict[str, Any]]:
+    """Renders what is not committed, shard by shard; the summaries."""
+    compute = run.run.job.get("compute", {})
+    pending = pending_shards(open_store(run.uri), run.plan)
+    return [render_shard.fn(run.uri, shard, compute) for shard in pending]
+
+
+def finish(run: PreparedRun) -> Index:
+    """Renders what is not committed, and publishes."""
+    render_pending(run)
+    return publish(run.uri)
+
+
+def files_of(store: Store | Path | str) -> dict[str, bytes]:
+    """Every file of a run folder by name."""
+    if isinstance(store, Path | str):
+        store = open_store(str(store))
+    return {one.key: store.get(one.key) for one in store.list()}
+
+
+def download(store_uri: str, folder: Path) -> Path:
+    """A copy of a stored run folder on disk, for the audit."""
+    for name, data in files_of(store_uri).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder

@@ -1,0 +1,347 @@
+"""What a job's sources hold, from folders, prefixes, tars and tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.store import open_store
+from manifests.errors import JobError
+from manifests.items import ErrorClass, Input
+from manifests.job import Source
+from tasks.preflight import inspect_input
+from tasks.sources import images_in, list_files, read_input, read_table, resolve_uri
+from tests.bad_images import write_corrupt_member_tar, write_truncated_tar
+
+PIXELS = 10**8
+
+
+def images(uri: str | list[str], base: Path | str, **terms: str) -> list[Input]:
+    source = Source.model_validate({"uri": uri, **terms})
+    return [one for file in list_files("style", source, str(base)) for one in images_in(file)]
+
+
+def keys(uri: str | list[str], base: Path | str) -> list[str]:
+    return [one.key for one in images(uri, base)]
+
+
+def write(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return write(path, file.getvalue())
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_read_with_its_folders_and_keys_say_where(tmp_path):
+    for name in ("b.png", "a.JPG", "d/a.png", "d/e/f.webp"):
+        write(tmp_path / "style" / name)
+    assert keys("style", tmp_path) == ["a", "b", "d/a", "d/e/f"]
+
+
+def test_what_is_hidden_or_no_image_is_passed_over(tmp_path):
+    for name in ("a.png", ".b.png", "notes.txt", "d/.c.png", ".cache/e.png", "._a.png", "f"):
+        write(tmp_path / "style" / name)
+    assert keys("style", tmp_path) == ["a"]
+
+
+def test_a_hidden_folder_that_a_job_names_is_read(tmp_path):
+    write(tmp_path / ".style" / "a.png")
+    assert keys(".style", tmp_path) == ["a"]
+
+
+def test_several_uris_are_one_source_and_its_terms_are_on_every_image(tmp_path):
+    write(tmp_path / "one" / "a.png")
+    write(tmp_path / "b.png")
+    found = images(["one/", "b.png"], tmp_path, license="CC0", attribution="me")
+    assert [one.key for one in found] == ["a", "b"]
+    assert {(one.license, one.attribution) for one in found} == {("CC0", "me")}
+
+
+def test_a_folder_that_is_not_there_is_refused_with_its_path(tmp_path):
+    with pytest.raises(JobError, match=r"inputs.style: there is no folder '.*/nowhere': check"):
+        images("nowhere", tmp_path)
+
+
+def test_a_folder_without_images_is_an_empty_source(tmp_path):
+    (tmp_path / "style").mkdir()
+    assert images("style", tmp_path) == []
+
+
+def test_an_image_that_is_named_and_not_there_is_that_images_problem(tmp_path):
+    (found,) = images("nowhere.png", tmp_path)
+    assert found.problem
+    assert found.problem.error_class == ErrorClass.INPUT_MISSING
+    assert found.problem.message == f"{tmp_path}/nowhere.png is not there"
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "expected"),
+    [
+        ("a/b", "/base", "/base/a/b"),
+        ("/a/b", "/base", "/a/b"),
+        ("../a", "/base/c", "/base/a"),
+        ("s3://b/a", "/base", "s3://b/a"),
+        ("a", "s3://b/base", "s3://b/base/a"),
+        ("/a", "s3://b/base", "/a"),
+    ],
+)
+def test_a_relative_path_starts_where_it_is_written(uri, base, expected):
+    assert resolve_uri(uri, base) == expected
+
+
+@pytest.mark.s3
+def test_an_s3_prefix_reads_like_a_folder(s3_bucket, tmp_path):
+    store = open_store(f"s3://{s3_bucket}/in")
+    for name in ("style/b.png", "style/d/a.png", "style/.c.png", "style/x.txt", "stylish/z.png"):
+        store.put(name, name.encode())
+    found = images("style", f"s3://{s3_bucket}/in")
+    assert [one.key for one in found] == ["b", "d/a"]
+    assert [read_input(one) for one in found] == [b"style/b.png", b"style/d/a.png"]
+
+
+@pytest.mark.s3
+def test_shards_on_s3_read_like_local_ones(s3_bucket, tmp_path):
+    path = write_tar(tmp_path / "0.tar", {"a.png": b"one", "b.png": b"two"})
+    open_store(f"s3://{s3_bucket}").put("in/0.tar", path)
+    remote = images(f"s3://{s3_bucket}/in/{{0..0}}.tar", tmp_path)
+    assert [read_input(one) for one in remote] == [b"one", b"two"]
+    assert [one.offset for one in remote] == [one.offset for one in images("0.tar", tmp_path)]
+
+
+# ---------------------------------------------------------------------------- shards
+
+
+def test_a_brace_range_is_all_of_its_shards_in_order(tmp_path):
+    for number in range(9, 12):
+        write_tar(tmp_path / f"{number:03d}.tar", {f"{number}.png": b"x", f"{number}.json": b"{}"})
+    assert keys("{009..011}.tar", tmp_path) == ["9", "10", "11"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("{0..2}.tar", r"inputs.style: there is no shard '.*/1.tar': check the path and braces"),
+        ("{0..2.tar", r"inputs.style: unbalanced braces in '.*/\{0..2.tar'"),
+    ],
+)
+def test_a_shard_that_is_not_there_is_refused_before_anything_is_read(tmp_path, uri, message):
+    write_tar(tmp_path / "0.tar", {"a.png": b"x"})
+    with pytest.raises(JobError, match=message):
+        images(uri, tmp_path)
+
+
+def test_a_members_key_is_webdatasets_key_and_its_bytes_are_the_members(tmp_path):
+    members = {"d/a.b.png": b"1", "c.JPEG": b"22", "c.json": b"{}", ".h.png": b"3", "e.cls": b"4"}
+    write_tar(tmp_path / "0.tar", members)
+    found = images("0.tar", tmp_path)
+    assert [(one.key, one.member) for one in found] == [("d/a", "d/a.b.png"), ("c", "c.JPEG")]
+    assert [read_input(one) for one in found] == [b"1", b"22"]
+    assert found[0].full_uri == f"{tmp_path}/0.tar#d/a.b.png"
+
+
+def test_a_corrupt_member_is_a_problem_of_that_image_alone(tmp_path):
+    write_corrupt_member_tar(tmp_path / "0.tar")
+    found = [inspect_input(one, max_pixels=PIXELS) for one in images("0.tar", tmp_path)]
+    assert [one.problem and one.problem.error_class for one in found] == [None, "decode", None]
+    assert found[1].problem
+    assert found[1].problem.message.startswith(f"{tmp_path}/0.tar#000001.jpg: ")
+
+
+def test_a_truncated_tar_is_refused_and_says_after_which_member(tmp_path):
+    write_truncated_tar(tmp_path / "0.tar")
+    with pytest.raises(JobError) as raised:
+        images("0.tar", tmp_path)
+    assert str(raised.value) == (
+        f"inputs.style: {tmp_path}/0.tar is damaged or cut off after 000001.jpg: restore the "
+        "shard, or take it out of the job"
+    )
+
+
+def boundaries(path: Path) -> list[int]:
+    """Where members end, the end of the last one before the closing blocks included."""
+    with tarfile.open(path) as tar:
+        return [one.offset_data + -(-one.size // 512) * 512 for one in tar]
+
+
+@pytest.mark.parametrize("num_members", [0, 1, 2])
+@pytest.mark.parametrize("extra", [0, 1, 512, 700])
+def test_a_tar_cut_between_members_is_not_read_as_a_shorter_one(tmp_path, num_members, extra):
+    path = write_tar(tmp_path / "0.tar", {"a.png": b"1" * 600, "b.png": b"2" * 600})
+    cut = [0, *boundaries(path)][num_members] + extra
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(
+        JobError, match=r"0.tar is damaged or cut off after (its start|a.png|b.png)"
+    ):
+        images("0.tar", tmp_path)
+
+
+def test_bytes_that_are_no_tar_are_refused(tmp_path):
+    write(tmp_path / "0.tar", b"<html>404</html>" * 100)
+    with pytest.raises(JobError, match=r"0.tar is damaged or cut off after its start"):
+        images("0.tar", tmp_path)
+
+
+def test_a_tar_without_images_is_an_empty_source(tmp_path):
+    write_tar(tmp_path / "0.tar", {"a.txt": b"1"})
+    assert images("0.tar", tmp_path) == []
+
+
+# ---------------------------------------------------------------------------- tables
+
+ROWS = [
+    {"content": "c/a.png", "style": "s/x.png", "note": 'é, "ü"', "style_license": "CC0"},
+    {"content": "../b.png", "style": "s3://b/y.png", "note": "", "style_license": ""},
+]
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        lines = [",".join(rows[0])]
+        for row in rows:
+            quoted = (f'"{value}"'.replace('"é, "ü""', '"é, ""ü"""') for value in row.values())
+            lines.append(",".join(quoted))
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+ROLES = ("content", "style")
+every_format = pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".parquet"])
+
+
+def rows_of(path: Path, base: Path | None = None):
+    return read_table(path.name if base is None else str(path), ROLES, str(base or path.parent))[0]
+
+
+@every_format
+def test_a_table_names_inputs_by_column_relative_to_itself(tmp_path, suffix):
+    path = write_table(tmp_path / "tables" / f"t{suffix}", ROWS)
+    first, second = rows_of(path, tmp_path)
+    assert [one.uri for one in first.inputs] == [
+        f"{tmp_path}/tables/c/a.png",
+        f"{tmp_path}/tables/s/x.png",
+    ]
+    assert [one.uri for one in second.inputs] == [f"{tmp_path}/b.png", "s3://b/y.png"]
+    assert [one.role for one in first.inputs] == ["content", "style"]
+
+
+@every_format
+def test_a_tables_other_columns_pass_through_and_ours_do_not(tmp_path, suffix):
+    first, second = rows_of(write_table(tmp_path / f"t{suffix}", ROWS))
+    assert json.loads(first.user) == {"note": 'é, "ü"'}
+    assert json.loads(second.user) == {"note": ""}
+    assert [one.license for one in first.inputs] == [None, "CC0"]
+    assert [one.license for one in second.inputs] == [None, None]
+
+
+@every_format
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_cell_is_a_problem_of_its_row_alone(tmp_path, suffix, value):
+    rows = [{"content": "a.png", "style": "x.png"}, {"content": "b.png", "style": value}]
+    first, second = rows_of(write_table(tmp_path / f"t{suffix}", rows))
+    assert not any(one.problem for one in first.inputs)
+    problem = second.inputs[1].problem
+    assert problem
+    assert problem.error_class == ErrorClass.INPUT_MISSING
+    assert problem.message == "row 2 of the table names no style"
+
+
+@every_format
+def test_a_missing_column_is_refused_with_the_nearest_one(tmp_path, suffix):
+    path = write_table(tmp_path / f"t{suffix}", [{"content": "a.png", "styl": "x.png"}])
+    with pytest.raises(JobError, match="no column 'style', which the task needs; did you mean"):
+        rows_of(path)
+
+
+def test_typed_columns_come_through_as_json(tmp_path):
+    row = {"content": "a.png", "style": "x.png", "n": 3, "f": 0.5, "ok": True, "l": [1, 2]}
+    strange = {"nan": float("nan"), "none": None, "d": {"x": 1}}
+    (jsonl,) = rows_of(write_table(tmp_path / "t.jsonl", [row | strange]))
+    (parquet,) = rows_of(write_table(tmp_path / "t.parquet", [row | strange]))
+    expected = {"n": 3, "f": 0.5, "ok": True, "l": [1, 2], "nan": None, "none": None, "d": {"x": 1}}
+    assert json.loads(jsonl.user) == json.loads(parquet.user) == expected
+
+
+def test_a_list_of_styles_is_several_styles_of_one_item(tmp_path):
+    row = {"content": "a.png", "style": ["x.png", "y.png"]}
+    for name in ("t.jsonl", "t.parquet"):
+        (found,) = rows_of(write_table(tmp_path / name, [row]))
+        assert [one.key for one in found.inputs] == ["a", "x", "y"]
+
+
+def test_a_rows_own_key_is_kept(tmp_path):
+    path = write_table(tmp_path / "t.jsonl", [{"content": "a.png", "style": "x.png", "key": 7}])
+    assert rows_of(path)[0].key == "7"
+    assert json.loads(rows_of(path)[0].user) == {}
+
+
+def test_a_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
+    write(tmp_path / "t.csv", "content,style\r\na.png,x.png\r\n".encode("utf-8-sig"))
+    assert [one.key for one in rows_of(tmp_path / "t.csv")[0].inputs] == ["a", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("t.jsonl", b'{"content": "a"}\n{bad\n', r"t.jsonl, line 2: not JSON: "),
+        ("t.jsonl", b'\n\n["a"]\n', r"t.jsonl, line 3: a row is an object of columns"),
+        ("t.jsonl", b"", r"t.jsonl' has no rows"),
+        ("t.csv", b"content,style\n", r"t.csv' has no rows"),
+        ("t.csv", b"\xff\xfe\x00", r"t.csv' cannot be read"),
+        ("t.parquet", b"PAR1 not", r"t.parquet' cannot be read"),
+        ("t.xlsx", b"x", r"t.xlsx' is none of .csv, .jsonl, .parquet"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, name, data, message):
+    with pytest.raises(JobError, match=message) as raised:
+        rows_of(write(tmp_path / name, data))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(JobError, match=r"inputs.table: '.*/t.csv' is not there: check the path"):
+        rows_of(tmp_path / "t.csv")
+
+
+def test_a_csv_row_with_too_many_cells_is_refused_or_kept_but_never_breaks_the_others(tmp_path):
+    write(tmp_path / "t.csv", b"content,style\na.png,x.png\nb.png,y.png,more,still\n")
+    found = rows_of(tmp_path / "t.csv")
+    assert [one.inputs[0].key for one in found] == ["a", "b"]
+
+
+def test_a_tables_digest_is_that_of_its_bytes(tmp_path):
+    path = write_table(tmp_path / "t.jsonl", ROWS)
+    first = read_table(str(path), ROLES, "/")[1]
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert read_table(str(path), ROLES, "/")[1] != first
+
+
+@pytest.mark.s3
+def test_a_table_on_s3_names_images_beside_itself(s3_bucket):
+    open_store(f"s3://{s3_bucket}/t").put("t.jsonl", b'{"content": "a.png", "style": "/x.png"}')
+    ((row,), _) = read_table("t/t.jsonl", ROLES, f"s3://{s3_bucket}")
+    assert [one.uri for one in row.inputs] == [f"s3://{s3_bucket}/t/a.png", "/x.png"]
