@@ -223,6 +223,12 @@ def test_the_start_is_the_content_not_the_style(spy):
     assert result.style_losses == result.content_losses == ()
 
 
+def test_a_picture_styled_after_itself_has_nearly_no_distillation_loss_at_its_start(tiny_backbone):
+    itself, another = render(tiny_backbone, [transfer(content=0, style=0), transfer(style=10)])
+    assert itself.style_losses[0] < 1e-4
+    assert another.style_losses[0] > 1
+
+
 def test_more_than_one_style_is_used(tiny_backbone):
     def with_styles(*styles):
         return Request.preset(
