@@ -53,33 +53,12 @@ class Page(HTMLParser):
             self.texts.setdefault(self.open[-1], []).append(data.strip())
 
 
-KNOWN_TAGS = VOID | set(
-    [
-        "html",
-        "head",
-        "title",
-        "style",
-        "body",
-        "h1",
-        "h2",
-        "p",
-        "div",
-        "span",
-        "dl",
-        "dt",
-        "dd",
-        "nav",
-        "label",
-        "main",
-        "article",
-        "figure",
-        "figcaption",
-        "details",
-        "summary",
-        "pre",
-        "code",
-    ]
-)
+KNOWN_TAGS = {
+    *VOID,
+    *("html", "head", "title", "style", "body", "main", "article", "nav", "details", "summary"),
+    *("h1", "h2", "p", "div", "span", "dl", "dt", "dd", "label", "figure", "figcaption"),
+    *("pre", "code"),
+}
 
 
 def size_of(image: dict[str, Any]) -> tuple[int, int]:

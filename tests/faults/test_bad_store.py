@@ -1,0 +1,95 @@
+"""A run folder on a store that fails at one request: the right outcome all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from infra.store import StoreBusy, StoreUnreachable, open_store
+from tasks.render import render_shard, worth_retrying
+from tasks.report import publish
+from tests.audit import audit
+from tests.fault_proxy import Fault, FaultProxy
+from tests.s3_server import S3Server
+from tests.tasks.runs import download, prepare
+
+pytestmark = pytest.mark.s3
+
+SHARD = "00000"
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def run(pictures, s3_bucket, proxy, monkeypatch) -> Any:
+    """A planned run of one shard on S3; from here on all requests pass the proxy."""
+    run = prepare(pictures, output__uri=f"s3://{s3_bucket}/run", limits={"max_items": 2})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    return run
+
+
+def held(run: Any, proxy: FaultProxy, folder: Any, **options: bool) -> dict[str, int]:
+    """The counts of the run as its files tell them, once the network is well again."""
+    proxy.faults = []
+    return audit(download(run.uri, folder), **options).counts
+
+
+PATHS = [r"/data/.*\.tar", r"/data/.*\.parquet", "/commits/"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        *((kind, path) for kind in ("slowdown", "ack_lost") for path in PATHS),
+        *((kind, "/commits/") for kind in ("error500", "reset")),
+    ],
+)
+def test_one_failed_write_goes_unnoticed(run, proxy, tmp_path, kind, path):
+    proxy.faults = [Fault(kind, method="PUT", path=path, first=1)]
+    summary = render_shard.fn(run.uri, SHARD, {"device": "cpu"})
+    assert proxy.num_injected == 1
+    assert (summary["ok"], summary["rendered"]) == (2, True)
+    publish(run.uri)
+    assert held(run, proxy, tmp_path / "copy")["ok"] == 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_store_that_stays_busy_fails_the_attempt_and_the_next_one_succeeds(
+    run, proxy, tmp_path, path
+):
+    proxy.faults = [Fault("slowdown", method="PUT", path=path)]
+    with pytest.raises(StoreBusy) as raised:
+        render_shard.fn(run.uri, SHARD, {"device": "cpu"})
+
+    class State:
+        data = raised.value
+
+    assert worth_retrying(None, None, State)
+    assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2
+    assert "attempts/00000/1.json" in {one.key for one in open_store(run.uri).list()}
+    assert render_shard.fn(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    publish(run.uri)
+    assert held(run, proxy, tmp_path / "2")["ok"] == 2
+
+
+def test_a_commit_whose_answers_are_all_lost_is_settled_by_reading_it_back(run, proxy, tmp_path):
+    proxy.faults = [Fault("ack_lost", method="PUT", path="/commits/")]
+    assert render_shard.fn(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    publish(run.uri)
+    assert held(run, proxy, tmp_path / "copy")["ok"] == 2
+
+
+def test_a_store_that_is_away_is_an_error_of_the_store_and_no_property_of_items(
+    run, proxy, tmp_path
+):
+    proxy.faults = [Fault("reset")]
+    with pytest.raises(StoreUnreachable, match="does not answer"):
+        render_shard.fn(run.uri, SHARD, {"device": "cpu"})
+    assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2

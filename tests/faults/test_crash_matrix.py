@@ -1,0 +1,106 @@
+"""A worker that dies after any step of the protocol costs time and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from infra.store import open_store
+from tasks.planning import open_prepared, resolve_job
+from tasks.report import publish
+from tests.audit import audit
+from tests.faults.conftest import SMALL
+from tests.faults.workers import DEAD, plan_and_die, publish_and_die, render_and_die, run_to_end
+from tests.tasks.runs import files_of, finish, make_job, prepare, render_pending
+
+pytestmark = pytest.mark.slow
+
+SHARD = "00001"
+RENDERING = [
+    ("before", ".tar"),
+    ("within", ".tar"),
+    ("after", ".tar"),
+    ("within", ".parquet"),
+    ("after", ".parquet"),
+    ("within", f"commits/{SHARD}.json"),
+    ("before", f"commits/{SHARD}.json"),
+    ("after", f"commits/{SHARD}.json"),
+]
+
+
+@pytest.mark.parametrize(("when", "name"), RENDERING)
+def test_a_killed_worker_changes_nothing_but_time(plan, inputs, undisturbed, when, name):
+    run = plan()
+    assert run_to_end(render_and_die, run.uri, SHARD, when, name) == DEAD
+    committed = when == "after" and name.startswith("commits/")
+    halfway = publish(run.uri)
+    assert halfway.counts.ok == (1 if committed else 0)
+    assert audit(run.uri, complete=False).commits.keys() == ({SHARD} if committed else set())
+
+    rendered = [summary["shard"] for summary in render_pending(run)]
+    index = publish(run.uri)
+    assert (SHARD in rendered) != committed
+    assert index.complete
+    assert index.content_digest == undisturbed.content_digest
+    assert [one.tar for one in index.shards] == [one.tar for one in undisturbed.shards]
+    assert audit(run.uri).content_digest == audit(inputs / "undisturbed").content_digest
+
+
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [
+        ("before", "plan.parquet"),
+        ("within", "plan.parquet"),
+        ("after", "plan.parquet"),
+        ("within", "run.json"),
+        ("after", "run.json"),
+    ],
+)
+def test_a_killed_planning_leaves_no_run_or_a_whole_one(
+    plan, inputs, undisturbed, tmp_path, when, name
+):
+    job = make_job(output__uri=str(tmp_path / "run"), **SMALL)
+    assert run_to_end(plan_and_die, str(inputs), job.model_dump(), when, name) == DEAD
+    found = open_prepared(resolve_job(job, str(inputs)))
+    assert (found is not None) == ((when, name) == ("after", "run.json"))
+    run = prepare(inputs, output__uri=job.output.uri, **SMALL)
+    assert run.is_new == (found is None)
+    assert finish(run).content_digest == undisturbed.content_digest
+    audit(run.uri)
+
+
+@pytest.mark.parametrize("name", ["index.json", "report.html"])
+@pytest.mark.parametrize("when", ["within", "after"])
+def test_a_killed_publishing_leaves_what_can_be_made_again(plan, when, name):
+    run = plan()
+    render_pending(run)
+    assert run_to_end(publish_and_die, run.uri, when, name) == DEAD
+    audit(run.uri, published=name == "report.html" or when == "after")
+    publish(run.uri)
+    again = files_of(run.uri)
+    publish(run.uri)
+    assert files_of(run.uri) == again
+    audit(run.uri)
+
+
+def test_what_a_dead_worker_left_half_written_is_in_no_listing_and_can_be_removed(plan):
+    run = plan()
+    assert run_to_end(render_and_die, run.uri, SHARD, "within", ".tar") == DEAD
+    store = open_store(run.uri)
+    on_disk = [path for path in Path(run.uri).rglob("*") if path.is_file()]
+    assert len(on_disk) == len(files_of(run.uri)) + 1
+    assert store.delete_unfinished(timedelta(hours=1)) == 0
+    assert store.delete_unfinished(timedelta(0)) == 1
+
+
+def test_a_worker_may_die_again_and_again(plan):
+    run = plan()
+    for when, name in RENDERING[:5]:
+        run_to_end(render_and_die, run.uri, SHARD, when, name)
+    index = finish(run)
+    assert index.complete
+    found = audit(run.uri)
+    assert found.counts["ok"] == 2
+    assert len(list(Path(run.uri).glob(f"data/{SHARD}-*.tar"))) == 1, "equal tars are one file"

@@ -1,0 +1,125 @@
+"""What a test does to a worker: processes of their own, which die or wait at a chosen write.
+
+A server process imports everything once and forks each worker, so that a worker costs no start.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+from infra.store import open_store
+
+DEAD = 73
+"""The exit status of a worker that died where it was told to."""
+
+When = Literal["before", "after", "within"]
+
+
+def fork_server() -> ForkServerContext:
+    """A context whose children begin with torch and all of ours imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.workers", "tests.tasks.runs", "tests.conftest"])
+    return context
+
+
+def run_to_end(target: Callable[..., None], *args: Any) -> int | None:
+    """Runs a worker; its exit status."""
+    worker = start(target, *args)
+    return wait_for(worker)
+
+
+def start(target: Callable[..., None], *args: Any) -> BaseProcess:
+    worker = fork_server().Process(target=target, args=args)
+    worker.start()
+    return worker
+
+
+def wait_for(worker: BaseProcess) -> int | None:
+    worker.join(120)
+    assert worker.exitcode is not None, "the worker hangs"
+    return worker.exitcode
+
+
+def render_and_die(run_uri: str, shard: str, when: When, name: str) -> None:
+    """Renders a shard, and dies before, within or after the write of `name`."""
+    from tasks.render import render_shard
+
+    die_at(run_uri, when, name)
+    render_shard.fn(run_uri, shard, {"device": "cpu"})
+
+
+def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
+    """Plans a job, and dies at the write of `name`."""
+    from manifests.job import job_from_dict
+    from tasks.planning import plan_items, resolve_job, store_plan
+
+    resolved = resolve_job(job_from_dict(job), base)
+    die_at(resolved.output_uri, when, name)
+    store_plan(resolved, plan_items(resolved))
+
+
+def publish_and_die(run_uri: str, when: When, name: str) -> None:
+    """Publishes a run, and dies at the write of `name`."""
+    from tasks.report import publish
+
+    die_at(run_uri, when, name)
+    publish(run_uri)
+
+
+def render_together(run_uri: str, shard: str, barrier: Any, outcomes: Any, other: bool) -> None:
+    """Renders a shard; commits at the same moment as the other workers at the barrier.
+
+    Args:
+        other: encode otherwise, as another GPU would give other pixels.
+    """
+    import tasks.render as rendering
+
+    store_class = type(open_store(run_uri))
+    put_if_absent = store_class.put_if_absent
+
+    def together(store: Any, key: str, data: bytes) -> bool:
+        barrier.wait(60)
+        return put_if_absent(store, key, data)
+
+    store_class.put_if_absent = together  # type: ignore[method-assign]
+    if other:
+        encode = rendering.encode_image
+        rendering.encode_image = lambda image, output: encode(image.rotate(180), output)
+    summary = rendering.render_shard.fn(run_uri, shard, {"device": "cpu"})
+    outcomes.put((os.getpid(), summary))
+
+
+def die_at(run_uri: str, when: When, name: str) -> None:
+    """Makes this process die at the first write whose key ends with `name`."""
+    store_class = type(open_store(run_uri))
+    for method in ("put", "put_if_absent"):
+        setattr(store_class, method, _deadly(getattr(store_class, method), when, name))
+
+
+def _deadly(write: Callable[..., Any], when: When, name: str) -> Callable[..., Any]:
+    def deadly(store: Any, key: str, data: Any) -> Any:
+        if not key.endswith(name):
+            return write(store, key, data)
+        if when == "within":
+            import shutil
+
+            shutil.copyfileobj = _half  # type: ignore[assignment]
+        elif when == "after":
+            write(store, key, data)
+        if when != "within":
+            os._exit(DEAD)
+        return write(store, key, data)
+
+    return deadly
+
+
+def _half(source: Any, target: Any, length: int = 0) -> None:
+    """Writes some of the bytes, lets them reach the disk, and dies."""
+    target.write(source.read()[:-1][:100])
+    target.flush()
+    os._exit(DEAD)
