@@ -29,7 +29,7 @@ from manifests.pairing import pair
 from manifests.plan import PLAN_NAME, Plan, cut_into_shards, plan_digest, read_plan, write_plan
 from tasks.environment import versions
 from tasks.preflight import inspect_inputs
-from tasks.run_folder import find_run, load_plan
+from tasks.run_folder import find_run, load_plan, pending_shards
 from tasks.sources import (
     SourceFile,
     TableRow,
@@ -151,7 +151,7 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     """The run that the job's folder already holds, or None where it is empty.
 
     Raises:
-        FingerprintMismatch: the folder belongs to another job.
+        FingerprintMismatch: the folder belongs to another job, or its sources have moved.
     """
     store = open_store(resolved.output_uri)
     run = find_run(store)
@@ -163,7 +163,9 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
             "this one (nothing was changed). They differ in:",
             differences(run.identity, resolved.identity),
         )
-    return PreparedRun(resolved.output_uri, run, load_plan(store, run), is_new=False)
+    plan = load_plan(store, run)
+    _refuse_moved_sources(resolved, pending_shards(store, plan))
+    return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
 
 def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
@@ -179,6 +181,20 @@ def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
         return prepared
     plan = read_plan(store.get(PLAN_NAME), expected_digest=record.plan_digest)
     return PreparedRun(resolved.output_uri, record, plan, is_new=True)
+
+
+def _refuse_moved_sources(resolved: ResolvedJob, pending: Mapping[str, list[Item]]) -> None:
+    """The plan names files by their URI; rendering it from where they no longer are loses items."""
+    listed = {file.uri for files in resolved.files.values() for file in files}
+    listed |= {one.uri for row in resolved.table for one in row.inputs}
+    planned = (one.uri for items in pending.values() for item in items for one in item.inputs)
+    moved = next((uri for uri in planned if uri not in listed), None)
+    if moved is not None:
+        raise FingerprintMismatch(
+            f"{resolved.output_uri} was planned with {moved}, which the job no longer lists; "
+            "move the sources back, or choose another output.uri",
+            [],
+        )
 
 
 def _run_record(

@@ -179,3 +179,18 @@ def test_a_job_runs_from_bucket_to_bucket(cli: Cli, pictures: Path, s3_bucket: s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.get(f"run/{one.key}"))
     audit(pictures / "copy")
+
+
+def test_sources_that_moved_are_refused_instead_of_being_recorded_as_missing(
+    cli: Cli, pictures: Path
+):
+    run = pictures / "elsewhere"
+    assert cli("plan", write_job(pictures), "--output", run).code == 0
+    moved = pictures / "moved"
+    moved.mkdir()
+    for name in ("content", "style", "job.yaml"):
+        (pictures / name).rename(moved / name)
+    answer = cli("run", moved / "job.yaml", "--output", run)
+    assert answer.code == 5
+    assert "move the sources back" in answer.err
+    assert not list(run.glob("commits/*"))
