@@ -86,8 +86,8 @@ def noise_losses(
         at = torch.full((len(latents),), timestep)
         noised = pipeline.scheduler.add_noise(latents, noise, at)
         predicted = [
-            pipeline.unet(one[None], timestep, prompt[None]).sample
-            for one, prompt in zip(noised, prompts, strict=True)
+            pipeline.unet(some, timestep, prompt).sample
+            for some, prompt in zip(noised.split(8), prompts.split(8), strict=True)
         ]
         losses[timestep] = (torch.cat(predicted) - noise).square().mean().item()
     return losses
@@ -133,7 +133,9 @@ def main() -> None:
         "--drawings", type=int, default=32, help="procedural pictures to judge the U-Net on"
     )
     parser.add_argument("--save", type=Path, help="folder for originals beside reconstructions")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, for the seconds too")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     console = Console()
     pipeline = StableDiffusionPipeline.from_pretrained(options.model)
     for folder in options.pictures:
