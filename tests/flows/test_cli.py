@@ -108,7 +108,7 @@ WRONG = {
         ["run", "job.yaml", "--set", "settings.learning_rat=1"],
         "unknown setting 'learning_rat'; did you mean 'learning_rate'?",
     ),
-    "unknown key": (["run", "job.yaml", "--set", "outptu.size=64"], "did you mean 'output'?"),
+    "unknown key": (["run", "job.yaml", "--set", "outputs.size=64"], "did you mean 'output'?"),
     "no such style": (
         ["run", "job.yaml", "--set", "inputs.style=nowhere"],
         "inputs.style: there is no folder",
