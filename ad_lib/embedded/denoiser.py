@@ -131,7 +131,7 @@ def train_unet(
     rng = np.random.default_rng(recipe.seed + clock.steps)
     vae.to(recipe.device)  # pyright: ignore
     pool = LatentPool(vae, stream, recipe.pool)
-    pool.grow(200)
+    pool.grow(min(200, recipe.pool))
     while clock.tick():
         pool.grow()
         side, count = next((side, count) for share, side, count in CROPS if clock.share <= share)

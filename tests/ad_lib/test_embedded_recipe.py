@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from ad_lib.embedded import fields, procedural
-from ad_lib.embedded.autoencoder import add_noise, psnr
+from ad_lib.embedded.autoencoder import (
+    VaeRecipe,
+    add_noise,
+    posterior_mean,
+    psnr,
+    train_vae,
+    trained_vae,
+)
 from ad_lib.embedded.data import PictureStream, list_pictures
+from ad_lib.embedded.denoiser import UnetRecipe, train_unet, trained_denoiser
+from ad_lib.embedded.evaluate import constant_losses
 from ad_lib.embedded.export import export
 from ad_lib.embedded.linear_start import fold_moments, start_linear
 from ad_lib.embedded.networks import (
@@ -165,6 +175,34 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path):
     run(resumed, 3)
     torch.testing.assert_close(resumed.model.weight, straight.model.weight)
     torch.testing.assert_close(resumed.average.weight, straight.average.weight)
+
+
+def test_the_best_constant_predictor_of_unit_latents_loses_what_is_signal():
+    scheduler = build_scheduler()
+    latents = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
+    losses = constant_losses(SimpleNamespace(scheduler=scheduler), latents)
+    for timestep, loss in losses.items():
+        assert loss == pytest.approx(float(scheduler.alphas_cumprod[timestep]), rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokenizer, images):
+    stream = PictureStream([], seed=0, pool=8)
+    steps = []
+
+    def report(clock: Clock, **figures: float) -> None:
+        steps.append(figures["loss"])
+
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.02), report)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.02, decoder_only=True), report)
+    settled = posterior_mean(trained_vae(tmp_path), images)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.05, decoder_only=True), report)
+    torch.testing.assert_close(posterior_mean(trained_vae(tmp_path), images), settled)
+
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    train_unet(tmp_path, trained_vae(tmp_path), stream, UnetRecipe(minutes=0.03, pool=4), report)
+    assert trained_denoiser(tmp_path).embed(["red bricks"]).shape == (1, 77, 128)
+    assert np.isfinite(steps).all()
 
 
 def test_an_export_is_a_diffusers_folder_in_half_precision(tmp_path, tokenizer):
