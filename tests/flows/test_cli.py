@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.flows.conftest import Cli
 from tests.flows.jobs import write_job
+from tests.flows.test_readme import blocks
 
 
 def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -39,6 +41,11 @@ def test_a_job_is_rendered_once_and_running_it_again_writes_nothing(cli: Cli, pi
     again = cli("run", job)
     assert again.code == 0
     assert everything_in(pictures / "run") == before
+
+    reading = next(block for block in blocks("python") if "webdataset" in block)
+    code = reading.replace("runs/first", str(pictures / "run"))
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert read.stdout.count("(64, 64)") == 6
 
 
 def test_a_bad_input_fails_alone_and_the_exit_code_says_so(cli: Cli, pictures: Path):
