@@ -19,7 +19,7 @@ from manifests.plan import PLAN_NAME, write_plan
 from tasks import planning
 from tasks.planning import open_prepared, plan_items, resolve_job, store_plan
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
-from tests.tasks.runs import files_of, make_job, prepare
+from tests.tasks.runs import files_of, finish, make_job, prepare
 
 
 def resolve(base: Path, **changes: Any):
@@ -99,11 +99,16 @@ def test_a_source_that_lists_other_files_is_another_job(pictures, change):
     assert line.startswith("  sources.style: ")
 
 
-def test_sources_that_moved_as_they_are_are_the_same_job(pictures):
-    first = prepare(pictures)
+def test_sources_that_moved_are_refused_while_items_are_pending_from_their_old_place(pictures):
+    moved = {"content": "content", "style": "paintings"}
+    run = prepare(pictures)
     (pictures / "style").rename(pictures / "paintings")
-    again = prepare(pictures, inputs={"content": "content", "style": "paintings"})
-    assert (again.is_new, again.plan) == (False, first.plan)
+    with pytest.raises(FingerprintMismatch, match=r"with .*/style/.*; move the sources back"):
+        prepare(pictures, inputs=moved)
+    (pictures / "paintings").rename(pictures / "style")
+    finish(run)
+    (pictures / "style").rename(pictures / "paintings")
+    assert prepare(pictures, inputs=moved).plan == run.plan
 
 
 def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
