@@ -31,7 +31,7 @@ def run(pictures, s3_bucket, proxy, monkeypatch) -> Any:
     """A planned run of one shard on S3; from here on all requests pass the proxy."""
     run = prepare(pictures, output__uri=f"s3://{s3_bucket}/run", limits={"max_items": 2})
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     return run
 
 

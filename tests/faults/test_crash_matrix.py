@@ -25,7 +25,6 @@ RENDERING = [
     ("within", ".parquet"),
     ("after", ".parquet"),
     ("within", f"commits/{SHARD}.json"),
-    ("before", f"commits/{SHARD}.json"),
     ("after", f"commits/{SHARD}.json"),
 ]
 

@@ -30,7 +30,8 @@ from tests.audit import Audit, audit
 from tests.bad_images import picture
 from tests.tasks.runs import download, files_of, finish, prepare, render_pending
 
-ELSEWHERE = {"output__uri": "elsewhere"}
+ELSEWHERE: dict[str, Any] = {"output__uri": "elsewhere"}
+FEW: dict[str, Any] = {"limits": {"max_items": 3}}
 
 
 def one_shard(pictures: Path, **changes: Any) -> Any:
@@ -77,7 +78,7 @@ def test_a_committed_shard_is_returned_and_not_rendered_again(pictures, monkeypa
 
 
 def test_a_run_in_another_folder_gives_the_same_tars_and_deterministic_columns(pictures):
-    one, two = prepare(pictures), prepare(pictures, output__uri="elsewhere")
+    one, two = prepare(pictures, **FEW), prepare(pictures, **FEW, **ELSEWHERE)
     first, second = finish(one), finish(two)
     assert first.content_digest == second.content_digest
     assert [shard.tar for shard in first.shards] == [shard.tar for shard in second.shards]
@@ -229,7 +230,7 @@ def test_neighbours_of_a_culprit_get_the_pictures_that_they_would_have_got(pictu
 
 
 def test_latents_that_really_stop_being_finite_are_that_items_numerics(pictures):
-    run = one_shard(pictures, settings={"num_inference_steps": 2, "learning_rate": 1e30})
+    run = one_shard(pictures, settings={"num_inference_steps": 2, "learning_rate": 1e30}, **FEW)
     found = render(run)
     assert set(statuses(found).values()) == {"numerics"}
     assert "lower the learning rate or use float32" in found.rows[0]["error_message"]
@@ -434,16 +435,18 @@ def test_images_of_tars_are_rendered_as_from_files(pictures):
     with tarfile.open(pictures / "style.tar", "w") as tar:
         for name in "xy":
             tar.add(pictures / "style" / f"{name}.png", f"{name}.png")
-    from_files = render(prepare(pictures))
-    from_tar = prepare(pictures, inputs={"content": "content", "style": "style.tar"}, **ELSEWHERE)
+    from_files = render(prepare(pictures, **FEW))
+    from_tar = prepare(
+        pictures, inputs={"content": "content", "style": "style.tar"}, **FEW, **ELSEWHERE
+    )
     assert render(from_tar).content_digest == from_files.content_digest
 
 
 @pytest.mark.s3
 def test_a_run_on_s3_holds_the_same_contract_and_content(pictures, s3_bucket, tmp_path_factory):
     uri = f"s3://{s3_bucket}/runs/one"
-    index = finish(prepare(pictures, output__uri=uri))
-    local = prepare(pictures)
+    index = finish(prepare(pictures, output__uri=uri, **FEW))
+    local = prepare(pictures, **FEW)
     assert finish(local).content_digest == index.content_digest
     found = audit(download(uri, tmp_path_factory.mktemp("copy")))
     assert found.content_digest == audit(local.uri).content_digest
@@ -455,6 +458,6 @@ def test_inputs_on_s3_are_rendered_as_from_files(pictures, s3_bucket):
     for path in pictures.rglob("*.png"):
         store.put(path.relative_to(pictures).as_posix(), path)
     inputs = {"content": f"{store.uri}/content", "style": f"{store.uri}/style"}
-    remote, local = prepare(pictures, inputs=inputs), prepare(pictures, **ELSEWHERE)
+    remote, local = prepare(pictures, inputs=inputs, **FEW), prepare(pictures, **FEW, **ELSEWHERE)
     assert render(remote).content_digest == render(local).content_digest
-    assert pq.read_table(Path(remote.uri) / "plan/plan.parquet").num_rows == 6
+    assert pq.read_table(Path(remote.uri) / "plan/plan.parquet").num_rows == 3
