@@ -10,7 +10,7 @@ demo: .venv/runtime
 	$(BIN)/stylefarm report runs/demo --open
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -222,11 +222,18 @@ def _table_rows(uri: str, name: str, data: bytes) -> Iterable[Mapping[str, Any]]
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise JobError(f"inputs.table: {uri!r} cannot be read: {error}") from None
     if suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text)))
+        return [_csv_line(uri, row) for row in csv.DictReader(io.StringIO(text))]
     if suffix in (".jsonl", ".ndjson"):
         lines = enumerate(text.splitlines(), 1)
         return [_json_line(uri, number, line) for number, line in lines if line.strip()]
     raise JobError(f"inputs.table: {uri!r} is none of .csv, .jsonl, .parquet")
+
+
+def _csv_line(uri: str, row: Mapping[str | None, Any]) -> Mapping[str, Any]:
+    if None in row:
+        first = next(iter(row.values()))
+        raise JobError(f"inputs.table: {uri}: row {first!r} has more cells than the header")
+    return {str(name): value for name, value in row.items()}
 
 
 def _json_line(uri: str, number: int, line: str) -> Mapping[str, Any]:

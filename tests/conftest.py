@@ -13,9 +13,10 @@ from PIL import Image
 
 from ad_lib.backbone import Backbone, load_backbone
 from tests.bad_images import picture
+from tests.command_line import cli, prefect_server
 from tests.s3_server import s3_bucket, s3_server
 
-__all__ = ["s3_bucket", "s3_server"]
+__all__ = ["cli", "prefect_server", "s3_bucket", "s3_server"]
 
 GOLDEN = Path(__file__).parent / "golden" / "public"
 TINY_BACKBONE = GOLDEN / "models" / "tiny-sd"

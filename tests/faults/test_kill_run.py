@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.audit import audit
-from tests.flows.conftest import cli, command_environment, prefect_server
+from tests.command_line import command_environment
 from tests.flows.jobs import write_job
 
-__all__ = ["cli", "prefect_server"]
-
-NUM_KILLS = 4
+NUM_KILLS = 3
 
 
 def content_digest(run: Path) -> str:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from flows.cli import app, main
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
-from tests.flows.conftest import Cli
+from tests.command_line import Cli
 from tests.flows.jobs import write_job
 from tests.flows.test_readme import blocks
 

@@ -9,8 +9,8 @@ from infra.store import open_store
 from manifests.examples.pack import IMAGES, pack
 from manifests.job import load_job
 from tests.audit import audit
+from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
-from tests.flows.conftest import Cli
 
 EXAMPLES = IMAGES.parent
 SMALL = [

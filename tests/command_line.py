@@ -55,7 +55,7 @@ def cli(prefect_server: str, tmp_path: Path) -> Cli:
 
 def command_environment(prefect_server: str) -> dict[str, str]:
     """What a command needs around it: our packages, the server, and one thread."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[1])
     return {
         **os.environ,
         "PYTHONPATH": root,
