@@ -112,7 +112,7 @@ def show_outcome(console: Console, uri: str, index: Index) -> None:
         if number
     ]
     seconds = index.stats.render_seconds
-    parts.append(f"{len(index.shards)} shards")
+    parts.append(_counted(len(index.shards), "shard"))
     parts.append(f"{seconds:.0f} s rendering ({seconds / max(1, counts.ok):.1f} s an image)")
     console.print(" · ".join(parts), soft_wrap=True)
     console.print(f"report: {escape(join_uri(uri, REPORT_NAME))}", soft_wrap=True)
@@ -266,10 +266,14 @@ def _show_plan(console: Console, items: list[Item]) -> None:
         console.print(f"[yellow]… and {len(problems) - MAX_LINES} more problems[/]")
     broken = sum(1 for item in items if item.problem)
     shards = len({item.shard for item in items})
-    line = f"Planned {len(items)} items in {shards} shards"
+    line = f"Planned {_counted(len(items), 'item')} in {_counted(shards, 'shard')}"
     if broken:
         line += f"; {broken} cannot be rendered and will be recorded as failed"
     console.print(f"{line}.", soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _bar(console: Console) -> Progress:
