@@ -117,7 +117,7 @@ def memory_folder() -> Path | None:
 def s3_server() -> Iterator[S3Server]:
     """A running S3 server, shared by the session."""
     if "STYLEFARM_SWIFT_PYTHON" not in os.environ and not importlib.util.find_spec("swift"):
-        pytest.skip("no S3 server to test with: pip install swift==2.38.3")
+        pytest.fail("no S3 server to test with: pip install swift==2.38.3")
     with tempfile.TemporaryDirectory(
         prefix="s3-server-", dir=memory_folder(), ignore_cleanup_errors=True
     ) as folder:
