@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
     from ad_lib.images import decode_image, fit_image
     from ad_lib.presets import PRESETS, Preset, Settings
+    from ad_lib.random_weights import random_backbone
     from ad_lib.requests import Request
     from ad_lib.weights import Weights, find_weights
 
@@ -34,6 +35,7 @@ _HOME = {
     "PRESETS": "presets",
     "Preset": "presets",
     "Settings": "presets",
+    "random_backbone": "random_weights",
     "Request": "requests",
     "Weights": "weights",
     "find_weights": "weights",
@@ -55,6 +57,7 @@ __all__ = [
     "find_weights",
     "fit_image",
     "load_backbone",
+    "random_backbone",
     "render",
 ]
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+    StableDiffusionPipeline,
+)
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+    StableDiffusionXLPipeline,
+)
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ad_lib.errors import BackboneError, RequestError
@@ -24,6 +31,8 @@ from ad_lib.features import (
     extract_features,
     self_attention_layers,
 )
+from ad_lib.guide import PredictNoise
+from ad_lib.prompts import PromptEmbeds, encode_prompt
 from ad_lib.weights import Weights, find_weights
 
 NUM_DEFAULT_LAYERS = 6
@@ -31,13 +40,13 @@ NUM_DEFAULT_LAYERS = 6
 
 
 class Backbone:
-    """A frozen latent diffusion model of Stable Diffusion 1.5's shape.
+    """A frozen latent diffusion model of the shape of Stable Diffusion 1.5 or SDXL.
 
     Args:
         unet: predicts noise; its self-attention layers are what is distilled.
         vae: maps images to latents and back.
-        text_encoder: conditions the U-Net; Attention Distillation uses the empty prompt.
-        tokenizer: of the text encoder.
+        text_encoder, tokenizer: condition the U-Net; features are taken under the empty prompt.
+        text_encoder_2, tokenizer_2: SDXL's second pair.
         scheduler: DDIM, made from the model's own configuration.
         weights: where the parts came from.
     """
@@ -51,11 +60,14 @@ class Backbone:
         tokenizer: CLIPTokenizer,
         scheduler: DDIMScheduler,
         weights: Weights,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
     ) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
-        self.text_encoder = text_encoder.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        encoders = (text_encoder, text_encoder_2)
+        self.text_encoders = [one.eval().requires_grad_(False) for one in encoders if one]
+        self.tokenizers = [one for one in (tokenizer, tokenizer_2) if one is not None]
         self.scheduler = scheduler
         self.weights = weights
         self.layers = self_attention_layers(unet)
@@ -94,20 +106,12 @@ class Backbone:
         images = [self.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
         return (torch.cat(images).float() / 2 + 0.5).clamp(0, 1)
 
-    def encode_prompt(self, prompt: str) -> Float[Tensor, "1 77 d"]:
-        """The text encoder's last hidden state of one prompt."""
-        ids = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        with torch.no_grad():
-            return self.text_encoder(ids.to(self.device)).last_hidden_state
+    def encode_prompt(self, prompt: str) -> PromptEmbeds:
+        """One prompt as the U-Net takes it."""
+        return encode_prompt(prompt, self.tokenizers, self.text_encoders)
 
     @cached_property
-    def null_prompt_embeds(self) -> Float[Tensor, "1 77 d"]:
+    def null_prompt(self) -> PromptEmbeds:
         """The encoded empty prompt, which conditions every feature pass."""
         return self.encode_prompt("")
 
@@ -116,11 +120,15 @@ class Backbone:
         self.scheduler.set_timesteps(num_inference_steps)
         return self.scheduler.timesteps.to(self.device)
 
-    def feature_extractor(self, layers: tuple[int, int] | None = None) -> ExtractFeatures:
+    def feature_extractor(
+        self, layers: tuple[int, int] | None = None, image_size: tuple[int, int] | None = None
+    ) -> ExtractFeatures:
         """The U-Net as a callable from latents to the features of a range of layers.
 
         Args:
             layers: half-open range in execution order; None is the last six.
+            image_size: (height, width) in pixels of the picture in the making, which SDXL is told
+                for references of other sizes too; None is the size of the latents at hand.
 
         Raises:
             RequestError: the U-Net has no such layers.
@@ -135,11 +143,50 @@ class Backbone:
                 chosen,
                 latents.to(self.dtype),
                 timestep,
-                self.null_prompt_embeds.expand(latents.shape[0], -1, -1),
+                self.null_prompt.conditioning(len(latents), image_size or self._pixels(latents)),
                 projections_only=projections_only,
             )
 
         return extract
+
+    def noise_predictor(
+        self, prompt: PromptEmbeds | None = None, image_size: tuple[int, int] | None = None
+    ) -> PredictNoise:
+        """The U-Net as a callable from latents to the noise in them, in float32.
+
+        Args:
+            prompt: conditions every latent; None is the empty prompt.
+            image_size: as in `feature_extractor`.
+        """
+        chosen = prompt or self.null_prompt
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            size = image_size or self._pixels(latents)
+            conditioning = chosen.conditioning(len(latents), size)
+            noise_pred = self.unet(
+                latents.to(self.dtype), timestep, **conditioning, return_dict=False
+            )
+            return noise_pred[0].float()
+
+        return predict
+
+    def _pixels(self, latents: Tensor) -> tuple[int, int]:
+        height, width = (side * self.scale_factor for side in latents.shape[-2:])
+        return height, width
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a diffusers folder that `load_backbone` and diffusers' pipelines read."""
+        parts = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        for suffix, tokenizer, text_encoder in zip(
+            ("", "_2"), self.tokenizers, self.text_encoders, strict=False
+        ):
+            parts |= {f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": text_encoder}
+        if len(self.text_encoders) == 1:
+            unused: Any = {"safety_checker": None, "feature_extractor": None}
+            pipeline = StableDiffusionPipeline(**parts, **unused, requires_safety_checker=False)
+        else:
+            pipeline = StableDiffusionXLPipeline(**parts)
+        pipeline.save_pretrained(folder)
 
     def _chosen(self, layers: tuple[int, int] | None) -> list[Attention]:
         total = len(self.layers)
@@ -162,34 +209,40 @@ def load_backbone(
     """Loads a frozen backbone.
 
     Args:
-        name: `embedded` (ships with the package), `sd15`, a hub id, or a diffusers folder.
+        name: `embedded` (ships with the package), `sd15`, `sdxl`, a hub id, or a diffusers folder.
         revision: commit or tag of a hub id.
         dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given.
         device: CUDA where there is one unless given.
 
     Raises:
-        BackboneError: nothing of that name, pickled weights, or a model of another shape.
+        BackboneError: nothing of that name, pickled weights, or an incomplete folder.
     """
     weights = find_weights(name, revision)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    unet = _load_part(weights, UNet2DConditionModel.from_pretrained, "unet", dtype)
-    if unet.config["addition_embed_type"] is not None:
-        raise BackboneError(
-            f"{name!r} is an SDXL-shaped model; backbones of Stable Diffusion 1.5's shape are "
-            "supported, such as 'sd15'"
-        )
-    vae = _load_part(weights, AutoencoderKL.from_pretrained, "vae", dtype)
+
+    def part(loader: Any, name: str) -> Any:
+        return _load_part(weights, loader.from_pretrained, name, dtype).to(device)
+
     with _without_progress_bars():
-        text_encoder = _load_part(weights, CLIPTextModel.from_pretrained, "text_encoder", dtype)
-    return Backbone(
-        unet=unet.to(device),
-        vae=vae.to(device),
-        text_encoder=text_encoder.to(device),
-        tokenizer=_tokenizer(weights),
-        scheduler=_ddim(weights),
-        weights=weights,
-    )
+        return Backbone(
+            unet=part(UNet2DConditionModel, "unet"),
+            vae=part(AutoencoderKL, "vae"),
+            text_encoder=part(CLIPTextModel, "text_encoder"),
+            tokenizer=_tokenizer(weights, "tokenizer"),
+            scheduler=_ddim(weights),
+            weights=weights,
+            **_second_encoder(weights, part),
+        )
+
+
+def _second_encoder(weights: Weights, part: Callable[[Any, str], Any]) -> dict[str, Any]:
+    if not weights.is_sdxl:
+        return {}
+    return {
+        "text_encoder_2": part(CLIPTextModelWithProjection, "text_encoder_2"),
+        "tokenizer_2": _tokenizer(weights, "tokenizer_2"),
+    }
 
 
 def _ddim(weights: Weights) -> DDIMScheduler:
@@ -200,9 +253,9 @@ def _ddim(weights: Weights) -> DDIMScheduler:
     return scheduler
 
 
-def _tokenizer(weights: Weights) -> CLIPTokenizer:
-    with _named_in_errors(weights, "tokenizer"):
-        return CLIPTokenizer.from_pretrained(weights.path / "tokenizer")
+def _tokenizer(weights: Weights, part: str) -> CLIPTokenizer:
+    with _named_in_errors(weights, part):
+        return CLIPTokenizer.from_pretrained(weights.path / part)
 
 
 @contextmanager

@@ -17,9 +17,11 @@ from torch import Tensor
 from ad_lib.backbone import Backbone
 from ad_lib.errors import NumericsError
 from ad_lib.features import References
+from ad_lib.guide import sample_with_distillation
 from ad_lib.images import fit_image, image_to_tensor, pad_to_multiple, tensor_to_image
-from ad_lib.noise import Noise, seeded_noise
+from ad_lib.noise import Noise, draw_together, seeded_noise
 from ad_lib.optimize import LossTrace, optimize_latents
+from ad_lib.presets import find_preset
 from ad_lib.requests import Request
 
 
@@ -75,7 +77,7 @@ def render(
 def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
     """Positions of the requests, cut into batches that can run together.
 
-    Items of a batch agree in size, settings and number of styles; items with the same styles, then
+    Items of a batch agree in algorithm, size, settings and number of styles; items with the same styles, then
     the same content, stand side by side, so that a batch holds few distinct references.
     """
     pictures = _PictureDigests()
@@ -83,7 +85,7 @@ def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]
     def kind(position: int) -> tuple[str, ...]:
         request = requests[position]
         shape = (request.width, request.height, len(request.styles), request.content is not None)
-        return (repr(shape), repr(request.settings))
+        return (find_preset(request.task).algorithm, repr(shape), repr(request.settings))
 
     def neighbours(position: int) -> tuple[object, ...]:
         request = requests[position]
@@ -108,27 +110,60 @@ def _render_batch(
 ) -> list[Result]:
     started = time.perf_counter()
     first = requests[0]
+    latents, trace = _compute_latents(
+        backbone,
+        requests,
+        [noise(request.seed) for request in requests],
+        lambda step: on_step_end(len(requests), first.settings.num_inference_steps),
+    )
+    _check_finite(latents)
+    images = backbone.decode(latents)[..., : first.height, : first.width]
+    seconds = (time.perf_counter() - started) / len(requests)
+    return _results(requests, images, trace, seconds)
+
+
+def _compute_latents(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    noise: Sequence[Noise],
+    on_step_end: Callable[[int], None],
+) -> tuple[Tensor, LossTrace]:
+    """The batch's finished latents, by the algorithm that its task names."""
+    first = requests[0]
     settings = first.settings
+    image_size = (first.height, first.width)
+    extract = backbone.feature_extractor(settings.layers, image_size)
+    timesteps = backbone.timesteps(settings.num_inference_steps)
     style = _references(backbone, [request.styles for request in requests], first)
+
+    if find_preset(first.task).algorithm == "sample":
+        return sample_with_distillation(
+            backbone.noise_predictor(image_size=image_size),
+            extract,
+            backbone.scheduler,
+            _initial_noise(backbone, first, noise),
+            style,
+            noise,
+            num_optimization_steps=settings.num_optimization_steps,
+            learning_rate=settings.learning_rate,
+            attn_scale=settings.attn_scale,
+            on_step_end=on_step_end,
+        )
+
     contents = [(request.content,) for request in requests if request.content is not None]
     content = _references(backbone, contents, first) if contents else None
-
-    latents, trace = optimize_latents(
-        backbone.feature_extractor(settings.layers),
-        backbone.timesteps(settings.num_inference_steps),
-        content.per_item().flatten(0, 1) if content else _initial_noise(backbone, requests, noise),
+    return optimize_latents(
+        extract,
+        timesteps,
+        content.per_item().flatten(0, 1) if content else _initial_noise(backbone, first, noise),
         style,
         content,
         num_optimization_steps=settings.num_optimization_steps,
         learning_rate=settings.learning_rate,
         content_weight=settings.content_weight,
         attn_scale=settings.attn_scale,
-        on_step_end=lambda step: on_step_end(len(requests), settings.num_inference_steps),
+        on_step_end=on_step_end,
     )
-    _check_finite(latents)
-    images = backbone.decode(latents)[..., : first.height, : first.width]
-    seconds = (time.perf_counter() - started) / len(requests)
-    return _results(requests, images, trace, seconds)
 
 
 def _results(
@@ -166,18 +201,10 @@ def _encode(backbone: Backbone, image: Image.Image) -> Tensor:
     return backbone.encode(pad_to_multiple(image_to_tensor(image), backbone.scale_factor))
 
 
-def _initial_noise(
-    backbone: Backbone, requests: Sequence[Request], noise: Callable[[int], Noise]
-) -> Tensor:
+def _initial_noise(backbone: Backbone, like: Request, noise: Sequence[Noise]) -> Tensor:
     factor = backbone.scale_factor
-    shape = (
-        1,
-        backbone.latent_channels,
-        -(-requests[0].height // factor),
-        -(-requests[0].width // factor),
-    )
-    draws = [noise(request.seed)("init", shape) for request in requests]
-    return torch.cat(draws).to(backbone.device)
+    shape = (backbone.latent_channels, -(-like.height // factor), -(-like.width // factor))
+    return draw_together(noise, "init", shape).to(backbone.device)
 
 
 def _check_finite(latents: Tensor) -> None:

@@ -5,7 +5,7 @@ Invariant: the U-Net is left as it was found, and nothing behind the last wanted
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ def extract_features(
     layers: Sequence[Attention],
     latents: Float[Tensor, "b c h w"],
     timestep: Tensor,
-    prompt_embeds: Float[Tensor, "b 77 d"],
+    conditioning: Mapping[str, Any],
     *,
     projections_only: bool = False,
 ) -> list[AttentionFeatures]:
@@ -73,13 +73,13 @@ def extract_features(
         layers: some of its self-attention modules, in execution order.
         latents: in the U-Net's dtype; gradients flow back to them.
         timestep: one timestep for the whole batch.
-        prompt_embeds: the conditioning of the cross-attention layers.
+        conditioning: the U-Net's other arguments, `PromptEmbeds.conditioning(...)`.
         projections_only: skip the attention of the last layer, whose output nobody reads.
     """
     features: list[AttentionFeatures] = []
     with _tapped(layers, features, projections_only):
         try:
-            unet(latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False)
+            unet(latents, timestep, **conditioning, return_dict=False)
         except _LastLayerReached:
             return features
     raise AssertionError("the U-Net never ran its last tapped layer")

@@ -13,7 +13,7 @@ class Noise(Protocol):
     """Draws standard normal noise for one item, on the CPU, in float32."""
 
     def __call__(self, tag: str, shape: Sequence[int]) -> Tensor:
-        """The next draw of that tag (`init` for the initial latents)."""
+        """The next draw of that tag (`init`: the initial latents, `style`: noise on the references)."""
         ...
 
 
@@ -25,3 +25,8 @@ def seeded_noise(seed: int) -> Noise:
         return torch.randn(tuple(shape), generator=generator)
 
     return draw
+
+
+def draw_together(items: Sequence[Noise], tag: str, shape: Sequence[int]) -> Tensor:
+    """(b, *shape) the next draw of every item."""
+    return torch.stack([noise(tag, shape) for noise in items])

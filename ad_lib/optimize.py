@@ -75,7 +75,7 @@ def optimize_latents(
             trace.append((loss_style.detach(), loss_content.detach()))
         on_step_end(step)
 
-    return latents.detach(), LossTrace(*_stacked(trace, latents))
+    return latents.detach(), LossTrace(*stacked(trace, latents))
 
 
 def moved(latents: Float[Tensor, "b c h w"], content: References) -> Float[Tensor, " b"]:
@@ -89,7 +89,8 @@ def moved(latents: Float[Tensor, "b c h w"], content: References) -> Float[Tenso
     return (latents.detach() != there).flatten(1).any(1).float()
 
 
-def _stacked(trace: list[tuple[Tensor, Tensor]], latents: Tensor) -> tuple[Tensor, Tensor]:
+def stacked(trace: list[tuple[Tensor, Tensor]], latents: Tensor) -> tuple[Tensor, Tensor]:
+    """The style and the content losses of every step, each (steps, b)."""
     if not trace:
         nothing = latents.new_zeros((0, latents.shape[0]))
         return nothing, nothing

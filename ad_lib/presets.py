@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from ad_lib.errors import RequestError, unknown_name
 
@@ -15,7 +15,7 @@ MAX_TIMESTEPS = 999
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The numbers of Algorithm 1.
+    """The numbers of both algorithms.
 
     Attributes:
         num_inference_steps: timesteps visited, from high to low, 1..999.
@@ -63,9 +63,11 @@ class Preset:
     Attributes:
         roles: the images that it takes, the reference last; a task with a `content` keeps its
             structure and starts from it, one without starts from noise.
-        size: pixels of the result's shorter side when a request gives no size.
         settings: the published numbers.
         summary: one line for people.
+        size: pixels of the result's shorter side when a request gives no size.
+        algorithm: `optimize` moves latents towards the references (Algorithm 1), `sample` denoises
+            them and moves them at every timestep (Algorithm 2).
     """
 
     name: str
@@ -73,6 +75,7 @@ class Preset:
     settings: Settings
     summary: str
     size: int = 512
+    algorithm: Literal["optimize", "sample"] = "optimize"
 
     @property
     def takes_content(self) -> bool:
@@ -126,7 +129,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="texture-optimize",
                 roles=("texture",),
                 settings=Settings(),
-                summary="a new sample of a texture, from noise",
+                summary="a new sample of a texture, optimised from noise",
+            ),
+            Preset(
+                name="texture-sample",
+                roles=("texture",),
+                settings=Settings(num_inference_steps=50, num_optimization_steps=3),
+                summary="a new sample of a texture, drawn from the model: faster",
+                algorithm="sample",
             ),
         )
     }

@@ -10,9 +10,14 @@ from pathlib import Path
 from ad_lib.errors import BackboneError
 
 EMBEDDED = "embedded"
-HUB_IDS = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+HUB_IDS = {
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_SDXL_PARTS = (*_PARTS, "text_encoder_2", "tokenizer_2")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Weights:
     revision: str
     path: Path
 
+    @property
+    def is_sdxl(self) -> bool:
+        """Whether this is a model of SDXL's shape, with a second text encoder."""
+        return _parts_of(self.path) == _SDXL_PARTS
+
 
 def find_weights(name: str, revision: str | None = None) -> Weights:
     """Resolves `embedded`, `sd15`, a hub id or a diffusers folder; downloads a hub id if needed.
@@ -40,7 +50,7 @@ def find_weights(name: str, revision: str | None = None) -> Weights:
     Raises:
         BackboneError: nothing of that name, or a folder that is not a diffusers folder.
     """
-    folder = Path(__file__).parent / "embedded" if name == EMBEDDED else Path(name).expanduser()
+    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise BackboneError(f"revision {revision!r} means a hub id, but {name!r} is a folder")
@@ -54,35 +64,46 @@ def find_weights(name: str, revision: str | None = None) -> Weights:
     )
 
 
+def _parts_of(folder: Path) -> tuple[str, ...]:
+    """The parts that the U-Net's configuration asks for."""
+    config = folder / "unet" / "config.json"
+    needs_pooled_text = config.is_file() and b'"text_time"' in config.read_bytes()
+    return _SDXL_PARTS if needs_pooled_text else _PARTS
+
+
 def _check_folder(name: str, folder: Path) -> None:
-    missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    parts = _parts_of(folder)
+    missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
+        family = "SDXL" if parts is _SDXL_PARTS else "Stable Diffusion 1.5"
         raise BackboneError(
-            f"{name!r} is not a Stable Diffusion 1.5 folder in diffusers layout: "
+            f"{name!r} is not a folder of {family} in diffusers layout: "
             f"it lacks {', '.join(missing)}"
         )
-    for part in ("unet", "vae", "text_encoder"):
-        if not any((folder / part).glob("*.safetensors")):
+    for part in parts:
+        if part.startswith("tokenizer"):
+            _check_vocabulary(name, folder / part)
+        elif part != "scheduler" and not any((folder / part).glob("*.safetensors")):
             raise BackboneError(
                 f"{name!r} holds no safetensors for its {part}: pickled weights are refused; "
                 "convert them with diffusers' save_pretrained"
             )
+
+
+def _check_vocabulary(name: str, tokenizer: Path) -> None:
     vocabularies = ("tokenizer.json", "vocab.json")
-    if not any((folder / "tokenizer" / file).is_file() for file in vocabularies):
+    if not any((tokenizer / file).is_file() for file in vocabularies):
         raise BackboneError(
-            f"the tokenizer of {name!r} has no vocabulary: it lacks {' and '.join(vocabularies)}"
+            f"the {tokenizer.name} of {name!r} has no vocabulary: "
+            f"it lacks {' and '.join(vocabularies)}"
         )
 
 
 def _download(hub_id: str, revision: str | None) -> Weights:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
-        path = Path(
-            StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True)
-        )
+        path = Path(DiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BackboneError(
@@ -96,7 +117,9 @@ def _download(hub_id: str, revision: str | None) -> Weights:
 @cache
 def _digest(folder: Path) -> str:
     total = hashlib.sha256()
-    files = (path for part in _PARTS for path in (folder / part).rglob("*") if path.is_file())
+    files = (
+        path for part in _parts_of(folder) for path in (folder / part).rglob("*") if path.is_file()
+    )
     for path in sorted(files):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,8 @@
-"""Training the autoencoder: first both halves, then the decoder alone on settled latents."""
+"""Training the autoencoder in three stages.
+
+`narrow`: both halves, from a linear start. `wide`: the same again with twice the features where the
+pixels are. `decoder`: the latents are settled, and the decoder goes on alone.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,20 @@ from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
 from ad_lib.embedded.data import PictureStream
 from ad_lib.embedded.linear_start import fold_moments, start_linear
-from ad_lib.embedded.networks import build_vae
+from ad_lib.embedded.networks import NARROW_VAE_WIDTHS, VAE_WIDTHS, build_vae
 from ad_lib.embedded.training import Report, Training, load_checkpoint
+from ad_lib.embedded.widening import widen
+
+VAE_STAGES = ("narrow", "wide", "decoder")
 
 CROPS = {
-    "both": ((0.25, 64, 16), (0.85, 128, 4), (1.0, 256, 1)),
-    "decoder": ((0.6, 128, 4), (1.0, 192, 2)),
+    "narrow": ((0.25, 64, 16), (0.85, 128, 4), (1.0, 256, 1)),
+    "wide": ((0.6, 128, 6), (1.0, 256, 2)),
+    "decoder": ((0.3, 128, 6), (1.0, 256, 2)),
 }
 """By stage: up to this share of the training, crops of this side, this many in a batch."""
 
-PEAK_RATE = {"both": 1.5e-3, "decoder": 1e-3}
+PEAK_RATE = {"narrow": 1.5e-3, "wide": 4e-4, "decoder": 4e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +42,11 @@ class VaeRecipe:
     crops: distillation moves latents freely, and the decoder must bear it.
     """
 
+    stage: str
     minutes: float
     noise: float = 0.2
-    decoder_only: bool = False
     seed: int = 0
     device: str = "cpu"
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage in the checkpoint."""
-        return "decoder" if self.decoder_only else "both"
 
 
 def picture_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -71,11 +74,24 @@ def add_noise(latents: Tensor, largest: float) -> Tensor:
     return latents + largest * amount * torch.randn_like(latents)
 
 
+def vary(images: Tensor) -> Tensor:
+    """The batch transposed half of the time, and with its channels in another order a quarter.
+
+    A few photographs then show more colours and directions than they have.
+    """
+    if torch.rand(()) < 0.5:
+        images = images.transpose(2, 3)
+    return images[:, torch.randperm(3)] if torch.rand(()) < 0.25 else images
+
+
 def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Report) -> None:
     """Train, or resume, the autoencoder whose checkpoint is `folder/vae.pt`.
 
-    The first run with `decoder_only` settles the latents: the averaged weights become the model,
-    the channel moments of its latents are folded in, and the encoder never changes again.
+    Each stage begins with the averaged weights of the one before. With `decoder` the latents are
+    settled: their channel moments are folded in, and the encoder never changes again.
+
+    Raises:
+        FileNotFoundError: a later stage, and `folder` holds nothing to go on with.
     """
     torch.manual_seed(recipe.seed)
     vae: Any = _starting_vae(folder, stream, recipe)
@@ -94,7 +110,7 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
     def next_batch() -> Tensor:
         crops = CROPS[recipe.stage]
         side, count = next((side, count) for share, side, count in crops if clock.share <= share)
-        return stream.batch(count, side)
+        return vary(stream.batch(count, side))
 
     with ThreadPoolExecutor(max_workers=1) as painter:
         upcoming = painter.submit(next_batch)
@@ -109,17 +125,22 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
 
 
 def _starting_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe) -> AutoencoderKL:
-    if not recipe.decoder_only:
-        vae = build_vae()
+    if recipe.stage == "narrow":
+        vae = build_vae(NARROW_VAE_WIDTHS)
         start_linear(vae, stream.batch(64, 128))
         return vae
-    state = load_checkpoint(folder / "vae.pt")
-    vae: Any = trained_vae(folder)
-    if state and state["stage"] != recipe.stage:
-        fold_moments(vae, *latent_moments(vae, stream))
-    vae.decoder.requires_grad_(True)
-    vae.post_quant_conv.requires_grad_(True)
-    return vae
+    before: Any = trained_vae(folder)
+    begins = _stage_of(folder) != recipe.stage
+    if recipe.stage == "wide":
+        vae = build_vae()
+        if begins:
+            widen(before, vae)
+        return vae
+    if begins:
+        fold_moments(before, *latent_moments(before, stream))
+    before.decoder.requires_grad_(True)
+    before.post_quant_conv.requires_grad_(True)
+    return before
 
 
 def posterior_mean(vae: AutoencoderKL, images: Tensor) -> Tensor:
@@ -143,9 +164,14 @@ def trained_vae(folder: Path) -> AutoencoderKL:
     state = load_checkpoint(folder / "vae.pt")
     if state is None:
         raise FileNotFoundError(f"no vae.pt in {folder}; run `train vae --folder {folder}` first")
-    vae = build_vae()
+    vae = build_vae(NARROW_VAE_WIDTHS if state["stage"] == "narrow" else VAE_WIDTHS)
     vae.load_state_dict(state["average"])
     return vae.eval().requires_grad_(False)
+
+
+def _stage_of(folder: Path) -> str | None:
+    state = load_checkpoint(folder / "vae.pt")
+    return state and state["stage"]
 
 
 @torch.no_grad()
@@ -157,11 +183,12 @@ def latent_moments(vae: AutoencoderKL, stream: PictureStream) -> tuple[Tensor, T
 
 def vae_step(vae: AutoencoderKL, images: Tensor, recipe: VaeRecipe) -> tuple[Tensor, Tensor]:
     """Loss of one batch, and the pictures that came out."""
-    with torch.set_grad_enabled(not recipe.decoder_only):
+    settled = recipe.stage == "decoder"
+    with torch.set_grad_enabled(not settled):
         latents = posterior_mean(vae, images).float()
     pixels = decode_latents(vae, add_noise(latents, recipe.noise)).float()
     loss = picture_loss(pixels, images)
-    return (loss if recipe.decoder_only else loss + 0.1 * moment_loss(latents)), pixels.detach()
+    return (loss if settled else loss + 0.1 * moment_loss(latents)), pixels.detach()
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:

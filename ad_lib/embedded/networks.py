@@ -13,16 +13,19 @@ from transformers import CLIPTextConfig, CLIPTextModel
 LATENT_CHANNELS = 16
 TEXT_WIDTH = 128
 PROMPT_TOKENS = 77
+VAE_WIDTHS = (32, 64, 96, 192)
+NARROW_VAE_WIDTHS = (16, 32, 96, 192)
+"""Of the first stage of training; see `widening`."""
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(widths: tuple[int, ...] = VAE_WIDTHS) -> AutoencoderKL:
     """Autoencoder with 8x downsampling; narrow where the pixels are, wide where the latents are."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
         up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
-        block_out_channels=(16, 32, 96, 192),  # pyright: ignore[reportArgumentType]
+        block_out_channels=widths,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,
@@ -40,7 +43,7 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-        block_out_channels=(48, 64, 96, 128),
+        block_out_channels=(64, 96, 128, 128),
         layers_per_block=2,
         attention_head_dim=2,
         cross_attention_dim=TEXT_WIDTH,

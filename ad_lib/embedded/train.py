@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ad_lib.embedded.autoencoder import VaeRecipe, train_vae, trained_vae
+from ad_lib.embedded.autoencoder import VAE_STAGES, VaeRecipe, train_vae, trained_vae
 from ad_lib.embedded.data import PictureStream, list_pictures
 from ad_lib.embedded.denoiser import UnetRecipe, train_unet
 from ad_lib.embedded.training import Clock
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=Path, nargs="*", default=[], help="files or folders to mix in"
     )
-    parser.add_argument("--decoder-only", action="store_true", help="vae: the latents are settled")
+    parser.add_argument(
+        "--stage", choices=VAE_STAGES, default="narrow", help="vae: narrow, then wide, then decoder"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     parser.add_argument("--seed", type=int, default=0)
@@ -69,8 +71,8 @@ def main() -> None:
     with bar.progress:
         if options.network == "vae":
             recipe = VaeRecipe(
+                stage=options.stage,
                 minutes=options.minutes,
-                decoder_only=options.decoder_only,
                 seed=options.seed,
                 device=device,
             )

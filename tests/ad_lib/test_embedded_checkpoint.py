@@ -70,7 +70,7 @@ def test_the_unet_predicts_noise_better_than_no_guess(pipeline, images):
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
     at = torch.tensor([500] * 4)
     noised = pipeline.scheduler.add_noise(latents, noise, at)
-    prompt = ad_lib.load_backbone("embedded").null_prompt_embeds.expand(4, -1, -1)
+    prompt = ad_lib.load_backbone("embedded").null_prompt.prompt_embeds.expand(4, -1, -1)
     with torch.no_grad():
         predicted = pipeline.unet(noised, at, prompt).sample
     assert (predicted - noise).square().mean() < 0.5

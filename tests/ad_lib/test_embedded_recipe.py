@@ -14,8 +14,10 @@ from PIL import Image
 
 from ad_lib.embedded import fields, procedural
 from ad_lib.embedded.autoencoder import (
+    VAE_STAGES,
     VaeRecipe,
     add_noise,
+    decode_latents,
     posterior_mean,
     psnr,
     train_vae,
@@ -25,8 +27,10 @@ from ad_lib.embedded.data import PictureStream, list_pictures
 from ad_lib.embedded.denoiser import UnetRecipe, train_unet, trained_denoiser
 from ad_lib.embedded.evaluate import constant_losses
 from ad_lib.embedded.export import export
+from ad_lib.embedded.identity_start import start_as_identity
 from ad_lib.embedded.linear_start import fold_moments, start_linear
 from ad_lib.embedded.networks import (
+    NARROW_VAE_WIDTHS,
     build_scheduler,
     build_text_encoder,
     build_unet,
@@ -35,6 +39,7 @@ from ad_lib.embedded.networks import (
 from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
 from ad_lib.embedded.tokens import train_tokenizer
 from ad_lib.embedded.training import Clock, Training
+from ad_lib.embedded.widening import widen
 from ad_lib.features import self_attention_layers
 
 
@@ -123,6 +128,39 @@ def test_the_linear_start_gives_unit_latents(vae, images):
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
+def test_a_wider_autoencoder_makes_the_same_pictures(vae, images):
+    torch.manual_seed(0)
+    narrow, wide = build_vae(NARROW_VAE_WIDTHS), build_vae()
+    widen(narrow, wide)
+    latents = posterior_mean(narrow, images[:2])
+    torch.testing.assert_close(posterior_mean(wide, images[:2]), latents, atol=1e-4, rtol=1e-4)
+    pictures = decode_latents(narrow, latents)
+    torch.testing.assert_close(decode_latents(wide, latents), pictures, atol=1e-4, rtol=1e-4)
+
+
+def test_the_copies_of_a_feature_are_read_unequally():
+    narrow, wide = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(6, 8, 3)
+    widen(narrow, wide)
+    assert (wide.weight[:, ::2] - wide.weight[:, 1::2]).abs().min() > 0
+    torch.testing.assert_close(wide.weight[::2, ::2] + wide.weight[::2, 1::2], narrow.weight)
+
+
+def test_a_width_that_is_not_doubled_is_refused():
+    with pytest.raises(ValueError, match="weight has 4 features; 6 are not twice"):
+        widen(torch.nn.Linear(2, 4), torch.nn.Linear(2, 6))
+
+
+def test_the_unet_begins_by_giving_its_input_back():
+    torch.manual_seed(0)
+    unet = build_unet().eval().requires_grad_(False)
+    start_as_identity(unet)
+    noise = torch.randn(2, 16, 16, 24)
+    predicted = unet(noise, 700, torch.randn(2, 77, 128)).sample
+    assert (predicted - noise).square().mean() < 0.01
+    scaled = unet(3 * noise, 700, torch.randn(2, 77, 128)).sample
+    torch.testing.assert_close(scaled, predicted, atol=1e-3, rtol=0)
+
+
 def test_folding_moments_changes_the_latents_but_no_picture(vae, images):
     mean, std = torch.randn(16), torch.rand(16) + 0.5
     before = vae.encode(images[:2]).latent_dist.mean
@@ -193,10 +231,10 @@ def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokeniz
     def report(clock: Clock, **figures: float) -> None:
         steps.append(figures["loss"])
 
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.02), report)
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.02, decoder_only=True), report)
+    for stage in VAE_STAGES:
+        train_vae(tmp_path, stream, VaeRecipe(stage=stage, minutes=0.02), report)
     settled = posterior_mean(trained_vae(tmp_path), images)
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.05, decoder_only=True), report)
+    train_vae(tmp_path, stream, VaeRecipe(stage="decoder", minutes=0.05), report)
     torch.testing.assert_close(posterior_mean(trained_vae(tmp_path), images), settled)
 
     tokenizer.save_pretrained(tmp_path / "tokenizer")

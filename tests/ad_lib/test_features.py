@@ -51,7 +51,7 @@ def hooks():
 
 
 def run_whole(backbone, latents):
-    embeds = backbone.null_prompt_embeds.expand(len(latents), -1, -1)
+    embeds = backbone.null_prompt.prompt_embeds.expand(len(latents), -1, -1)
     return backbone.unet(latents, TIMESTEP, encoder_hidden_states=embeds).sample
 
 
@@ -111,7 +111,7 @@ def test_the_network_is_left_as_it_was_found(tiny_backbone, latents):
 
 def test_the_network_is_left_as_it_was_found_after_an_exception(tiny_backbone, latents):
     processors = dict(tiny_backbone.unet.attn_processors)
-    wrong_width = torch.zeros(2, 77, 5)
+    wrong_width = {"encoder_hidden_states": torch.zeros(2, 77, 5)}
     with pytest.raises(RuntimeError):
         extract_features(
             tiny_backbone.unet, tiny_backbone.layers[-6:], latents, TIMESTEP, wrong_width
@@ -155,7 +155,7 @@ def test_gradients_reach_the_latents_and_no_parameter(tiny_backbone, latents):
     features = tiny_backbone.feature_extractor()(latents, TIMESTEP)
     sum(f.out.abs().mean() for f in features).backward()
     assert (latents.grad != 0).all()
-    networks = (tiny_backbone.unet, tiny_backbone.vae, tiny_backbone.text_encoder)
+    networks = (tiny_backbone.unet, tiny_backbone.vae, *tiny_backbone.text_encoders)
     assert not any(p.requires_grad or p.grad is not None for n in networks for p in n.parameters())
 
 
