@@ -77,8 +77,9 @@ def render(
 def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
     """Positions of the requests, cut into batches that can run together.
 
-    Items of a batch agree in algorithm, size, settings and number of styles; items with the same styles, then
-    the same content, stand side by side, so that a batch holds few distinct references.
+    Items of a batch agree in algorithm, size, settings and number of styles; items with the same
+    styles, then the same content, stand side by side, so that a batch holds few distinct
+    references.
     """
     pictures = _PictureDigests()
 

@@ -13,7 +13,7 @@ class Noise(Protocol):
     """Draws standard normal noise for one item, on the CPU, in float32."""
 
     def __call__(self, tag: str, shape: Sequence[int]) -> Tensor:
-        """The next draw of that tag (`init`: the initial latents, `style`: noise on the references)."""
+        """The next draw of that tag: `init` for the latents, `style` for noise on the styles."""
         ...
 
 

@@ -155,9 +155,8 @@ def random_backbone(
         BackboneError: another family.
     """
     if (family, tiny) not in ARCHITECTURES:
-        raise BackboneError(
-            unknown_name("architecture", family, {name for name, _ in ARCHITECTURES})
-        )
+        families = {name for name, _ in ARCHITECTURES}
+        raise BackboneError(unknown_name("architecture", family, families))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         networks = build_networks(ARCHITECTURES[family, tiny])

@@ -117,10 +117,8 @@ def _download(hub_id: str, revision: str | None) -> Weights:
 @cache
 def _digest(folder: Path) -> str:
     total = hashlib.sha256()
-    files = (
-        path for part in _parts_of(folder) for path in (folder / part).rglob("*") if path.is_file()
-    )
-    for path in sorted(files):
+    files = (path for part in _parts_of(folder) for path in (folder / part).rglob("*"))
+    for path in sorted(path for path in files if path.is_file()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())

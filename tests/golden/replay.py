@@ -538,9 +538,8 @@ def check_text(golden: Golden) -> Row:
     backbone, recorded = golden.backbone("tiny-sd"), golden.arrays("unit/text.npz")
     figures = []
     for index, prompt in enumerate(golden.unit["text"]["prompts"]):
-        error = _relative(
-            backbone.encode_prompt(prompt).prompt_embeds, recorded[f"sd_embeds_{index}"]
-        )
+        embeds = backbone.encode_prompt(prompt).prompt_embeds
+        error = _relative(embeds, recorded[f"sd_embeds_{index}"])
         figures.append(Figure("prompts" if prompt else "empty prompt", error, where=prompt))
     return Row("text", _worst_of_each(figures))
 

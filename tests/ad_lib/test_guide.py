@@ -1,0 +1,202 @@
+"""Algorithm 2 on toys whose answer is known, and on the tiny backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from ad_lib import Request, render
+from ad_lib.features import AttentionFeatures
+from ad_lib.guide import noised, previous_timestep, sample_with_distillation
+from ad_lib.losses import attention_distillation_loss
+from ad_lib.noise import seeded_noise
+from ad_lib.random_weights import random_backbone
+from tests.ad_lib.test_optimize import latents_of, one_each, shared, tokens_of, toy
+from tests.bad_images import picture
+
+
+@pytest.fixture
+def scheduler():
+    """Stable Diffusion's: offsets and the last noise level are what toys like to forget."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    scheduler.set_timesteps(4)
+    return scheduler
+
+
+def predict_noise(latents, t):
+    return 0.9 * latents.roll(1, -1) + t / 5000
+
+
+SETTINGS = {"num_optimization_steps": 2, "learning_rate": 0.05}
+
+
+def sample(scheduler, extract=toy, start=None, style=None, seeds=(5,), **settings):
+    start = latents_of(len(seeds)) if start is None else start
+    style = shared(latents_of(seed=1), len(start)) if style is None else style
+    noise = [seeded_noise(seed) for seed in seeds]
+    return sample_with_distillation(
+        predict_noise, extract, scheduler, start, style, noise, **SETTINGS | settings
+    )
+
+
+def test_without_optimisation_it_is_plain_ddim(scheduler):
+    expected = latents_of()
+    for t in scheduler.timesteps:
+        expected = scheduler.step(predict_noise(expected, t), t, expected).prev_sample
+    latents, trace = sample(scheduler, num_optimization_steps=0)
+    torch.testing.assert_close(latents, expected)
+    assert trace.style.shape == (0, 1)
+
+
+def test_features_are_taken_at_the_noise_level_that_the_denoising_step_arrived_at(scheduler):
+    assert scheduler.timesteps.tolist() == [751, 501, 251, 1]
+    seen = []
+
+    def watched(latents, timestep, **options):
+        seen.append(int(timestep))
+        return toy(latents, timestep, **options)
+
+    sample(scheduler, watched, num_optimization_steps=1)
+    assert seen == [501, 501, 251, 251, 1, 1, 0, 0]  # the styles, then the latents
+
+
+def test_the_styles_are_noised_to_that_level_with_the_items_own_noise(scheduler):
+    style = latents_of(2, seed=1)
+    at = torch.tensor(501)
+    alpha = scheduler.alphas_cumprod[501]
+    references = noised(shared(style, 2), scheduler, at, [seeded_noise(8), seeded_noise(9)])
+    for item, seed in enumerate((8, 9)):
+        drawn = seeded_noise(seed)("style", style.shape)
+        expected = alpha.sqrt() * style + (1 - alpha).sqrt() * drawn
+        torch.testing.assert_close(references.per_item()[item], expected)
+
+
+def test_it_is_denoising_and_fresh_adam_by_turns(scheduler):
+    """The pseudocode once more, by hand; Adam's first two steps are written out."""
+    start, style, rate = latents_of(), latents_of(seed=1), 0.03
+    noise = seeded_noise(5)
+    expected = start
+    for t in scheduler.timesteps:
+        expected = scheduler.step(predict_noise(expected, t), t, expected).prev_sample
+        t = torch.tensor(max(int(t) - 250, 0))
+        alpha = scheduler.alphas_cumprod[t]
+        mixed = alpha.sqrt() * style + (1 - alpha).sqrt() * noise("style", style.shape)
+        mean, variance = 0.0, 0.0
+        for step in (1, 2):
+            expected = expected.detach().requires_grad_()
+            loss = attention_distillation_loss(toy(expected, t), toy(mixed, t))
+            (gradient,) = torch.autograd.grad(loss.sum(), expected)
+            mean = 0.9 * mean + 0.1 * gradient
+            variance = 0.999 * variance + 0.001 * gradient**2
+            root = (variance / (1 - 0.999**step)).sqrt()
+            expected = expected.detach() - rate * mean / (1 - 0.9**step) / (root + 1e-8)
+    latents, _ = sample(scheduler, start=start, style=shared(style), learning_rate=rate)
+    torch.testing.assert_close(latents, expected, atol=1e-4, rtol=0)
+
+
+def test_the_losses_are_per_item_and_per_adam_step(scheduler):
+    _, trace = sample(scheduler, seeds=(1, 2, 3))
+    assert trace.style.shape == (4 * 2, 3)
+    assert (trace.content == 0).all()
+
+
+def test_an_item_is_the_same_alone_and_in_a_batch(scheduler):
+    start, styles = latents_of(3), latents_of(3, seed=1)
+    together, trace = sample(scheduler, start=start, style=one_each(styles), seeds=(7, 8, 9))
+    for row, seed in enumerate((7, 8, 9)):
+        alone, own = sample(
+            scheduler,
+            start=start[row : row + 1],
+            style=shared(styles[row : row + 1]),
+            seeds=(seed,),
+        )
+        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=0)
+        torch.testing.assert_close(own.style[:, 0], trace.style[:, row], atol=1e-4, rtol=0)
+
+
+def test_the_start_is_not_written_to_and_the_result_carries_no_graph(scheduler):
+    start = latents_of()
+    before = start.clone()
+    latents, trace = sample(scheduler, start=start)
+    assert torch.equal(start, before)
+    assert not latents.requires_grad
+    assert not trace.style.requires_grad
+
+
+def test_every_timestep_is_reported(scheduler):
+    done = []
+    sample(scheduler, on_step_end=done.append)
+    assert done == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 50, 999])
+def test_the_previous_timestep_is_ddims_own_and_never_below_zero(scheduler, num_steps):
+    scheduler.set_timesteps(num_steps)
+    timesteps = scheduler.timesteps
+    previous = [int(previous_timestep(scheduler, t)) for t in timesteps]
+    assert previous == [*timesteps[1:].tolist(), 0]
+
+
+def test_attention_to_the_style_pulls_the_latents_to_it(scheduler):
+    """With one token the style's value is the target, and the optimiser's moves go towards it."""
+
+    def only_value(latents, timestep, *, projections_only=False):
+        tokens = tokens_of(latents).mean(2, keepdim=True)
+        return [AttentionFeatures(tokens, tokens, tokens, tokens)]
+
+    style = torch.full((1, 4, 4, 4), 3.0)
+    plain, _ = sample(scheduler, only_value, style=shared(style), num_optimization_steps=0)
+    pulled, _ = sample(scheduler, only_value, style=shared(style), num_optimization_steps=9)
+    assert (pulled.mean() - 3).abs() < (plain.mean() - 3).abs()
+
+
+# ---------------------------------------------------------------------------- rendered
+
+
+def texture(seed=0, **changes) -> Request:
+    settings = {"width": 72, "height": 64, "num_inference_steps": 3} | changes
+    example = Image.fromarray(picture(seed=10))
+    return Request.preset("texture-sample", styles=[example], seed=seed, **settings)
+
+
+def test_a_texture_is_drawn_at_its_size_and_its_losses_are_kept(tiny_backbone):
+    (result,) = render(tiny_backbone, [texture(num_optimization_steps=2)])
+    assert result.image.size == (72, 64)
+    assert len(result.style_losses) == 6
+    assert set(result.content_losses) == {0.0}
+
+
+def test_another_seed_is_another_texture_and_the_same_seed_the_same(tiny_backbone):
+    first, again, other = (render(tiny_backbone, [texture(seed)])[0].image for seed in (1, 1, 2))
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+def test_textures_by_both_algorithms_are_not_mixed_in_a_batch(tiny_backbone):
+    sampled = texture()
+    optimised = Request.preset(
+        "texture-optimize",
+        styles=list(sampled.styles),
+        width=72,
+        height=64,
+        num_inference_steps=3,
+        num_optimization_steps=3,
+    )
+    assert optimised.settings == sampled.settings
+    together = render(tiny_backbone, [sampled, optimised])
+    alone = [render(tiny_backbone, [one])[0] for one in (sampled, optimised)]
+    assert [r.image.tobytes() for r in together] == [r.image.tobytes() for r in alone]
+
+
+def test_sdxl_draws_textures_too():
+    (result,) = render(random_backbone("sdxl", tiny=True), [texture(num_inference_steps=1)])
+    assert result.image.size == (72, 64)
