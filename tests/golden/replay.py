@@ -107,6 +107,10 @@ class Golden:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return image_to_tensor(image)
 
+    def families(self) -> list[str]:
+        """Of the models that the set holds: `sd`, `sdxl`."""
+        return sorted(path.name.removeprefix("tiny-") for path in self.folder.glob("models/tiny-*"))
+
     def backbone(self, model: str) -> Backbone:
         return _backbone(self.folder / "models" / model)
 
@@ -389,11 +393,15 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 
 def check_layers(golden: Golden) -> Row:
     """Self-attention layers in execution order."""
-    unet, layers = golden.backbone("tiny-sd").unet, golden.backbone("tiny-sd").layers
-    names = {module: name for name, module in unet.named_modules()}
-    ours = [names[layer] for layer in layers]
-    differing = sum(a != b for a, b in zip(ours, _layer_names(golden), strict=True))
-    return Row("layers", (Figure("names in other order", differing, 0.0),))
+    figures = []
+    for family in golden.families():
+        backbone = golden.backbone(f"tiny-{family}")
+        names = {module: name for name, module in backbone.unet.named_modules()}
+        ours = [names[layer] for layer in backbone.layers]
+        recorded = golden.unit[f"{family}_self_attention_layers_in_order"]
+        differing = sum(a != b for a, b in zip(ours, recorded, strict=True))
+        figures.append(Figure(f"{family} names in other order", differing, 0.0))
+    return Row("layers", tuple(figures))
 
 
 def check_features(golden: Golden) -> Row:
@@ -521,27 +529,68 @@ def _network_figures(
 
 def check_vae(golden: Golden) -> Row:
     """Encoding and decoding; some of the decoded values need clamping."""
-    backbone, recorded = golden.backbone("tiny-sd"), golden.arrays("unit/vae.npz")
-    encoded = backbone.encode(golden.image("style_small.png"))
-    decoded = backbone.decode(recorded["sd_decode_in"])
-    return Row(
-        "vae",
-        (
-            Figure("encode", _relative(encoded, recorded["sd_latents"])),
-            Figure("decode", _worst(decoded, recorded["sd_decode_out"])),
-        ),
-    )
+    recorded = golden.arrays("unit/vae.npz")
+    figures = []
+    for family in golden.families():
+        backbone = golden.backbone(f"tiny-{family}")
+        encoded = backbone.encode(golden.image("style_small.png"))
+        decoded = backbone.decode(recorded[f"{family}_decode_in"])
+        figures += [
+            Figure(f"{family} encode", _relative(encoded, recorded[f"{family}_latents"])),
+            Figure(f"{family} decode", _worst(decoded, recorded[f"{family}_decode_out"])),
+        ]
+    return Row("vae", tuple(figures))
 
 
 def check_text(golden: Golden) -> Row:
     """Embeddings of prompts; the empty one conditions every feature pass."""
-    backbone, recorded = golden.backbone("tiny-sd"), golden.arrays("unit/text.npz")
+    recorded = golden.arrays("unit/text.npz")
     figures = []
-    for index, prompt in enumerate(golden.unit["text"]["prompts"]):
-        embeds = backbone.encode_prompt(prompt).prompt_embeds
-        error = _relative(embeds, recorded[f"sd_embeds_{index}"])
-        figures.append(Figure("prompts" if prompt else "empty prompt", error, where=prompt))
+    for family in golden.families():
+        for index, prompt in enumerate(golden.unit["text"]["prompts"]):
+            ours = golden.backbone(f"tiny-{family}").encode_prompt(prompt)
+            name = "prompts" if prompt else "empty prompt"
+            error = _relative(ours.prompt_embeds, recorded[f"{family}_embeds_{index}"])
+            figures.append(Figure(f"{family} {name}", error, where=prompt))
+            if ours.pooled_prompt_embeds is not None:
+                error = _relative(ours.pooled_prompt_embeds, recorded[f"{family}_pooled_{index}"])
+                figures.append(Figure(f"{family} pooled", error, where=prompt))
     return Row("text", _worst_of_each(figures))
+
+
+def check_features_sdxl(golden: Golden) -> Row:
+    """SDXL's features, loss and gradient under its null prompt, pooled vector and time ids."""
+    if "sdxl" not in golden.families():
+        return Row("features_sdxl", note="this set holds no tiny-sdxl")
+    backbone, recorded = golden.backbone("tiny-sdxl"), golden.arrays("unit/features_sdxl.npz")
+    layers = sorted(int(name.rsplit("_", 1)[1]) for name in recorded if name.startswith("z_q_"))
+    height, width = recorded["time_ids"][0, :2].int().tolist()
+    extract = backbone.feature_extractor((layers[0], layers[-1] + 1), (height, width))
+    latents = recorded["z"].clone().requires_grad_()
+    current = extract(latents, recorded["t"])
+    style = References(recorded["style_latents"], torch.zeros(1, 1, dtype=torch.long))
+    references = style.features(extract, recorded["t"])
+    loss = attention_distillation_loss(current, references).sum()
+    (gradient,) = torch.autograd.grad(loss, latents)
+    null = backbone.null_prompt
+    assert null.pooled_prompt_embeds is not None, "SDXL has a pooled prompt"
+    figures = [
+        Figure("null", _relative(null.prompt_embeds, recorded["null_embeds"])),
+        Figure("pooled", _relative(null.pooled_prompt_embeds, recorded["null_pooled_embeds"])),
+        Figure("ad", _relative(loss.detach(), recorded["ad_loss"])),
+        Figure("gradient", _relative(gradient, recorded["grad_ad"])),
+    ]
+    for layer, mine, theirs in zip(layers, current, references, strict=True):
+        assert mine.out is not None, "the latents' pass keeps its output"
+        for name, ours in (
+            ("z_q", mine.query.detach()),
+            ("z_out", mine.out.detach()),
+            ("s_k", theirs.key),
+            ("s_v", theirs.value),
+        ):
+            error = _relative(ours, recorded[f"{name}_{layer}"])
+            figures.append(Figure(name, error, where=f"layer {layer}"))
+    return Row("features_sdxl", _worst_of_each(figures))
 
 
 def check_schedule(golden: Golden) -> Row:
@@ -575,14 +624,11 @@ UNITS: dict[str, Callable[[Golden], Row]] = {
     "text": check_text,
     "vae": check_vae,
     "features_sd": check_features,
+    "features_sdxl": check_features_sdxl,
     "losses_raw": check_losses_raw,
     "losses_sd": check_losses_sd,
 }
 """How each unit recording is checked; `layers` and `schedule` stand in unit.json."""
-
-
-def _layer_names(golden: Golden) -> list[str]:
-    return golden.unit["sd_self_attention_layers_in_order"]
 
 
 def _same_list(ours: list[int], recorded: list[Any]) -> bool:

@@ -20,6 +20,7 @@ LONG = ("opt_style", "opt_appearance", "opt_texture")
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_recording_is_reproduced(name):
     row = UNITS[name](golden)
+    assert row.figures, str(row)
     assert row.ok, str(row)
 
 
