@@ -121,7 +121,7 @@ def render(
     content: Annotated[Path | None, typer.Option(help="The image whose structure is kept.")] = None,
     preset: Annotated[str, typer.Option(help="The task.")] = "style-transfer",
     backbone: Annotated[
-        str, typer.Option(help="embedded, sd15, a hub id, or a diffusers folder.")
+        str, typer.Option(help="embedded, sd15, sdxl, a hub id, or a diffusers folder.")
     ] = "embedded",
     size: Annotated[
         str | None,

@@ -101,7 +101,7 @@ class BackboneChoice(_Part):
     """Which model renders.
 
     Attributes:
-        name: `embedded`, `sd15`, a hub id, or a diffusers folder.
+        name: `embedded`, `sd15`, `sdxl`, a hub id, or a diffusers folder.
         revision: commit or tag of a hub id.
         dtype: precision of the networks; `auto` is bfloat16 on CUDA and float32 elsewhere.
     """

@@ -139,18 +139,23 @@ def main() -> None:
     console = Console()
     pipeline = StableDiffusionPipeline.from_pretrained(options.model)
     for folder in options.pictures:
-        _show_reconstruction(console, pipeline.vae, folder, options.save)
+        names, images = load_squares(folder)
+        latents = encode(pipeline.vae, images)
+        _show_reconstruction(console, pipeline.vae, folder, names, images)
+        _show_latents(console, str(folder), latents)
+        _show_denoising(console, pipeline, str(folder), latents, [""] * len(latents))
+        if options.save:
+            _save_pairs(pipeline.vae, options.save, folder.name, names, images)
     images, captions = fresh_drawings(options.drawings)
     latents = encode(pipeline.vae, images)
-    _show_latents(console, latents)
-    _show_denoising(console, pipeline, latents, captions)
+    _show_latents(console, "drawings", latents)
+    _show_denoising(console, pipeline, "drawings", latents, captions)
     _show_speed(console, pipeline, latents[:1])
 
 
 def _show_reconstruction(
-    console: Console, vae: AutoencoderKL, folder: Path, save: Path | None
+    console: Console, vae: AutoencoderKL, folder: Path, names: list[str], images: Tensor
 ) -> None:
-    names, images = load_squares(folder)
     each, noisy = reconstruction(vae, images)
     table = Table("picture", "PSNR dB", title=f"{folder}: autoencoder at {images.shape[-1]} pixels")
     for name, value in zip(names, each.tolist(), strict=True):
@@ -159,33 +164,41 @@ def _show_reconstruction(
     for deviation, value in noisy.items():
         table.add_row(f"mean, latent noise {deviation}", f"{value:.2f}")
     console.print(table)
-    if save:
-        save.mkdir(parents=True, exist_ok=True)
-        pairs = torch.cat([images, decode(vae, encode(vae, images))], 3)
-        for name, pair in zip(names, pairs, strict=True):
-            pixels = ((pair + 1) * 127.5).round().byte().movedim(0, -1).numpy()
-            Image.fromarray(pixels).save(save / f"{folder.name}-{Path(name).stem}.png")
 
 
-def _show_latents(console: Console, latents: Tensor) -> None:
+def _save_pairs(
+    vae: AutoencoderKL, folder: Path, prefix: str, names: list[str], images: Tensor
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = torch.cat([images, decode(vae, encode(vae, images))], 3)
+    for name, pair in zip(names, pairs, strict=True):
+        pixels = ((pair + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(pixels).save(folder / f"{prefix}-{Path(name).stem}.png")
+
+
+def _show_latents(console: Console, what: str, latents: Tensor) -> None:
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     console.print(
-        f"latents of drawings: mean {mean.min():.2f} to {mean.max():.2f}, "
-        f"deviation {std.min():.2f} to {std.max():.2f}"
+        f"latents of {what}: channel means {mean.min():.2f} to {mean.max():.2f}, deviations "
+        f"{std.min():.2f} to {std.max():.2f}, variance of all {latents.var():.2f}"
     )
 
 
 def _show_denoising(
-    console: Console, pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str]
+    console: Console,
+    pipeline: StableDiffusionPipeline,
+    what: str,
+    latents: Tensor,
+    captions: list[str],
 ) -> None:
-    shuffled = captions[1:] + captions[:1]
-    rows = {
-        "right caption": noise_losses(pipeline, latents, captions),
-        "another caption": noise_losses(pipeline, latents, shuffled),
-        "no caption": noise_losses(pipeline, latents, [""] * len(captions)),
-        "best constant": constant_losses(pipeline, latents),
-    }
-    table = Table("noise loss at timestep", *map(str, TIMESTEPS), title="U-Net on drawings")
+    rows = {}
+    if any(captions):
+        shuffled = captions[1:] + captions[:1]
+        rows["right caption"] = noise_losses(pipeline, latents, captions)
+        rows["another caption"] = noise_losses(pipeline, latents, shuffled)
+    rows["no caption"] = noise_losses(pipeline, latents, [""] * len(captions))
+    rows["best constant"] = constant_losses(pipeline, latents)
+    table = Table("noise loss at timestep", *map(str, TIMESTEPS), title=f"U-Net on {what}")
     for name, losses in rows.items():
         table.add_row(name, *(f"{losses[timestep]:.4f}" for timestep in TIMESTEPS))
     console.print(table)

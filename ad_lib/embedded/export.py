@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import trained_vae
+from ad_lib.embedded.autoencoder import posterior_mean, trained_vae
+from ad_lib.embedded.balance import balance_queries
+from ad_lib.embedded.data import to_tensor
 from ad_lib.embedded.denoiser import trained_denoiser
 from ad_lib.embedded.networks import build_scheduler
+from ad_lib.embedded.procedural import draw
 
 COMPONENTS = {
     "scheduler": ("diffusers", "DDIMScheduler"),
@@ -25,6 +29,13 @@ COMPONENTS = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
 }
+
+
+QUERY_SHARE = 0.5
+"""Size of the queries beside that of the outputs; see `balance`."""
+
+NUM_PICTURES = 16
+"""Drawings whose latents set the balance."""
 
 
 def export(folder: Path, components: dict[str, Any]) -> None:
@@ -91,6 +102,10 @@ def main() -> None:
     }
     if (options.folder / "unet.pt").exists():
         model = trained_denoiser(options.folder)
+        pictures = np.stack([draw(seed, 256)[0] for seed in range(NUM_PICTURES)])
+        with torch.no_grad():
+            latents = posterior_mean(components["vae"], to_tensor(pictures))
+            balance_queries(model.unet, latents, model.embed([""]), QUERY_SHARE)
         components |= {
             "unet": model.unet,
             "text_encoder": model.text_encoder,

@@ -23,6 +23,7 @@ from ad_lib.embedded.autoencoder import (
     train_vae,
     trained_vae,
 )
+from ad_lib.embedded.balance import balance_queries
 from ad_lib.embedded.data import PictureStream, list_pictures
 from ad_lib.embedded.denoiser import UnetRecipe, train_unet, trained_denoiser
 from ad_lib.embedded.evaluate import constant_losses
@@ -40,7 +41,8 @@ from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
 from ad_lib.embedded.tokens import train_tokenizer
 from ad_lib.embedded.training import Clock, Training
 from ad_lib.embedded.widening import widen
-from ad_lib.features import self_attention_layers
+from ad_lib.features import extract_features, self_attention_layers
+from ad_lib.losses import content_loss
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,26 @@ def test_the_unet_begins_by_giving_its_input_back():
     assert (predicted - noise).square().mean() < 0.01
     scaled = unet(3 * noise, 700, torch.randn(2, 77, 128)).sample
     torch.testing.assert_close(scaled, predicted, atol=1e-3, rtol=0)
+
+
+def test_balanced_queries_are_another_content_loss_of_the_same_network():
+    torch.manual_seed(0)
+    unet, prompt = build_unet().eval().requires_grad_(False), torch.randn(1, 77, 128)
+    latents, other = torch.randn(2, 2, 16, 16, 16)
+    layers = self_attention_layers(unet)
+    at, heard = torch.tensor(500), {"encoder_hidden_states": prompt.expand(2, -1, -1)}
+
+    def measure():
+        mine, theirs = (extract_features(unet, layers, z, at, heard) for z in (latents, other))
+        picture = unet(latents, at, **heard).sample
+        return picture, [content_loss([a], [b]) for a, b in zip(mine, theirs, strict=True)]
+
+    picture, before = measure()
+    factors = balance_queries(unet, latents, prompt, share=0.5)
+    again, after = measure()
+    torch.testing.assert_close(again, picture, atol=1e-4, rtol=1e-4)
+    for factor, old, new in zip(factors, before, after, strict=True):
+        torch.testing.assert_close(new, factor * old, atol=1e-5, rtol=1e-3)
 
 
 def test_folding_moments_changes_the_latents_but_no_picture(vae, images):

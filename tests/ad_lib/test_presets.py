@@ -33,6 +33,19 @@ def test_a_preset_carries_the_published_numbers(name, content_weight, roles):
     )
 
 
+def test_the_sampled_texture_carries_the_published_numbers():
+    preset = find_preset("texture-sample")
+    assert (preset.roles, preset.size, preset.algorithm) == (("texture",), 512, "sample")
+    assert preset.settings == Settings(
+        num_inference_steps=50,
+        num_optimization_steps=3,
+        learning_rate=0.05,
+        content_weight=0.0,
+        attn_scale=1.0,
+        layers=None,
+    )
+
+
 def test_presets_and_settings_cannot_be_changed():
     with pytest.raises(TypeError):
         PRESETS["mine"] = PRESETS["style-transfer"]
