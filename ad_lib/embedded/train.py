@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -15,9 +16,13 @@ from ad_lib.embedded.training import Clock
 
 
 class Bar:
-    """Progress bar that shows running means of a training's figures."""
+    """Progress bar that shows running means of a training's figures, and keeps their curve.
 
-    def __init__(self, name: str) -> None:
+    Every 100 steps a line of JSON goes to `curve`: stage, seconds, step and the means.
+    """
+
+    def __init__(self, name: str, curve: Path) -> None:
+        self.name, self.curve = name, curve
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,8 +41,16 @@ class Bar:
             self.progress.update(
                 self.task, completed=clock.share, figures=f"step {clock.steps} {text}"
             )
-        if clock.steps % 100 == 0 and not self.progress.console.is_terminal:
-            self.progress.console.print(f"{clock.seconds:.0f} s, step {clock.steps}, {text}")
+        if clock.steps % 100 == 0:
+            self._keep(clock)
+            if not self.progress.console.is_terminal:
+                self.progress.console.print(f"{clock.seconds:.0f} s, step {clock.steps}, {text}")
+
+    def _keep(self, clock: Clock) -> None:
+        means = {name: round(value, 4) for name, value in self.means.items()}
+        point = {"stage": self.name, "seconds": round(clock.seconds), "step": clock.steps, **means}
+        with self.curve.open("a") as file:
+            file.write(json.dumps(point) + "\n")
 
 
 def main() -> None:
@@ -67,7 +80,9 @@ def main() -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
     stream = PictureStream(list_pictures(options.photographs), seed=options.seed)
-    bar = Bar(options.network)
+    name = options.stage if options.network == "vae" else "unet"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bar = Bar(name, options.folder / "curves.jsonl")
     with bar.progress:
         if options.network == "vae":
             recipe = VaeRecipe(

@@ -39,6 +39,7 @@ from ad_lib.embedded.networks import (
 )
 from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
 from ad_lib.embedded.tokens import train_tokenizer
+from ad_lib.embedded.train import Bar
 from ad_lib.embedded.training import Clock, Training
 from ad_lib.embedded.widening import widen
 from ad_lib.features import extract_features, self_attention_layers
@@ -213,6 +214,24 @@ def test_a_clock_counts_time_over_restarts():
     second = Clock(minutes=1, now=lambda: next(seconds))
     second.resume(first.state() | {"seconds": 45.0})
     assert second.share == 0.75
+
+
+def test_the_curve_of_a_training_is_kept_and_continued(tmp_path):
+    def train(first: int, last: int) -> None:
+        bar, clock = Bar("unet", tmp_path / "curves.jsonl"), Clock(minutes=1, now=lambda: 0.0)
+        for step in range(first, last):
+            clock.steps, clock.seconds = step, float(step)
+            bar(clock, loss=0.5)
+
+    train(1, 250)
+    train(250, 301)
+    points = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+    assert [(p["stage"], p["step"], p["seconds"]) for p in points] == [
+        ("unet", 100, 100),
+        ("unet", 200, 200),
+        ("unet", 300, 300),
+    ]
+    assert points[0]["loss"] == 0.5
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path):
