@@ -19,10 +19,11 @@ from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 from ad_lib.embedded.data import PictureStream
 from ad_lib.embedded.linear_start import fold_moments, start_linear
 from ad_lib.embedded.networks import NARROW_VAE_WIDTHS, VAE_WIDTHS, build_vae
-from ad_lib.embedded.training import Report, Training, load_checkpoint
+from ad_lib.embedded.training import Report, Training, load_checkpoint, stage_of
 from ad_lib.embedded.widening import widen
 
-VAE_STAGES = ("narrow", "wide", "decoder")
+VAE_STAGES = {"narrow": 0.35, "wide": 0.4, "decoder": 0.25}
+"""The stages in order, with their shares of the minutes."""
 
 CROPS = {
     "narrow": ((0.25, 64, 16), (0.85, 128, 4), (1.0, 256, 1)),
@@ -42,7 +43,6 @@ class VaeRecipe:
     crops: distillation moves latents freely, and the decoder must bear it.
     """
 
-    stage: str
     minutes: float
     noise: float = 0.2
     seed: int = 0
@@ -85,31 +85,36 @@ def vary(images: Tensor) -> Tensor:
 
 
 def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Report) -> None:
-    """Train, or resume, the autoencoder whose checkpoint is `folder/vae.pt`.
+    """Train, or resume, the autoencoder whose checkpoint is `folder/vae.pt`, stage by stage.
 
     Each stage begins with the averaged weights of the one before. With `decoder` the latents are
     settled: their channel moments are folded in, and the encoder never changes again.
-
-    Raises:
-        FileNotFoundError: a later stage, and `folder` holds nothing to go on with.
     """
     torch.manual_seed(recipe.seed)
-    vae: Any = _starting_vae(folder, stream, recipe)
+    reached = stage_of(folder / "vae.pt") or "narrow"
+    stages = list(VAE_STAGES)
+    for stage in stages[stages.index(reached) :]:
+        _train_stage(stage, folder, stream, recipe, report)
+
+
+def _train_stage(
+    stage: str, folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Report
+) -> None:
+    vae: Any = _starting_vae(stage, folder, stream)
     vae.to(recipe.device, memory_format=torch.channels_last)
     training = Training(
         folder / "vae.pt",
         vae,
-        minutes=recipe.minutes,
-        peak=PEAK_RATE[recipe.stage],
-        stage=recipe.stage,
+        minutes=recipe.minutes * VAE_STAGES[stage],
+        peak=PEAK_RATE[stage],
+        stage=stage,
     )
     training.resume()
     training.save()
     clock = training.clock
 
     def next_batch() -> Tensor:
-        crops = CROPS[recipe.stage]
-        side, count = next((side, count) for share, side, count in crops if clock.share <= share)
+        side, count = next((s, n) for share, s, n in CROPS[stage] if clock.share <= share)
         return vary(stream.batch(count, side))
 
     with ThreadPoolExecutor(max_workers=1) as painter:
@@ -118,20 +123,20 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
             images = upcoming.result().to(recipe.device, memory_format=torch.channels_last)
             upcoming = painter.submit(next_batch)
             with torch.autocast(recipe.device.split(":")[0], dtype=torch.bfloat16):
-                loss, pixels = vae_step(vae, images, recipe)
+                loss, pixels = vae_step(vae, images, recipe.noise, settled=stage == "decoder")
             training.step(loss)
-            report(clock, loss=loss.item(), psnr=psnr(pixels, images).item())
+            report(training, loss=loss.item(), psnr=psnr(pixels, images).item())
     training.save()
 
 
-def _starting_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe) -> AutoencoderKL:
-    if recipe.stage == "narrow":
+def _starting_vae(stage: str, folder: Path, stream: PictureStream) -> AutoencoderKL:
+    if stage == "narrow":
         vae = build_vae(NARROW_VAE_WIDTHS)
         start_linear(vae, stream.batch(64, 128))
         return vae
     before: Any = trained_vae(folder)
-    begins = _stage_of(folder) != recipe.stage
-    if recipe.stage == "wide":
+    begins = stage_of(folder / "vae.pt") != stage
+    if stage == "wide":
         vae = build_vae()
         if begins:
             widen(before, vae)
@@ -169,9 +174,19 @@ def trained_vae(folder: Path) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
-def _stage_of(folder: Path) -> str | None:
-    state = load_checkpoint(folder / "vae.pt")
-    return state and state["stage"]
+def settled_vae(folder: Path) -> AutoencoderKL:
+    """The averaged autoencoder of `folder`, whose latents will not change any more.
+
+    Raises:
+        FileNotFoundError: its training has not come that far.
+    """
+    vae = trained_vae(folder)
+    if (stage := stage_of(folder / "vae.pt")) != "decoder":
+        raise FileNotFoundError(
+            f"the autoencoder in {folder} is in its stage {stage!r} and its latents still move; "
+            f"run `train vae --folder {folder}` on"
+        )
+    return vae
 
 
 @torch.no_grad()
@@ -181,12 +196,13 @@ def latent_moments(vae: AutoencoderKL, stream: PictureStream) -> tuple[Tensor, T
     return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
 
 
-def vae_step(vae: AutoencoderKL, images: Tensor, recipe: VaeRecipe) -> tuple[Tensor, Tensor]:
-    """Loss of one batch, and the pictures that came out."""
-    settled = recipe.stage == "decoder"
+def vae_step(
+    vae: AutoencoderKL, images: Tensor, noise: float, *, settled: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss of one batch, and the pictures that came out; settled latents get no gradient."""
     with torch.set_grad_enabled(not settled):
         latents = posterior_mean(vae, images).float()
-    pixels = decode_latents(vae, add_noise(latents, recipe.noise)).float()
+    pixels = decode_latents(vae, add_noise(latents, noise)).float()
     loss = picture_loss(pixels, images)
     return (loss if settled else loss + 0.1 * moment_loss(latents)), pixels.detach()
 

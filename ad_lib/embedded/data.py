@@ -18,11 +18,19 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def list_pictures(paths: Iterable[Path]) -> list[Path]:
-    """Picture files among `paths`, and in those of them that are folders; sorted, each once."""
+    """Picture files among `paths`, and in those of them that are folders; sorted, each once.
+
+    Raises:
+        FileNotFoundError: one of `paths` is not there, or is or holds no picture.
+    """
     found: set[Path] = set()
     for path in paths:
-        found |= {p for p in path.rglob("*")} if path.is_dir() else {path}
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+        files = path.rglob("*") if path.is_dir() else [path]
+        pictures = {file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()}
+        if not pictures:
+            raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) at {path}")
+        found |= pictures
+    return sorted(found)
 
 
 def open_picture(path: Path, longest_side: int | None = None) -> Image.Image:

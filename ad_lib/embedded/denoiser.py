@@ -141,7 +141,7 @@ def train_unet(
         captions = ["" if rng.random() < recipe.caption_dropout else text for text in captions]
         loss = denoising_loss(model, latents.to(recipe.device), captions)
         training.step(loss)
-        report(clock, loss=loss.item())
+        report(training, loss=loss.item())
     training.save()
 
 

@@ -1,18 +1,25 @@
-"""The training command: `python -m ad_lib.embedded.train vae|unet --help`."""
+"""The training command: `python -m ad_lib.embedded.train vae`, then `... unet`.
+
+Both can be stopped at any moment; the same command goes on where it was.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ad_lib.embedded.autoencoder import VAE_STAGES, VaeRecipe, train_vae, trained_vae
+from ad_lib.embedded.autoencoder import VaeRecipe, settled_vae, train_vae
 from ad_lib.embedded.data import PictureStream, list_pictures
 from ad_lib.embedded.denoiser import UnetRecipe, train_unet
-from ad_lib.embedded.training import Clock
+from ad_lib.embedded.training import Training
+
+MINUTES = {"vae": 120.0, "unet": 70.0}
+"""What the weights that ship were given, about, on two CPU cores; a GPU does more with it."""
 
 
 class Bar:
@@ -21,81 +28,91 @@ class Bar:
     Every 100 steps a line of JSON goes to `curve`: stage, seconds, step and the means.
     """
 
-    def __init__(self, name: str, curve: Path) -> None:
-        self.name, self.curve = name, curve
+    def __init__(self, curve: Path) -> None:
+        self.curve = curve
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        self.task = self.progress.add_task(name, total=1.0, figures="")
+        self.task = self.progress.add_task("", total=1.0, figures="")
         self.means: dict[str, float] = {}
 
-    def __call__(self, clock: Clock, **figures: float) -> None:
+    def __call__(self, training: Training, **figures: float) -> None:
+        clock = training.clock
         for name, value in figures.items():
             self.means[name] = 0.99 * self.means.get(name, value) + 0.01 * value
-        text = ""
+        text = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
         if clock.steps % 10 == 0:
-            text = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
             self.progress.update(
-                self.task, completed=clock.share, figures=f"step {clock.steps} {text}"
+                self.task,
+                description=training.stage,
+                completed=clock.share,
+                figures=f"step {clock.steps} {text}",
             )
         if clock.steps % 100 == 0:
-            self._keep(clock)
+            self._keep(training)
             if not self.progress.console.is_terminal:
-                self.progress.console.print(f"{clock.seconds:.0f} s, step {clock.steps}, {text}")
+                self.progress.console.print(
+                    f"{training.stage}: {clock.seconds:.0f} s, step {clock.steps}, {text}"
+                )
 
-    def _keep(self, clock: Clock) -> None:
-        means = {name: round(value, 4) for name, value in self.means.items()}
-        point = {"stage": self.name, "seconds": round(clock.seconds), "step": clock.steps, **means}
-        with self.curve.open("a") as file:
+    def _keep(self, training: Training) -> None:
+        point = {
+            "stage": training.stage,
+            "seconds": round(training.clock.seconds),
+            "step": training.clock.steps,
+            **{name: round(value, 4) for name, value in self.means.items()},
+        }
+        with self.curve.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
 
 
-def main() -> None:
-    """Run a training from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    """Run a training from the command line; 2 where something that it needs is not there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("network", choices=["vae", "unet"])
     parser.add_argument(
-        "--folder", type=Path, required=True, help="where checkpoints go; resumed from there"
+        "--folder",
+        type=Path,
+        default=Path("build/embedded"),
+        help="where checkpoints and curves go; resumed from there (%(default)s)",
     )
     parser.add_argument(
-        "--minutes", type=float, required=True, help="time to train, earlier runs included"
+        "--minutes", type=float, help="time to train, earlier runs included (vae 120, unet 70)"
     )
     parser.add_argument(
         "--photographs", type=Path, nargs="*", default=[], help="files or folders to mix in"
     )
-    parser.add_argument(
-        "--stage", choices=VAE_STAGES, default="narrow", help="vae: narrow, then wide, then decoder"
-    )
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    stream = PictureStream(list_pictures(options.photographs), seed=options.seed)
-    name = options.stage if options.network == "vae" else "unet"
+    options.minutes = options.minutes or MINUTES[options.network]
     options.folder.mkdir(parents=True, exist_ok=True)
-    bar = Bar(name, options.folder / "curves.jsonl")
+    try:
+        _train(options)
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    pictures = list_pictures(options.photographs)
+    vae = settled_vae(options.folder) if options.network == "unet" else None
+    stream = PictureStream(pictures, seed=options.seed)
+    common = {"minutes": options.minutes, "seed": options.seed, "device": options.device}
+    bar = Bar(options.folder / "curves.jsonl")
     with bar.progress:
-        if options.network == "vae":
-            recipe = VaeRecipe(
-                stage=options.stage,
-                minutes=options.minutes,
-                seed=options.seed,
-                device=device,
-            )
-            train_vae(options.folder, stream, recipe, bar)
+        if vae is None:
+            train_vae(options.folder, stream, VaeRecipe(**common), bar)
         else:
-            recipe = UnetRecipe(minutes=options.minutes, seed=options.seed, device=device)
-            train_unet(options.folder, trained_vae(options.folder), stream, recipe, bar)
+            train_unet(options.folder, vae, stream, UnetRecipe(**common), bar)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -52,9 +52,9 @@ class Clock:
 
 
 class Report(Protocol):
-    """Hears of each step: the clock and the step's figures."""
+    """Hears of each step: which training, and the step's figures."""
 
-    def __call__(self, clock: Clock, **figures: float) -> None: ...
+    def __call__(self, training: Training, **figures: float) -> None: ...
 
 
 class Training:
@@ -130,3 +130,9 @@ class Training:
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read what `Training.save` wrote; None where nothing was."""
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def stage_of(path: Path) -> str | None:
+    """Which stage a checkpoint is in; None where there is none."""
+    state = load_checkpoint(path)
+    return state and state["stage"]

@@ -20,8 +20,8 @@ from ad_lib.embedded.autoencoder import (
     decode_latents,
     posterior_mean,
     psnr,
+    settled_vae,
     train_vae,
-    trained_vae,
 )
 from ad_lib.embedded.balance import balance_queries
 from ad_lib.embedded.data import PictureStream, list_pictures
@@ -39,7 +39,7 @@ from ad_lib.embedded.networks import (
 )
 from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
 from ad_lib.embedded.tokens import train_tokenizer
-from ad_lib.embedded.train import Bar
+from ad_lib.embedded.train import Bar, main
 from ad_lib.embedded.training import Clock, Training
 from ad_lib.embedded.widening import widen
 from ad_lib.features import extract_features, self_attention_layers
@@ -218,10 +218,11 @@ def test_a_clock_counts_time_over_restarts():
 
 def test_the_curve_of_a_training_is_kept_and_continued(tmp_path):
     def train(first: int, last: int) -> None:
-        bar, clock = Bar("unet", tmp_path / "curves.jsonl"), Clock(minutes=1, now=lambda: 0.0)
+        bar = Bar(tmp_path / "curves.jsonl")
+        clock = Clock(minutes=1, now=lambda: 0.0)
         for step in range(first, last):
             clock.steps, clock.seconds = step, float(step)
-            bar(clock, loss=0.5)
+            bar(SimpleNamespace(stage="unet", clock=clock), loss=0.5)
 
     train(1, 250)
     train(250, 301)
@@ -232,6 +233,21 @@ def test_the_curve_of_a_training_is_kept_and_continued(tmp_path):
         ("unet", 300, 300),
     ]
     assert points[0]["loss"] == 0.5
+
+
+def test_a_unet_is_not_trained_on_latents_that_still_move(tmp_path, capsys):
+    assert main(["unet", "--folder", str(tmp_path)]) == 2
+    assert "run `train vae" in capsys.readouterr().err
+    vae = build_vae(NARROW_VAE_WIDTHS)
+    Training(tmp_path / "vae.pt", vae, minutes=1, peak=0.1, stage="narrow").save()
+    assert main(["unet", "--folder", str(tmp_path)]) == 2
+    assert "its stage 'narrow' and its latents still move" in capsys.readouterr().err
+
+
+def test_photographs_that_are_not_there_are_named(tmp_path, capsys):
+    none = tmp_path / "none"
+    assert main(["vae", "--folder", str(tmp_path), "--photographs", str(none)]) == 2
+    assert f"no pictures (.jpeg, .jpg, .png, .webp) at {none}" in capsys.readouterr().err
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path):
@@ -267,19 +283,20 @@ def test_the_best_constant_predictor_of_unit_latents_loses_what_is_signal():
 @pytest.mark.slow
 def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokenizer, images):
     stream = PictureStream([], seed=0, pool=8)
-    steps = []
+    steps, stages = [], []
 
-    def report(clock: Clock, **figures: float) -> None:
+    def report(training: Training, **figures: float) -> None:
+        stages.append(training.stage)
         steps.append(figures["loss"])
 
-    for stage in VAE_STAGES:
-        train_vae(tmp_path, stream, VaeRecipe(stage=stage, minutes=0.02), report)
-    settled = posterior_mean(trained_vae(tmp_path), images)
-    train_vae(tmp_path, stream, VaeRecipe(stage="decoder", minutes=0.05), report)
-    torch.testing.assert_close(posterior_mean(trained_vae(tmp_path), images), settled)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.08), report)
+    assert list(dict.fromkeys(stages)) == list(VAE_STAGES)
+    settled = posterior_mean(settled_vae(tmp_path), images)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.2), report)
+    torch.testing.assert_close(posterior_mean(settled_vae(tmp_path), images), settled)
 
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    train_unet(tmp_path, trained_vae(tmp_path), stream, UnetRecipe(minutes=0.03, pool=4), report)
+    train_unet(tmp_path, settled_vae(tmp_path), stream, UnetRecipe(minutes=0.03, pool=4), report)
     assert trained_denoiser(tmp_path).embed(["red bricks"]).shape == (1, 77, 128)
     assert np.isfinite(steps).all()
 
