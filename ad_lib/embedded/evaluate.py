@@ -69,6 +69,23 @@ def reconstruction(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[flo
     return each, means
 
 
+def colour_cast(output: Tensor, images: Tensor) -> float:
+    """The largest mean shift of a colour channel in any picture, in grey levels of 255."""
+    return 127.5 * (output - images).mean((2, 3)).abs().max().item()
+
+
+def grid_level(output: Tensor, images: Tensor, period: int = 8) -> float:
+    """How much of the error repeats with the latent cells, in grey levels of 255.
+
+    The error is averaged over all cells of all pictures, and its mean taken away; the root mean
+    square of what is left shows as a grid.
+    """
+    error = (output - images)[..., : images.shape[-2] // period * period, :]
+    error = error[..., : images.shape[-1] // period * period]
+    cell = error.unflatten(-1, (-1, period)).unflatten(-3, (-1, period)).mean((0, 1, 2, 4))
+    return 127.5 * (cell - cell.mean()).square().mean().sqrt().item()
+
+
 @torch.no_grad()
 def noise_losses(
     pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str]
@@ -159,6 +176,9 @@ def _show_reconstruction(
     for name, value in zip(names, each.tolist(), strict=True):
         table.add_row(name, f"{value:.2f}")
     table.add_row("mean", f"{each.mean():.2f}")
+    output = decode(vae, encode(vae, images))
+    table.add_row("largest colour cast, levels of 255", f"{colour_cast(output, images):.2f}")
+    table.add_row("grid of 8 pixels, levels of 255", f"{grid_level(output, images):.2f}")
     for deviation, value in noisy.items():
         table.add_row(f"mean, latent noise {deviation}", f"{value:.2f}")
     console.print(table)

@@ -26,7 +26,7 @@ from ad_lib.embedded.autoencoder import (
 from ad_lib.embedded.balance import balance_queries
 from ad_lib.embedded.data import PictureStream, list_pictures
 from ad_lib.embedded.denoiser import UnetRecipe, train_unet, trained_denoiser
-from ad_lib.embedded.evaluate import constant_losses
+from ad_lib.embedded.evaluate import colour_cast, constant_losses, grid_level
 from ad_lib.embedded.export import export
 from ad_lib.embedded.identity_start import start_as_identity
 from ad_lib.embedded.linear_start import fold_moments, start_linear
@@ -205,6 +205,19 @@ def test_psnr_of_one_grey_level_is_48_db():
     assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 2 / 255)) == pytest.approx(
         48.13, abs=0.01
     )
+
+
+def test_a_tint_is_a_colour_cast_and_a_pattern_of_the_cells_a_grid():
+    images = torch.rand(2, 3, 34, 41, generator=torch.Generator().manual_seed(0)) - 0.5
+    tinted = images + torch.tensor([0.0, 0.1, -0.2]).view(1, 3, 1, 1)
+    assert colour_cast(tinted, images) == pytest.approx(127.5 * 0.2, rel=1e-4)
+    assert grid_level(tinted, images) == pytest.approx(0, abs=1e-3)
+    tile = torch.zeros(8, 8)
+    tile[0] = 0.4  # a line along the edge of every cell
+    lined = images + tile.repeat(6, 6)[:34, :41]
+    expected = 127.5 * 0.4 * (1 / 8 * 7 / 8) ** 0.5
+    assert grid_level(lined, images) == pytest.approx(expected, rel=1e-4)
+    assert grid_level(images.flip(0), images) < 5
 
 
 def test_a_clock_counts_time_over_restarts():
