@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from ad_lib.backbone import Backbone
+from ad_lib.embedded.networks import build_scheduler
 from ad_lib.errors import BackboneError, unknown_name
 from ad_lib.weights import EMBEDDED_FOLDER, Weights
 
@@ -170,14 +170,7 @@ def random_backbone(
         **placed,
         **second,
         tokenizer=CLIPTokenizer.from_pretrained(folder),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=build_scheduler(),
         weights=Weights(f"random-{family}{'-tiny' * tiny}", f"seed:{seed}", Path()),
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 
 from ad_lib import Request, render
+from ad_lib.embedded.networks import build_scheduler
 from ad_lib.features import AttentionFeatures
 from ad_lib.guide import noised, previous_timestep, sample_with_distillation
 from ad_lib.losses import attention_distillation_loss
@@ -20,14 +20,7 @@ from tests.bad_images import picture
 @pytest.fixture
 def scheduler():
     """Stable Diffusion's: offsets and the last noise level are what toys like to forget."""
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    scheduler = build_scheduler()
     scheduler.set_timesteps(4)
     return scheduler
 
