@@ -151,10 +151,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, for the seconds too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    try:
+        squares = {folder: load_squares(folder) for folder in options.pictures}
+    except FileNotFoundError as error:
+        parser.error(str(error))
     console = Console()
     pipeline = StableDiffusionPipeline.from_pretrained(options.model)
-    for folder in options.pictures:
-        names, images = load_squares(folder)
+    for folder, (names, images) in squares.items():
         latents = encode(pipeline.vae, images)
         _show_reconstruction(console, pipeline.vae, folder, names, images)
         _show_latents(console, str(folder), latents)

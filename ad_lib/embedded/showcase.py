@@ -80,7 +80,7 @@ class Texture:
 
 def pair_pictures(contents: Sequence[Path], styles: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Each content with a style and each style with a content; the shorter list comes round."""
-    count = max(len(contents), len(styles))
+    count = max(len(contents), len(styles))  # neither is empty
     return [(contents[i % len(contents)], styles[i % len(styles)]) for i in range(count)]
 
 
@@ -186,25 +186,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    backbone = load_backbone(str(options.model))
-    contents, styles, examples = (
-        list_pictures([options.pictures / role])[: options.limit]
-        for role in ("content", "style", "texture")
-    )
-    console = Console()
-    if contents and styles:
-        made = transfers(backbone, contents, styles, options.side)
-        _show_transfers(console, made)
-        rows = [(one.content, one.style, one.result) for one in made]
-        _save(options.save, "transfer.jpg", _in_two_columns(rows))
-    if examples:
-        drawn = textures(backbone, examples, options.side)
-        _show_textures(console, drawn)
-        _save(
-            options.save,
-            "texture.jpg",
-            [(one.example, one.reconstruction, one.result) for one in drawn],
+    try:
+        contents, styles, examples = (
+            list_pictures([options.pictures / role])[: options.limit]
+            for role in ("content", "style", "texture")
         )
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    backbone, console = load_backbone(str(options.model)), Console()
+
+    made = transfers(backbone, contents, styles, options.side)
+    _show_transfers(console, made)
+    rows = [(one.content, one.style, one.result) for one in made]
+    _save(options.save, "transfer.jpg", _in_two_columns(rows))
+
+    drawn = textures(backbone, examples, options.side)
+    _show_textures(console, drawn)
+    rows = [(one.example, one.reconstruction, one.result) for one in drawn]
+    _save(options.save, "texture.jpg", _in_two_columns(rows))
 
 
 def _in_two_columns(rows: Sequence[Sequence[Image.Image]]) -> list[list[Image.Image]]:

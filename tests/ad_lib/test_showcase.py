@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ad_lib.batch import Result
 from ad_lib.embedded.showcase import (
     Texture,
     Transfer,
@@ -35,22 +36,48 @@ def test_the_shorter_list_of_a_pairing_comes_round():
     assert pair_pictures("a", "xy") == [("a", "x"), ("a", "y")]
 
 
-@pytest.mark.slow
-def test_a_transfer_is_measured_on_its_own_pictures(tiny_backbone, folder):
+def test_a_transfer_is_measured_on_its_own_pictures(tiny_backbone, folder, monkeypatch):
+    """Results are handed back in order; here each is its style, darkened."""
+
+    def darkened(backbone, requests):
+        return [
+            Result(
+                image=request.styles[0].point(lambda value: value // (2 + row)),
+                style_losses=(1.0, 0.2),
+                content_losses=(0.0, 0.4),
+                seconds=0.0,
+                seed=0,
+            )
+            for row, request in enumerate(requests)
+        ]
+
+    monkeypatch.setattr("ad_lib.embedded.showcase.render", darkened)
     contents, styles = sorted((folder / "content").iterdir()), [folder / "style" / "style3.png"]
-    first, second = transfers(tiny_backbone, contents, styles, 64)
-    assert (first.name, second.name) == ("content1 + style3", "content2 + style3")
-    content, style, result = map(image_to_tensor, (second.content, second.style, second.result))
-    assert second.before == pytest.approx(swd_patch(content, style).item())
-    assert second.after == pytest.approx(swd_patch(result, style).item())
-    assert second.ssim == pytest.approx(ssim_luma(result, content).item())
-    assert second.style_losses[1] < second.style_losses[0] == pytest.approx(second.losses[0])
+    made = transfers(tiny_backbone, contents, styles, 64)
+    assert [one.name for one in made] == ["content1 + style3", "content2 + style3"]
+    for one in made:
+        content, style, result = map(image_to_tensor, (one.content, one.style, one.result))
+        assert one.before == pytest.approx(swd_patch(content, style).item())
+        assert one.after == pytest.approx(swd_patch(result, style).item())
+        assert one.ssim == pytest.approx(ssim_luma(result, content).item())
+        assert one.style_losses == (1.0, 0.2)
+        assert one.losses == pytest.approx((1.0, 0.2 + 0.25 * 0.4))
+    assert made[0].after < made[1].after
+
+
+def test_a_folder_without_textures_is_refused_in_a_sentence(folder, monkeypatch, capsys):
+    (folder / "texture" / "texture4.png").unlink()
+    monkeypatch.setattr("sys.argv", ["showcase", str(folder)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"at {folder / 'texture'}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_prints_its_tables_and_saves_its_sheets(folder, monkeypatch, capsys):
     save = folder / "sheets"
     arguments = [str(folder), "--model", str(TINY_BACKBONE), "--side", "64", "--save", str(save)]
+    arguments += ["--limit", "1"]
     monkeypatch.setattr("sys.argv", ["showcase", *arguments])
     main()
     printed = capsys.readouterr().out
