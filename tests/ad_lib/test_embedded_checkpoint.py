@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 
 import ad_lib
 from ad_lib.embedded import FOLDER
 from ad_lib.embedded.autoencoder import psnr
-from ad_lib.embedded.evaluate import decode, encode
-from ad_lib.embedded.procedural import draw
+from ad_lib.embedded.evaluate import (
+    TIMESTEPS,
+    constant_losses,
+    decode,
+    encode,
+    fresh_drawings,
+    noise_losses,
+)
+from ad_lib.embedded.procedural import bricks, draw, new_brush
+from ad_lib.images import image_to_tensor
+from ad_lib.metrics import ssim_luma, swd_patch
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +75,40 @@ def test_a_white_picture_stays_white_and_a_black_one_black(pipeline):
         assert (decode(pipeline.vae, encode(pipeline.vae, plain)) - value).abs().mean() < 0.2
 
 
-def test_the_unet_predicts_noise_better_than_no_guess(pipeline, images):
-    latents = encode(pipeline.vae, images[:4])
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
-    at = torch.tensor([500] * 4)
-    noised = pipeline.scheduler.add_noise(latents, noise, at)
-    prompt = ad_lib.load_backbone("embedded").null_prompt.prompt_embeds.expand(4, -1, -1)
-    with torch.no_grad():
-        predicted = pipeline.unet(noised, at, prompt).sample
-    assert (predicted - noise).square().mean() < 0.5
+def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(pipeline):
+    images, captions = fresh_drawings(16)
+    latents = encode(pipeline.vae, images)
+    right = noise_losses(pipeline, latents, captions)
+    another = noise_losses(pipeline, latents, captions[1:] + captions[:1])
+    constant = constant_losses(pipeline, latents)
+    assert all(right[timestep] < constant[timestep] for timestep in TIMESTEPS)
+    assert all(right[timestep] < 0.8 * constant[timestep] for timestep in (100, 300, 500))
+    assert sum(right.values()) < sum(another.values())
+    assert right[500] < another[500]
+
+
+@pytest.mark.slow
+def test_style_transfer_goes_to_the_style_and_keeps_the_content():
+    content, style = (Image.fromarray(draw(2**62 + seed, 128)[0]) for seed in (3, 4))
+    request = ad_lib.Request.preset(
+        "style-transfer", content=content, styles=[style], num_inference_steps=50
+    )
+    (result,) = ad_lib.render(ad_lib.load_backbone("embedded", device="cpu"), [request])
+    before, after = (swd_patch(*map(image_to_tensor, (x, style))) for x in (content, result.image))
+    assert after < before / 2
+    assert ssim_luma(*map(image_to_tensor, (result.image, content))) > 0.35
+    assert result.style_losses[-1] < result.style_losses[0] / 2
+
+
+@pytest.mark.slow
+def test_a_texture_drawn_from_noise_resembles_its_example_as_its_halves_do_each_other():
+    pixels, _ = bricks(new_brush(np.random.default_rng(5), 128))
+    example = Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
+    request = ad_lib.Request.preset("texture-sample", styles=[example], width=128, height=128)
+    (result,) = ad_lib.render(ad_lib.load_backbone("embedded", device="cpu"), [request])
+    tensor = image_to_tensor(example)
+    halves = swd_patch(*tensor.chunk(2, 3)), swd_patch(*tensor.chunk(2, 2))
+    assert swd_patch(image_to_tensor(result.image), tensor) < 2 * max(halves)
 
 
 def test_a_prompt_makes_a_picture_of_the_size_asked_for(pipeline):

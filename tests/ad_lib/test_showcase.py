@@ -42,7 +42,7 @@ def test_a_transfer_is_measured_on_its_own_pictures(tiny_backbone, folder, monke
     def darkened(backbone, requests):
         return [
             Result(
-                image=request.styles[0].point(lambda value: value // (2 + row)),
+                image=request.styles[0].point(lambda value, shade=2 + row: value // shade),
                 style_losses=(1.0, 0.2),
                 content_losses=(0.0, 0.4),
                 seconds=0.0,
