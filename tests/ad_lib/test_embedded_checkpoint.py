@@ -91,7 +91,12 @@ def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(p
 def test_style_transfer_goes_to_the_style_and_keeps_the_content():
     content, style = (Image.fromarray(draw(2**62 + seed, 128)[0]) for seed in (3, 4))
     request = ad_lib.Request.preset(
-        "style-transfer", content=content, styles=[style], num_inference_steps=50
+        "style-transfer",
+        content=content,
+        styles=[style],
+        width=128,
+        height=128,
+        num_inference_steps=50,
     )
     (result,) = ad_lib.render(ad_lib.load_backbone("embedded", device="cpu"), [request])
     before, after = (swd_patch(*map(image_to_tensor, (x, style))) for x in (content, result.image))
