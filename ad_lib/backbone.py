@@ -33,7 +33,7 @@ from ad_lib.features import (
 )
 from ad_lib.guide import PredictNoise
 from ad_lib.prompts import PromptEmbeds, encode_prompt
-from ad_lib.weights import Weights, find_weights
+from ad_lib.weights import Weights, find_weights, parts_of
 
 NUM_DEFAULT_LAYERS = 6
 """The published method distils the last six self-attention layers."""
@@ -237,7 +237,7 @@ def load_backbone(
 
 
 def _second_encoder(weights: Weights, part: Callable[[Any, str], Any]) -> dict[str, Any]:
-    if not weights.is_sdxl:
+    if "text_encoder_2" not in parts_of(weights.path):
         return {}
     return {
         "text_encoder_2": part(CLIPTextModelWithProjection, "text_encoder_2"),

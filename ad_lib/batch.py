@@ -119,6 +119,7 @@ def _render_batch(
     )
     _check_finite(latents)
     images = backbone.decode(latents)[..., : first.height, : first.width]
+    _check_finite(images)
     seconds = (time.perf_counter() - started) / len(requests)
     return _results(requests, images, trace, seconds)
 
@@ -208,11 +209,11 @@ def _initial_noise(backbone: Backbone, like: Request, noise: Sequence[Noise]) ->
     return draw_together(noise, "init", shape).to(backbone.device)
 
 
-def _check_finite(latents: Tensor) -> None:
-    finite = latents.isfinite().flatten(1).all(1)
+def _check_finite(values: Tensor) -> None:
+    finite = values.isfinite().flatten(1).all(1)
     if not finite.all():
         raise NumericsError(
-            f"{int((~finite).sum())} of {len(finite)} latents stopped being finite; "
+            f"{int((~finite).sum())} of {len(finite)} latents or pictures stopped being finite; "
             "lower the learning rate or use float32"
         )
 

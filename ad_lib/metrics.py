@@ -26,7 +26,8 @@ def swd_patch(
     """Sliced Wasserstein distance between the patches of two pictures: 0 for the same texture.
 
     All 7x7 patches are projected onto random directions of unit length; along each the 1-D
-    Wasserstein-1 distance is exact. Mean over directions, then over the levels of a pyramid that
+    Wasserstein-1 distance is taken, exactly where both pictures have as many patches and by
+    interpolated quantiles where not. Mean over directions, then over the levels of a pyramid that
     halves the pictures while their shorter side is at least 32 pixels, so that strokes of all
     widths count. Where things are does not matter, only what there is and how much of it.
 
@@ -36,8 +37,15 @@ def swd_patch(
         num_projections: directions.
         seed: of the directions.
 
+    Raises:
+        ValueError: neither one reference nor one for each picture.
+
     Reference: Rabin et al. 2011 (sliced Wasserstein), Karras et al. 2018 (patches on a pyramid).
     """
+    if len(references) not in (1, len(images)):
+        raise ValueError(
+            f"give one reference or one for each of {len(images)} pictures; got {len(references)}"
+        )
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(num_projections, 3, PATCH, PATCH, generator=generator)
     directions = F.normalize(directions.flatten(1)).view_as(directions).to(images)

@@ -37,9 +37,9 @@ class PromptEmbeds:
         embeds = self.prompt_embeds.expand(batch, -1, -1)
         if self.pooled_prompt_embeds is None:
             return {"encoder_hidden_states": embeds}
-        time_ids = torch.tensor([[*image_size, 0, 0, *image_size]]).to(embeds).expand(batch, -1)
+        time_ids = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
         pooled = self.pooled_prompt_embeds.expand(batch, -1)
-        added = {"text_embeds": pooled, "time_ids": time_ids}
+        added = {"text_embeds": pooled, "time_ids": time_ids.to(embeds.device).expand(batch, -1)}
         return {"encoder_hidden_states": embeds, "added_cond_kwargs": added}
 
 

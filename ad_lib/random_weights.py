@@ -158,7 +158,7 @@ def random_backbone(
         families = {name for name, _ in ARCHITECTURES}
         raise BackboneError(unknown_name("architecture", family, families))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # alone: torch's own reseeds GPUs too
         networks = build_networks(ARCHITECTURES[family, tiny])
     folder = EMBEDDED_FOLDER / "tokenizer"
     second: dict[str, Any] = {}

@@ -27,17 +27,12 @@ class Weights:
     Attributes:
         model_id: what the user asked for: `embedded`, a hub id, or the folder.
         revision: the hub's commit, or `sha256:` and a digest of the folder's files.
-        path: the folder.
+        path: the folder; random weights have none, and an empty path.
     """
 
     model_id: str
     revision: str
     path: Path
-
-    @property
-    def is_sdxl(self) -> bool:
-        """Whether this is a model of SDXL's shape, with a second text encoder."""
-        return _parts_of(self.path) == _SDXL_PARTS
 
 
 def find_weights(name: str, revision: str | None = None) -> Weights:
@@ -64,7 +59,7 @@ def find_weights(name: str, revision: str | None = None) -> Weights:
     )
 
 
-def _parts_of(folder: Path) -> tuple[str, ...]:
+def parts_of(folder: Path) -> tuple[str, ...]:
     """The parts that the U-Net's configuration asks for."""
     config = folder / "unet" / "config.json"
     needs_pooled_text = config.is_file() and b'"text_time"' in config.read_bytes()
@@ -72,7 +67,7 @@ def _parts_of(folder: Path) -> tuple[str, ...]:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    parts = _parts_of(folder)
+    parts = parts_of(folder)
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         family = "SDXL" if parts is _SDXL_PARTS else "Stable Diffusion 1.5"
@@ -117,7 +112,7 @@ def _download(hub_id: str, revision: str | None) -> Weights:
 @cache
 def _digest(folder: Path) -> str:
     total = hashlib.sha256()
-    files = (path for part in _parts_of(folder) for path in (folder / part).rglob("*"))
+    files = (path for part in parts_of(folder) for path in (folder / part).rglob("*"))
     for path in sorted(path for path in files if path.is_file()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

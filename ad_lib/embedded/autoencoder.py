@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
-from ad_lib.embedded.data import PictureStream
+from ad_lib.embedded.data import PictureStream, go_on
 from ad_lib.embedded.linear_start import fold_moments, start_linear
 from ad_lib.embedded.networks import NARROW_VAE_WIDTHS, VAE_WIDTHS, build_vae
 from ad_lib.embedded.training import Report, Training, load_checkpoint, stage_of
@@ -68,20 +69,20 @@ def moment_loss(latents: Tensor) -> Tensor:
     return mean.square().mean() + (std - 1).square().mean()
 
 
-def add_noise(latents: Tensor, largest: float) -> Tensor:
+def perturb(latents: Tensor, largest: float) -> Tensor:
     """Gaussian noise on half of the items, its deviation uniform up to `largest`."""
     amount = (torch.rand(len(latents), 1, 1, 1, device=latents.device) * 2 - 1).clamp(min=0)
     return latents + largest * amount * torch.randn_like(latents)
 
 
-def vary(images: Tensor) -> Tensor:
+def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
     """The batch transposed half of the time, and with its channels in another order a quarter.
 
     A few photographs then show more colours and directions than they have.
     """
-    if torch.rand(()) < 0.5:
+    if rng.random() < 0.5:
         images = images.transpose(2, 3)
-    return images[:, torch.randperm(3)] if torch.rand(()) < 0.25 else images
+    return images[:, rng.permutation(3)] if rng.random() < 0.25 else images
 
 
 def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Report) -> None:
@@ -89,9 +90,17 @@ def train_vae(folder: Path, stream: PictureStream, recipe: VaeRecipe, report: Re
 
     Each stage begins with the averaged weights of the one before. With `decoder` the latents are
     settled: their channel moments are folded in, and the encoder never changes again.
+
+    Raises:
+        FileNotFoundError: the checkpoint there is of another recipe.
     """
     torch.manual_seed(recipe.seed)
     reached = stage_of(folder / "vae.pt") or "narrow"
+    if reached not in VAE_STAGES:
+        raise FileNotFoundError(
+            f"{folder / 'vae.pt'} is in stage {reached!r}, which this recipe does not have "
+            f"({', '.join(VAE_STAGES)}); give another --folder"
+        )
     stages = list(VAE_STAGES)
     for stage in stages[stages.index(reached) :]:
         _train_stage(stage, folder, stream, recipe, report)
@@ -112,10 +121,11 @@ def _train_stage(
     training.resume()
     training.save()
     clock = training.clock
+    go_on(recipe.seed, clock.steps, stream)
 
     def next_batch() -> Tensor:
         side, count = next((s, n) for share, s, n in CROPS[stage] if clock.share <= share)
-        return vary(stream.batch(count, side))
+        return vary(stream.batch(count, side), stream.rng)
 
     with ThreadPoolExecutor(max_workers=1) as painter:
         upcoming = painter.submit(next_batch)
@@ -169,7 +179,8 @@ def trained_vae(folder: Path) -> AutoencoderKL:
     state = load_checkpoint(folder / "vae.pt")
     if state is None:
         raise FileNotFoundError(f"no vae.pt in {folder}; run `train vae --folder {folder}` first")
-    vae = build_vae(NARROW_VAE_WIDTHS if state["stage"] == "narrow" else VAE_WIDTHS)
+    narrow = len(state["average"]["encoder.conv_in.weight"]) == NARROW_VAE_WIDTHS[0]
+    vae = build_vae(NARROW_VAE_WIDTHS if narrow else VAE_WIDTHS)
     vae.load_state_dict(state["average"])
     return vae.eval().requires_grad_(False)
 
@@ -202,7 +213,7 @@ def vae_step(
     """Loss of one batch, and the pictures that came out; settled latents get no gradient."""
     with torch.set_grad_enabled(not settled):
         latents = posterior_mean(vae, images).float()
-    pixels = decode_latents(vae, add_noise(latents, noise)).float()
+    pixels = decode_latents(vae, perturb(latents, noise)).float()
     loss = picture_loss(pixels, images)
     return (loss if settled else loss + 0.1 * moment_loss(latents)), pixels.detach()
 

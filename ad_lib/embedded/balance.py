@@ -13,7 +13,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from ad_lib.features import extract_features, self_attention_layers
+from ad_lib.features import AttentionFeatures, extract_features, self_attention_layers
 
 TIMESTEPS = (900, 700, 500, 300, 100, 1)
 
@@ -38,15 +38,18 @@ def balance_queries(
     sizes = torch.zeros(2, len(layers))
     for timestep in TIMESTEPS:
         seen = extract_features(unet, layers, latents, torch.tensor(timestep), conditioning)
-        sizes += torch.tensor([[f.query.abs().mean(), _out(f).abs().mean()] for f in seen]).T
+        sizes += torch.tensor([[f.query.abs().mean(), _size_of_out(f)] for f in seen]).T
     factors = (share * sizes[1] / sizes[0]).tolist()
     for layer, factor in zip(layers, factors, strict=True):
         query: Any = layer.to_q
         key: Any = layer.to_k
-        query.weight *= factor
-        key.weight /= factor
+        for weight in query.parameters():
+            weight *= factor
+        for weight in key.parameters():
+            weight /= factor
     return factors
 
 
-def _out(features: Any) -> Tensor:
-    return features.out
+def _size_of_out(features: AttentionFeatures) -> Tensor:
+    assert features.out is not None, "a whole pass keeps every output"
+    return features.out.abs().mean()

@@ -47,6 +47,12 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() / 127.5 - 1
 
 
+def go_on(seed: int, step: int, stream: PictureStream) -> None:
+    """Seed a training that is at `step`, so that one that is resumed sees what it has not seen."""
+    torch.manual_seed(seed + step)
+    stream.rng = np.random.default_rng((seed, step))
+
+
 class PictureStream:
     """Endless seeded batches of crops.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ad_lib.embedded.autoencoder import posterior_mean
-from ad_lib.embedded.data import PictureStream, to_tensor
+from ad_lib.embedded.data import PictureStream, go_on, to_tensor
 from ad_lib.embedded.identity_start import start_as_identity
 from ad_lib.embedded.networks import build_scheduler, build_text_encoder, build_unet
 from ad_lib.embedded.procedural import draw
@@ -118,7 +118,8 @@ def train_unet(
     """Train, or resume, the networks in `folder`: `unet.pt` and the folder `tokenizer`."""
     torch.manual_seed(recipe.seed)
     if not (folder / "tokenizer").exists():
-        learn_tokenizer(stream).save_pretrained(folder / "tokenizer")
+        learn_tokenizer(stream).save_pretrained(folder / "tokenizer.new")
+        (folder / "tokenizer.new").rename(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     model = Denoiser(tokenizer).to(recipe.device)
     start_as_identity(model.unet)
@@ -129,6 +130,7 @@ def train_unet(
     )
     training.resume()
     clock = training.clock
+    go_on(recipe.seed, clock.steps, stream)
     rng = np.random.default_rng(recipe.seed + clock.steps)
     vae.to(recipe.device)  # pyright: ignore
     pool = LatentPool(vae, stream, recipe.pool)

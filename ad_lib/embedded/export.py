@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import posterior_mean, trained_vae
+from ad_lib.embedded.autoencoder import posterior_mean, settled_vae
 from ad_lib.embedded.balance import balance_queries
 from ad_lib.embedded.data import to_tensor
 from ad_lib.embedded.denoiser import trained_denoiser
@@ -96,10 +96,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="the checkpoints")
     parser.add_argument("--to", type=Path, default=FOLDER, help="the diffusers folder to renew")
     options = parser.parse_args()
-    components: dict[str, Any] = {
-        "vae": trained_vae(options.folder),
-        "scheduler": build_scheduler(),
-    }
+    try:
+        components: dict[str, Any] = {
+            "vae": settled_vae(options.folder),
+            "scheduler": build_scheduler(),
+        }
+    except FileNotFoundError as error:
+        parser.error(str(error))
     if (options.folder / "unet.pt").exists():
         model = trained_denoiser(options.folder)
         pictures = np.stack([draw(seed, 256)[0] for seed in range(NUM_PICTURES)])

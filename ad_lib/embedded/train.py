@@ -37,10 +37,13 @@ class Bar:
             TextColumn("{task.fields[figures]}"),
         )
         self.task = self.progress.add_task("", total=1.0, figures="")
+        self.stage = ""
         self.means: dict[str, float] = {}
 
     def __call__(self, training: Training, **figures: float) -> None:
         clock = training.clock
+        if training.stage != self.stage:
+            self.stage, self.means = training.stage, {}
         for name, value in figures.items():
             self.means[name] = 0.99 * self.means.get(name, value) + 0.01 * value
         text = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
@@ -80,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="where checkpoints and curves go; resumed from there (%(default)s)",
     )
     parser.add_argument(
-        "--minutes", type=float, help="time to train, earlier runs included (vae 120, unet 70)"
+        "--minutes", type=_minutes, help="time to train, earlier runs included (vae 120, unet 70)"
     )
     parser.add_argument(
         "--photographs", type=Path, nargs="*", default=[], help="files or folders to mix in"
@@ -99,6 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"minutes must be above 0; got {text}")
+    return minutes
 
 
 def _train(options: argparse.Namespace) -> None:
