@@ -31,7 +31,7 @@ COMPONENTS = {
 }
 
 
-QUERY_SHARE = 0.5
+QUERY_SHARE = 0.8
 """Size of the queries beside that of the outputs; see `balance`."""
 
 NUM_PICTURES = 16
