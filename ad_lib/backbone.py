@@ -12,12 +12,6 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-    StableDiffusionPipeline,
-)
-from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-    StableDiffusionXLPipeline,
-)
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
@@ -176,6 +170,13 @@ class Backbone:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder that `load_backbone` and diffusers' pipelines read."""
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+            StableDiffusionPipeline,
+        )
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+            StableDiffusionXLPipeline,
+        )
+
         parts = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
         for suffix, tokenizer, text_encoder in zip(
             ("", "_2"), self.tokenizers, self.text_encoders, strict=False

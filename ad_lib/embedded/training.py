@@ -135,4 +135,4 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 def stage_of(path: Path) -> str | None:
     """Which stage a checkpoint is in; None where there is none."""
     state = load_checkpoint(path)
-    return state and state["stage"]
+    return None if state is None else state["stage"]
