@@ -7,6 +7,7 @@ scale to chance; here it is chosen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ TIMESTEPS = (900, 700, 500, 300, 100, 1)
 
 @torch.no_grad()
 def balance_queries(
-    unet: UNet2DConditionModel, latents: Tensor, prompt_embeds: Tensor, share: float
+    unet: UNet2DConditionModel, latents: Tensor, prompt_embeds: Tensor, shares: Sequence[float]
 ) -> list[float]:
     """Scale every self-attention layer's queries; the U-Net computes what it did.
 
@@ -28,7 +29,8 @@ def balance_queries(
         unet: changed in place.
         latents: (b, c, h, w) clean latents of pictures like those that it will see.
         prompt_embeds: (1, 77, d) of the empty prompt.
-        share: mean magnitude of a layer's queries, of that of its outputs, afterwards.
+        shares: of every layer, the mean magnitude of its queries, of that of its outputs,
+            afterwards.
 
     Returns:
         The factor of each layer.
@@ -39,7 +41,7 @@ def balance_queries(
     for timestep in TIMESTEPS:
         seen = extract_features(unet, layers, latents, torch.tensor(timestep), conditioning)
         sizes += torch.tensor([[f.query.abs().mean(), _size_of_out(f)] for f in seen]).T
-    factors = (share * sizes[1] / sizes[0]).tolist()
+    factors = (torch.tensor(shares) * sizes[1] / sizes[0]).tolist()
     for layer, factor in zip(layers, factors, strict=True):
         query: Any = layer.to_q
         key: Any = layer.to_k

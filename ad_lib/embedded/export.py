@@ -31,8 +31,11 @@ COMPONENTS = {
 }
 
 
-QUERY_SHARE = 0.8
-"""Size of the queries beside that of the outputs; see `balance`."""
+QUERY_SHARES = (0.2,) * 13 + (1.4,) * 3
+"""Size of the queries beside that of the outputs, layer by layer; see `balance`.
+
+Where things are is best kept at full resolution, in the last three layers.
+"""
 
 NUM_PICTURES = 16
 """Drawings whose latents set the balance."""
@@ -108,7 +111,7 @@ def main() -> None:
         pictures = np.stack([draw(seed, 256)[0] for seed in range(NUM_PICTURES)])
         with torch.no_grad():
             latents = posterior_mean(components["vae"], to_tensor(pictures))
-            balance_queries(model.unet, latents, model.embed([""]), QUERY_SHARE)
+            balance_queries(model.unet, latents, model.embed([""]), QUERY_SHARES)
         components |= {
             "unet": model.unet,
             "text_encoder": model.text_encoder,

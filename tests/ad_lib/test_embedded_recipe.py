@@ -177,7 +177,7 @@ def test_balanced_queries_are_another_content_loss_of_the_same_network():
         return picture, [content_loss([a], [b]) for a, b in zip(mine, theirs, strict=True)]
 
     picture, before = measure()
-    factors = balance_queries(unet, latents, prompt, share=0.5)
+    factors = balance_queries(unet, latents, prompt, shares=[0.5, 1.5] * 8)
     again, after = measure()
     torch.testing.assert_close(again, picture, atol=1e-4, rtol=1e-4)
     for factor, old, new in zip(factors, before, after, strict=True):
