@@ -56,7 +56,7 @@ def sample_with_distillation(
         The sampled latents z_0, detached, and the losses before each Adam step.
     """
     trace = []
-    for step, t in enumerate(scheduler.timesteps.to(latents.device)):
+    for step, t in enumerate(scheduler.timesteps):  # on the CPU, so that no step waits for the GPU
         with torch.no_grad():
             noise_pred = predict_noise(latents, t)
             latents = _ddim_step(scheduler, noise_pred, t, latents)

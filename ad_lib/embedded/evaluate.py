@@ -55,18 +55,10 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return torch.cat(pictures).clamp(-1, 1)
 
 
-def reconstruction(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[float, float]]:
-    """PSNR of each picture, and the mean PSNR under latent noise of each deviation."""
-    latents = encode(vae, images)
-    each = torch.stack(
-        [psnr(a[None], b[None]) for a, b in zip(decode(vae, latents), images, strict=True)]
-    )
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(latents.shape, generator=generator)
-    means = {
-        s: psnr(decode(vae, latents + s * noise), images).item() for s in (0.05, 0.1, 0.2, 0.4)
-    }
-    return each, means
+def noisy_psnr(vae: AutoencoderKL, images: Tensor, latents: Tensor) -> dict[float, float]:
+    """Mean PSNR of the pictures under latent noise, by its deviation."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    return {s: psnr(decode(vae, latents + s * noise), images).item() for s in (0.05, 0.1, 0.2, 0.4)}
 
 
 def colour_cast(output: Tensor, images: Tensor) -> float:
@@ -159,11 +151,13 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(options.model)
     for folder, (names, images) in squares.items():
         latents = encode(pipeline.vae, images)
-        _show_reconstruction(console, pipeline.vae, folder, names, images)
+        output = decode(pipeline.vae, latents)
+        noisy = noisy_psnr(pipeline.vae, images, latents)
+        _show_reconstruction(console, folder, names, images, output, noisy)
         _show_latents(console, str(folder), latents)
         _show_denoising(console, pipeline, str(folder), latents, [""] * len(latents))
         if options.save:
-            _save_pairs(pipeline.vae, options.save, folder.name, names, images)
+            _save_pairs(options.save, folder.name, names, torch.cat([images, output], 3))
     images, captions = fresh_drawings(options.drawings)
     latents = encode(pipeline.vae, images)
     _show_latents(console, "drawings", latents)
@@ -172,14 +166,18 @@ def main() -> None:
 
 
 def _show_reconstruction(
-    console: Console, vae: AutoencoderKL, folder: Path, names: list[str], images: Tensor
+    console: Console,
+    folder: Path,
+    names: list[str],
+    images: Tensor,
+    output: Tensor,
+    noisy: dict[float, float],
 ) -> None:
-    each, noisy = reconstruction(vae, images)
+    each = torch.stack([psnr(a[None], b[None]) for a, b in zip(output, images, strict=True)])
     table = Table("picture", "PSNR dB", title=f"{folder}: autoencoder at {images.shape[-1]} pixels")
     for name, value in zip(names, each.tolist(), strict=True):
         table.add_row(name, f"{value:.2f}")
     table.add_row("mean", f"{each.mean():.2f}")
-    output = decode(vae, encode(vae, images))
     table.add_row("largest colour cast, levels of 255", f"{colour_cast(output, images):.2f}")
     table.add_row("grid of 8 pixels, levels of 255", f"{grid_level(output, images):.2f}")
     for deviation, value in noisy.items():
@@ -187,11 +185,8 @@ def _show_reconstruction(
     console.print(table)
 
 
-def _save_pairs(
-    vae: AutoencoderKL, folder: Path, prefix: str, names: list[str], images: Tensor
-) -> None:
+def _save_pairs(folder: Path, prefix: str, names: list[str], pairs: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = torch.cat([images, decode(vae, encode(vae, images))], 3)
     for name, pair in zip(names, pairs, strict=True):
         pixels = ((pair + 1) * 127.5).round().byte().movedim(0, -1).numpy()
         Image.fromarray(pixels).save(folder / f"{prefix}-{Path(name).stem}.png")
