@@ -103,3 +103,10 @@ def test_an_sdxl_folder_without_its_second_text_encoder_is_refused(tmp_path):
     (tmp_path / "text_encoder_2").rename(tmp_path / "elsewhere")
     with pytest.raises(BackboneError, match=r"not a folder of SDXL .*: it lacks text_encoder_2$"):
         load_backbone(str(tmp_path))
+
+
+def test_sdxls_time_ids_are_the_height_then_the_width_without_a_crop():
+    null = random_backbone("sdxl", tiny=True).null_prompt
+    added = null.conditioning(2, (192, 64))["added_cond_kwargs"]
+    assert added["time_ids"].tolist() == [[192, 64, 0, 0, 192, 64]] * 2
+    assert added["text_embeds"].shape == (2, 32)
