@@ -34,6 +34,7 @@ class Result:
         style_losses, content_losses: before each Adam step.
         seconds: this item's share of its batch's time.
         seed: the request's seed.
+        peak_memory_bytes: what its batch held on the accelerator at most; None on a CPU.
         degraded: whether a fallback changed pixels.
     """
 
@@ -42,6 +43,7 @@ class Result:
     content_losses: tuple[float, ...]
     seconds: float
     seed: int
+    peak_memory_bytes: int | None = None
     degraded: bool = False
 
 

@@ -68,6 +68,13 @@ def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
 
 
+def fit_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
+    """A label map at exactly that size, cropped like its picture; no new colours appear."""
+    if mask.size == (width, height):
+        return mask
+    return ImageOps.fit(mask.convert("RGB"), (width, height), method=Image.Resampling.NEAREST)
+
+
 def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
     """(width, height) with the same proportions and the shorter side given, in pixels."""
     scale = shorter / min(width, height)

@@ -13,9 +13,13 @@ MAX_TIMESTEPS = 999
 """With 1000 steps DDIM's leading spacing starts at timestep 1000, which the model lacks."""
 
 
+Seamless = Literal["none", "x", "y", "both"]
+Algorithm = Literal["optimize", "sample", "expand"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The numbers of both algorithms.
+    """The numbers of the algorithms; `Preset.uses` says which task reads which.
 
     Attributes:
         num_inference_steps: timesteps visited, from high to low, 1..999.
@@ -25,6 +29,28 @@ class Settings:
         attn_scale: factor on the query inside the distilled attention, above 0; larger picks
             fewer style tokens per query.
         layers: half-open range of self-attention layers in execution order; None is the last six.
+        style_weights: how often each style counts, one number of at least 0 per style; 2 is as if
+            it were listed twice. None counts each once.
+        reference_size: pixels of the references' shorter side, with their own proportions; None
+            crops them to the size of the result, as published.
+        timesteps: Algorithm 1's order of timesteps (`descending` as published), or one timestep
+            for the whole run.
+        guidance_scale: of the prompt over the negative prompt; 1 is off.
+        adain: give the latents the noised style's channel statistics at every timestep.
+        start_time: the style is distilled at timesteps below this; 999 is always.
+        variant: `reference` draws noise for AdaIN and features apart, as the released code does;
+            `paper` uses one noised style for both, as Algorithm 2 is written.
+        init: sampling starts from `noise`, or from the noised `style`.
+        controlnet_conditioning_scale: weight of the ControlNet's residuals.
+        seamless: axes along which the picture continues on its opposite side.
+        view_size: side of MultiDiffusion's views, in latent cells.
+        view_stride: distance of neighbouring views, in latent cells.
+        view_shift: move the grid of views from step to step, so that no border stays.
+        view_batch_size: views distilled together; they see the same noise on the style.
+        colors: `result` leaves the colours as they come, `content` gives the result the content's
+            colours pixel by pixel, `style` gives it the reference's channel statistics.
+        decoder_epochs: steps of fine-tuning the decoder on the (first) reference; 0 is off, the
+            published number is 75.
     """
 
     num_inference_steps: int = 200
@@ -33,6 +59,22 @@ class Settings:
     content_weight: float = 0.0
     attn_scale: float = 1.0
     layers: tuple[int, int] | None = None
+    style_weights: tuple[float, ...] | None = None
+    reference_size: int | None = None
+    timesteps: Literal["descending", "ascending", "random"] | int = "descending"
+    guidance_scale: float = 1.0
+    adain: bool = False
+    start_time: int = MAX_TIMESTEPS
+    variant: Literal["reference", "paper"] = "reference"
+    init: Literal["noise", "style"] = "noise"
+    controlnet_conditioning_scale: float = 1.0
+    seamless: Seamless = "none"
+    view_size: int = 64
+    view_stride: int = 32
+    view_shift: bool = True
+    view_batch_size: int = 8
+    colors: Literal["result", "content", "style"] = "result"
+    decoder_epochs: int = 0
 
     def __post_init__(self) -> None:
         _check_whole("num_inference_steps", self.num_inference_steps, 1, MAX_TIMESTEPS)
@@ -42,6 +84,29 @@ class Settings:
         _check_number("attn_scale", self.attn_scale, above=0.0)
         if self.layers is not None:
             object.__setattr__(self, "layers", _checked_layers(self.layers))
+        if self.style_weights is not None:
+            object.__setattr__(self, "style_weights", _checked_weights(self.style_weights))
+        if self.reference_size is not None:
+            _check_whole("reference_size", self.reference_size, 64, 8192)
+        if isinstance(self.timesteps, str):
+            _check_choice("timesteps", self.timesteps, ("descending", "ascending", "random"))
+        else:
+            _check_whole("timesteps", self.timesteps, 0, MAX_TIMESTEPS)
+        _check_number("guidance_scale", self.guidance_scale, at_least=1.0)
+        _check_choice("adain", self.adain, (True, False))
+        _check_whole("start_time", self.start_time, 0, MAX_TIMESTEPS)
+        _check_choice("variant", self.variant, ("reference", "paper"))
+        _check_choice("init", self.init, ("noise", "style"))
+        _check_number(
+            "controlnet_conditioning_scale", self.controlnet_conditioning_scale, at_least=0.0
+        )
+        _check_choice("seamless", self.seamless, ("none", "x", "y", "both"))
+        _check_whole("view_size", self.view_size, 8, 1024)
+        _check_whole("view_stride", self.view_stride, 1, self.view_size)
+        _check_choice("view_shift", self.view_shift, (True, False))
+        _check_whole("view_batch_size", self.view_batch_size, 1, 1024)
+        _check_choice("colors", self.colors, ("result", "content", "style"))
+        _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
 
     def updated(self, overrides: Mapping[str, Any]) -> Settings:
         """These settings with some replaced.
@@ -56,31 +121,108 @@ class Settings:
         return replace(self, **overrides)
 
 
+_EVERY_TASK = {
+    "num_inference_steps",
+    "num_optimization_steps",
+    "learning_rate",
+    "attn_scale",
+    "layers",
+    "style_weights",
+    "reference_size",
+    "seamless",
+    "colors",
+    "decoder_epochs",
+}
+_SAMPLING = {"guidance_scale", "adain", "start_time", "variant"}
+_READS: Mapping[Algorithm, set[str]] = {
+    "optimize": _EVERY_TASK | {"timesteps"},
+    "sample": _EVERY_TASK | _SAMPLING | {"init"},
+    "expand": _EVERY_TASK
+    | _SAMPLING
+    | {"view_size", "view_stride", "view_shift", "view_batch_size"},
+}
+
+REQUEST_FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "content": "content",
+        "layout": "content",
+        "style": "styles",
+        "texture": "styles",
+        "source_mask": "source_mask",
+        "target_mask": "target_mask",
+        "control": "control_image",
+    }
+)
+"""The field of a request that holds a role's images; a layout is the content of its texture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A task under its public name.
 
     Attributes:
-        roles: the images that it takes, the reference last; a task with a `content` keeps its
-            structure and starts from it, one without starts from noise.
+        roles: the images that it needs, in the order of their importance for the result.
+        optional_roles: images that it can use besides.
+        takes_prompt: whether a prompt says what is drawn.
         settings: the published numbers.
         summary: one line for people.
         size: pixels of the result's shorter side when a request gives no size.
         algorithm: `optimize` moves latents towards the references (Algorithm 1), `sample` denoises
-            them and moves them at every timestep (Algorithm 2).
+            them and moves them at every timestep (Algorithm 2), `expand` does that in overlapping
+            views of a large picture (MultiDiffusion).
     """
 
     name: str
     roles: tuple[str, ...]
     settings: Settings
     summary: str
+    optional_roles: tuple[str, ...] = ()
+    takes_prompt: bool = False
     size: int = 512
-    algorithm: Literal["optimize", "sample"] = "optimize"
+    algorithm: Algorithm = "optimize"
 
     @property
-    def takes_content(self) -> bool:
-        """Whether the task keeps a content image's structure."""
-        return "content" in self.roles
+    def all_roles(self) -> tuple[str, ...]:
+        """Every image that it needs or can use."""
+        return (*self.roles, *self.optional_roles)
+
+    @property
+    def reference_role(self) -> str:
+        """The role whose look is distilled: `style` or `texture`."""
+        return next(role for role in self.roles if REQUEST_FIELDS[role] == "styles")
+
+    def uses(self, setting: str) -> bool:
+        """Whether the task reads a setting."""
+        fields_used = {REQUEST_FIELDS[role] for role in self.all_roles}
+        if setting == "content_weight":
+            return "content" in fields_used
+        if setting == "controlnet_conditioning_scale":
+            return "control_image" in fields_used
+        return setting in _READS[self.algorithm]
+
+    def settings_with(self, overrides: Mapping[str, Any]) -> Settings:
+        """The published numbers with some replaced.
+
+        Raises:
+            RequestError: a setting that is unknown, out of range or of no use to this task.
+        """
+        settings = self.settings.updated(overrides)
+        self.check(settings)
+        return settings
+
+    def check(self, settings: Settings) -> None:
+        """Refuses settings that this task would silently ignore.
+
+        Raises:
+            RequestError: one of them differs from its default and the task does not read it.
+        """
+        for field in fields(settings):
+            value = getattr(settings, field.name)
+            if value != getattr(self.settings, field.name) and not self.uses(field.name):
+                raise RequestError(
+                    f"{self.name} does not use {field.name}; got {value!r}: drop it, or choose "
+                    f"one of {', '.join(p.name for p in PRESETS.values() if p.uses(field.name))}"
+                )
 
 
 def _check_whole(name: str, value: Any, low: int, high: int) -> None:
@@ -97,6 +239,24 @@ def _check_number(
     usable = usable and (value > above if above is not None else value >= (at_least or 0.0))
     if not usable:
         raise RequestError(f"{name} must be a number {bound}; got {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if not any(
+        value is choice or (value == choice and isinstance(value, str)) for choice in choices
+    ):
+        listed = ", ".join(map(repr, choices))
+        raise RequestError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def _checked_weights(weights: Any) -> tuple[float, ...]:
+    if not isinstance(weights, list | tuple) or not weights:
+        raise RequestError(f"style_weights must be a list of numbers; got {weights!r}")
+    for weight in weights:
+        _check_number("style_weights", weight, at_least=0.0)
+    if not any(weights):
+        raise RequestError(f"style_weights must not all be 0; got {list(weights)}")
+    return tuple(float(weight) for weight in weights)
 
 
 def _checked_layers(layers: Any) -> tuple[int, int]:
@@ -126,6 +286,39 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 summary="give the content's object the look of the style's object",
             ),
             Preset(
+                name="style-t2i",
+                roles=("style",),
+                optional_roles=("content", "control"),
+                takes_prompt=True,
+                settings=Settings(
+                    num_inference_steps=50,
+                    num_optimization_steps=2,
+                    learning_rate=0.015,
+                    content_weight=0.25,
+                    guidance_scale=7.0,
+                    adain=True,
+                ),
+                summary="draw a prompt in the style's manner; the numbers for SDXL",
+                size=1024,
+                algorithm="sample",
+            ),
+            Preset(
+                name="style-t2i-sd15",
+                roles=("style",),
+                optional_roles=("content", "control"),
+                takes_prompt=True,
+                settings=Settings(
+                    num_inference_steps=50,
+                    num_optimization_steps=3,
+                    learning_rate=0.015,
+                    content_weight=0.25,
+                    guidance_scale=7.5,
+                    adain=True,
+                ),
+                summary="draw a prompt in the style's manner; the numbers for Stable Diffusion 1.5",
+                algorithm="sample",
+            ),
+            Preset(
                 name="texture-optimize",
                 roles=("texture",),
                 settings=Settings(),
@@ -134,9 +327,32 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset(
                 name="texture-sample",
                 roles=("texture",),
+                optional_roles=("control",),
                 settings=Settings(num_inference_steps=50, num_optimization_steps=3),
                 summary="a new sample of a texture, drawn from the model: faster",
                 algorithm="sample",
+            ),
+            Preset(
+                name="texture-masked",
+                roles=("target_mask", "source_mask", "texture"),
+                settings=Settings(content_weight=0.15),
+                summary="lay a texture's labelled regions out anew, by a label map",
+            ),
+            Preset(
+                name="texture-layout",
+                roles=("layout", "texture"),
+                settings=Settings(content_weight=0.25),
+                summary="a texture whose parts lie where a rough painting puts their colours",
+            ),
+            Preset(
+                name="texture-expand",
+                roles=("texture",),
+                settings=Settings(
+                    num_inference_steps=50, num_optimization_steps=3, reference_size=512
+                ),
+                summary="a texture of any size up to 4096x4096, in overlapping views",
+                size=1024,
+                algorithm="expand",
             ),
         )
     }

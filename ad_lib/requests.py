@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
-from ad_lib.images import scaled_size
-from ad_lib.presets import Settings, find_preset
+from ad_lib.images import fit_image, fit_mask, scaled_size
+from ad_lib.labels import check_labels
+from ad_lib.presets import REQUEST_FIELDS, Preset, Settings, find_preset
 
 MIN_SIDE = 64
 """Pixels; below this the U-Net's deepest level has no room for its features."""
@@ -24,12 +25,16 @@ class Request:
 
     Attributes:
         task: the preset's name.
-        content: the picture whose structure is kept and where the latents start; None starts from
-            noise.
         styles: the reference pictures; their tokens are read as one long sequence.
         width, height: pixels of the result, any size from 64 on.
         seed: of the noise, 0..2**64 - 1.
         settings: the task's numbers.
+        content: the picture (or the layout) whose structure is kept; where optimisation starts.
+        source_mask, target_mask: which label each pixel of the texture and of the result has; every
+            colour is a label.
+        control_image: what a ControlNet sees.
+        prompt: what is drawn.
+        negative_prompt: what guidance leads away from; None is the model's own default.
 
     Raises:
         RequestError: the parts do not fit together; the message says what to change.
@@ -42,21 +47,21 @@ class Request:
     seed: int
     settings: Settings
     content: Image.Image | None = None
+    source_mask: Image.Image | None = None
+    target_mask: Image.Image | None = None
+    control_image: Image.Image | None = None
+    prompt: str = ""
+    negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        takes_content = find_preset(self.task).takes_content
-        if takes_content and self.content is None:
-            raise RequestError(f"{self.task} needs a content image; give content=...")
-        if not takes_content and self.content is not None:
-            raise RequestError(f"{self.task} starts from noise; drop content=...")
-        if not self.styles:
-            raise RequestError(f"{self.task} needs at least one style image; give styles=[...]")
-        if min(self.width, self.height) < MIN_SIDE:
-            raise RequestError(
-                f"width and height must be at least {MIN_SIDE}; got {self.width}x{self.height}"
-            )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise RequestError(f"seed must lie in 0..2**64-1; got {self.seed}")
+        preset = find_preset(self.task)
+        _check_pictures(self, preset)
+        preset.check(self.settings)
+        _check_sizes(self)
+        _check_prompt(self, preset)
+        _check_combination(self, preset)
+        if self.source_mask and self.target_mask:
+            _check_masks(self, self.source_mask, self.target_mask)
 
     @classmethod
     def preset(
@@ -65,6 +70,11 @@ class Request:
         *,
         styles: Sequence[Image.Image],
         content: Image.Image | None = None,
+        source_mask: Image.Image | None = None,
+        target_mask: Image.Image | None = None,
+        control_image: Image.Image | None = None,
+        prompt: str = "",
+        negative_prompt: str | None = None,
         width: int | None = None,
         height: int | None = None,
         seed: int = 0,
@@ -72,29 +82,143 @@ class Request:
     ) -> Request:
         """A request with the published settings of a task, and any of them replaced by name.
 
-        Without a size the result has the content's proportions (a square without content), its
-        shorter side at the preset's 512 pixels; one side alone scales the other.
+        Without a size the result has the proportions of the content, of the target mask or of the
+        control image (a square without any), its shorter side at the preset's size; one side alone
+        scales the other.
 
         Raises:
             RequestError: unknown preset or setting, or parts that do not fit together.
         """
         found = find_preset(task)
-        width, height = _result_size(content, width, height, found.size)
+        shaped = next((one for one in (content, target_mask, control_image) if one), None)
+        width, height = _result_size(shaped, width, height, found.size)
         return cls(
             task=task,
-            content=content,
             styles=tuple(styles),
+            content=content,
+            source_mask=source_mask,
+            target_mask=target_mask,
+            control_image=control_image,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
             width=width,
             height=height,
             seed=seed,
-            settings=found.settings.updated(settings),
+            settings=found.settings_with(settings),
         )
 
 
+def fit_role(
+    role: str, image: Image.Image, width: int, height: int, settings: Settings
+) -> Image.Image:
+    """A picture as the request's role will use it, for a result of `width` x `height`.
+
+    Fitting twice changes nothing, so a loader may shrink pictures before a request is built.
+    """
+    fit = fit_mask if role.endswith("_mask") else fit_image
+    is_reference = role in ("style", "texture", "source_mask")
+    if is_reference and settings.reference_size is not None:
+        return fit(image, *scaled_size(*image.size, settings.reference_size))
+    return fit(image, width, height)
+
+
+def _check_pictures(request: Request, preset: Preset) -> None:
+    if not request.styles:
+        raise RequestError(
+            f"{request.task} needs at least one {preset.reference_role} image; give styles=[...]"
+        )
+    needed = {REQUEST_FIELDS[role] for role in preset.roles}
+    known = {REQUEST_FIELDS[role] for role in preset.all_roles}
+    for name in ("content", "source_mask", "target_mask", "control_image"):
+        given = getattr(request, name) is not None
+        if name in needed and not given:
+            raise RequestError(f"{request.task} needs a {name} image; give {name}=...")
+        if given and name not in known:
+            why = "starts from noise" if name == "content" else f"takes no {name}"
+            raise RequestError(f"{request.task} {why}; drop {name}=...")
+
+
+def _check_sizes(request: Request) -> None:
+    if min(request.width, request.height) < MIN_SIDE:
+        raise RequestError(
+            f"width and height must be at least {MIN_SIDE}; got {request.width}x{request.height}"
+        )
+    if not 0 <= request.seed <= MAX_SEED:
+        raise RequestError(f"seed must lie in 0..2**64-1; got {request.seed}")
+
+
+def _check_prompt(request: Request, preset: Preset) -> None:
+    if not preset.takes_prompt:
+        if request.prompt or request.negative_prompt:
+            raise RequestError(
+                f"{request.task} takes no prompt; got {request.prompt or request.negative_prompt!r}"
+                ": drop it, or use style-t2i"
+            )
+    elif not request.prompt.strip():
+        raise RequestError(f"{request.task} needs a prompt; give prompt='...'")
+    elif request.negative_prompt and request.settings.guidance_scale == 1:
+        raise RequestError(
+            f"guidance_scale 1 ignores the negative prompt {request.negative_prompt!r}; drop it, "
+            "or raise guidance_scale"
+        )
+
+
+def _check_combination(request: Request, preset: Preset) -> None:
+    settings = request.settings
+    weights = settings.style_weights
+    if weights is not None and len(weights) != len(request.styles):
+        raise RequestError(
+            f"style_weights gives {len(weights)} numbers for {len(request.styles)} styles; give "
+            "one for each"
+        )
+    if settings.colors == "content" and request.content is None:
+        raise RequestError(
+            f"colors='content' needs a content image, and this {request.task} has none; use "
+            "colors='style' or 'result'"
+        )
+    if request.content is None and settings.content_weight != preset.settings.content_weight:
+        raise RequestError(
+            f"content_weight {settings.content_weight} needs a content image; drop it, or give "
+            "content=..."
+        )
+    scale = settings.controlnet_conditioning_scale
+    if request.control_image is None and scale != preset.settings.controlnet_conditioning_scale:
+        raise RequestError(
+            f"controlnet_conditioning_scale {scale} needs a control_image; drop it, or give one"
+        )
+    if settings.init == "style" and len(request.styles) != 1:
+        raise RequestError(
+            f"init='style' starts from one style; got {len(request.styles)}: give one"
+        )
+    if settings.init == "style" and settings.reference_size is not None:
+        raise RequestError(
+            "init='style' needs the style at the size of the result; drop reference_size="
+            f"{settings.reference_size}"
+        )
+
+
+def _check_masks(request: Request, source: Image.Image, target: Image.Image) -> None:
+    if len(request.styles) != 1:
+        raise RequestError(
+            f"{request.task} takes one texture, the one that source_mask labels; got "
+            f"{len(request.styles)}"
+        )
+    if source.size != request.styles[0].size:
+        raise RequestError(
+            f"source_mask is {source.width}x{source.height} and its texture "
+            f"{request.styles[0].width}x{request.styles[0].height}: make them the same size"
+        )
+    size = (request.width, request.height)
+    check_labels(
+        fit_role("source_mask", source, *size, request.settings),
+        fit_role("target_mask", target, *size, request.settings),
+    )
+
+
 def _result_size(
-    content: Image.Image | None, width: int | None, height: int | None, shorter: int
+    shaped: Image.Image | None, width: int | None, height: int | None, shorter: int
 ) -> tuple[int, int]:
-    shape = content.size if content is not None else (1, 1)
+    shape = shaped.size if shaped is not None else (1, 1)
     if width is not None and height is not None:
         return width, height
     if width is not None:
