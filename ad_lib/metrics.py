@@ -10,6 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+METRIC_NAMES = (
+    "swd_patch",
+    "gram_raw",
+    "color_emd",
+    "chroma_gain",
+    "spectrum_slope",
+    "seam_ratio_x",
+    "seam_ratio_y",
+    "patch_copy",
+    "autocorr_peak",
+    "ssim_luma",
+    "edge_f1",
+)
+"""What `measure` can tell of a picture; the last two need a content."""
+
 PATCH = 7
 """Pixels; side of the patches that `swd_patch` compares."""
 
