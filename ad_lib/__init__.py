@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ad_lib.backbone import Backbone, load_backbone
+    from ad_lib.backbone import Backbone
     from ad_lib.batch import Result, render
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
     from ad_lib.images import decode_image, fit_image
+    from ad_lib.loading import load_backbone
     from ad_lib.presets import PRESETS, Preset, Settings
     from ad_lib.random_weights import random_backbone
     from ad_lib.requests import Request
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Backbone": "backbone",
-    "load_backbone": "backbone",
+    "load_backbone": "loading",
     "Result": "batch",
     "render": "batch",
     "BackboneError": "errors",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from ad_lib.errors import BackboneError, RequestError
+from ad_lib.errors import RequestError
 from ad_lib.features import (
     AttentionFeatures,
     ExtractFeatures,
@@ -27,7 +24,7 @@ from ad_lib.features import (
 )
 from ad_lib.guide import PredictNoise
 from ad_lib.prompts import PromptEmbeds, encode_prompt
-from ad_lib.weights import Weights, find_weights, parts_of
+from ad_lib.weights import Weights
 
 NUM_DEFAULT_LAYERS = 6
 """The published method distils the last six self-attention layers."""
@@ -198,104 +195,3 @@ class Backbone:
                 f"got [{start}, {stop}). A range for another model?"
             )
         return self.layers[start:stop]
-
-
-def load_backbone(
-    name: str = "embedded",
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-) -> Backbone:
-    """Loads a frozen backbone.
-
-    Args:
-        name: `embedded` (ships with the package), `sd15`, `sdxl`, a hub id, or a diffusers folder.
-        revision: commit or tag of a hub id.
-        dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given.
-        device: CUDA where there is one unless given.
-
-    Raises:
-        BackboneError: nothing of that name, pickled weights, or an incomplete folder.
-    """
-    weights = find_weights(name, revision)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-
-    def part(loader: Any, name: str) -> Any:
-        return _load_part(weights, loader.from_pretrained, name, dtype).to(device)
-
-    with _without_progress_bars():
-        return Backbone(
-            unet=part(UNet2DConditionModel, "unet"),
-            vae=part(AutoencoderKL, "vae"),
-            text_encoder=part(CLIPTextModel, "text_encoder"),
-            tokenizer=_tokenizer(weights, "tokenizer"),
-            scheduler=_ddim(weights),
-            weights=weights,
-            **_second_encoder(weights, part),
-        )
-
-
-def _second_encoder(weights: Weights, part: Callable[[Any, str], Any]) -> dict[str, Any]:
-    if "text_encoder_2" not in parts_of(weights.path):
-        return {}
-    return {
-        "text_encoder_2": part(CLIPTextModelWithProjection, "text_encoder_2"),
-        "tokenizer_2": _tokenizer(weights, "tokenizer_2"),
-    }
-
-
-def _ddim(weights: Weights) -> DDIMScheduler:
-    """DDIM from the model's own scheduler configuration, whatever class that names."""
-    with _named_in_errors(weights, "scheduler"):
-        config: Any = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
-        scheduler: Any = DDIMScheduler.from_config(config)
-    return scheduler
-
-
-def _tokenizer(weights: Weights, part: str) -> CLIPTokenizer:
-    with _named_in_errors(weights, part):
-        return CLIPTokenizer.from_pretrained(weights.path / part)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _load_part(
-    weights: Weights, from_pretrained: Callable[..., Any], part: str, dtype: torch.dtype
-) -> Any:
-    with _named_in_errors(weights, part):
-        network, info = from_pretrained(
-            weights.path,
-            subfolder=part,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    # Loaders fill what is missing with random numbers, or leave it without any.
-    if missing := sorted(info["missing_keys"]):
-        raise BackboneError(
-            f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
-            f"{missing[0]!r}: fetch or convert it again"
-        )
-    return network
-
-
-@contextmanager
-def _named_in_errors(weights: Weights, part: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        raise BackboneError(
-            f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
-        ) from None

@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from ad_lib.backbone import Backbone, load_backbone
+from ad_lib.backbone import Backbone
+from ad_lib.loading import load_backbone
 from ad_lib.weights import find_weights
 from manifests.errors import RunFolderError
 
