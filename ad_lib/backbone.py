@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ad_lib.denoise import Control, NoisePredictor
 from ad_lib.errors import RequestError
 from ad_lib.features import (
     AttentionFeatures,
@@ -22,8 +24,8 @@ from ad_lib.features import (
     extract_features,
     self_attention_layers,
 )
-from ad_lib.guide import PredictNoise
 from ad_lib.prompts import PromptEmbeds, encode_prompt
+from ad_lib.vae import DecoderCache
 from ad_lib.weights import Weights
 
 NUM_DEFAULT_LAYERS = 6
@@ -39,6 +41,9 @@ class Backbone:
         text_encoder, tokenizer: condition the U-Net; features are taken under the empty prompt.
         text_encoder_2, tokenizer_2: SDXL's second pair.
         scheduler: DDIM, made from the model's own configuration.
+        force_zeros_for_empty_prompt: of SDXL: a negative prompt that is not given is zeros, not
+            the empty prompt.
+        controlnet: adds to what the U-Net computes where a request has a control image.
         weights: where the parts came from.
     """
 
@@ -53,14 +58,19 @@ class Backbone:
         weights: Weights,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = True,
+        controlnet: ControlNetModel | None = None,
     ) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
         encoders = (text_encoder, text_encoder_2)
         self.text_encoders = [one.eval().requires_grad_(False) for one in encoders if one]
         self.tokenizers = [one for one in (tokenizer, tokenizer_2) if one is not None]
+        self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
+        self.controlnet = controlnet.eval().requires_grad_(False) if controlnet else None
         self.scheduler = scheduler
         self.weights = weights
+        self.tuned_decoders = DecoderCache()
         self.layers = self_attention_layers(unet)
 
     @property
@@ -79,7 +89,7 @@ class Backbone:
         return self.vae.config["latent_channels"]
 
     @property
-    def scale_factor(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels per latent cell along one axis."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
@@ -97,9 +107,25 @@ class Backbone:
         images = [self.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
         return (torch.cat(images).float() / 2 + 0.5).clamp(0, 1)
 
-    def encode_prompt(self, prompt: str) -> PromptEmbeds:
-        """One prompt as the U-Net takes it."""
-        return encode_prompt(prompt, self.tokenizers, self.text_encoders)
+    def encode_prompt(self, prompt: str, prompt_2: str | None = None) -> PromptEmbeds:
+        """One prompt as the U-Net takes it.
+
+        Args:
+            prompt: what is drawn.
+            prompt_2: what SDXL's second encoder hears; None is the same.
+        """
+        prompts = [prompt, prompt if prompt_2 is None else prompt_2][: len(self.tokenizers)]
+        return encode_prompt(prompts, self.tokenizers, self.text_encoders)
+
+    def encode_negative_prompt(self, prompt: str | None) -> PromptEmbeds:
+        """What guidance leads away from; None is the model's own default.
+
+        That is the empty prompt, or for SDXL zeros, if its configuration says so.
+        """
+        is_sdxl = len(self.text_encoders) == 2
+        if prompt is None and is_sdxl and self.force_zeros_for_empty_prompt:
+            return self.null_prompt.zeros()
+        return self.encode_prompt(prompt or "")
 
     @cached_property
     def null_prompt(self) -> PromptEmbeds:
@@ -141,28 +167,33 @@ class Backbone:
         return extract
 
     def noise_predictor(
-        self, prompt: PromptEmbeds | None = None, image_size: tuple[int, int] | None = None
-    ) -> PredictNoise:
+        self,
+        image_size: tuple[int, int],
+        prompt: PromptEmbeds | None = None,
+        negative_prompt: PromptEmbeds | None = None,
+        guidance_scale: float = 1.0,
+        control: Control | None = None,
+    ) -> NoisePredictor:
         """The U-Net as a callable from latents to the noise in them, in float32.
 
         Args:
-            prompt: conditions every latent; None is the empty prompt.
-            image_size: as in `feature_extractor`.
+            image_size: (height, width) in pixels of what the network sees.
+            prompt: for each latent or for all; None is the empty prompt.
+            negative_prompt: what guidance leads away from; None is the model's own default.
+            guidance_scale: 1 is no guidance.
+            control: a ControlNet and its images.
         """
-        chosen = prompt or self.null_prompt
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            size = image_size or self._pixels(latents)
-            conditioning = chosen.conditioning(len(latents), size)
-            noise_pred = self.unet(
-                latents.to(self.dtype), timestep, **conditioning, return_dict=False
-            )
-            return noise_pred[0].float()
-
-        return predict
+        return NoisePredictor(
+            unet=self.unet,
+            prompt=prompt or self.null_prompt,
+            image_size=image_size,
+            negative_prompt=negative_prompt or self.encode_negative_prompt(None),
+            guidance_scale=guidance_scale,
+            control=control,
+        )
 
     def _pixels(self, latents: Tensor) -> tuple[int, int]:
-        height, width = (side * self.scale_factor for side in latents.shape[-2:])
+        height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         return height, width
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -5,9 +5,8 @@ Invariant: what an item becomes does not depend on its batch-mates, up to roundi
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from ad_lib.backbone import Backbone
 from ad_lib.errors import NumericsError
-from ad_lib.features import References
-from ad_lib.guide import sample_with_distillation
-from ad_lib.images import fit_image, image_to_tensor, pad_to_multiple, tensor_to_image
-from ad_lib.noise import Noise, draw_together, seeded_noise
-from ad_lib.optimize import LossTrace, optimize_latents
-from ad_lib.presets import find_preset
+from ad_lib.finish import finished
+from ad_lib.images import tensor_to_image
+from ad_lib.inputs import BatchInputs, picture_digest
+from ad_lib.noise import Noise, seeded_noise
+from ad_lib.presets import Algorithm, find_preset
 from ad_lib.requests import Request
+from ad_lib.synthesis import ALGORITHMS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,30 +78,51 @@ def render(
 def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
     """Positions of the requests, cut into batches that can run together.
 
-    Items of a batch agree in algorithm, size, settings and number of styles; items with the same
-    styles, then the same content, stand side by side, so that a batch holds few distinct
-    references.
+    Items of a batch agree in algorithm, settings, and in the number and size of their pictures;
+    items with the same styles, then the same content, stand side by side, so that a batch holds few
+    distinct references. A picture that is expanded in views is a batch of its own.
     """
-    pictures = _PictureDigests()
+    digests = {id(image): picture_digest(image) for one in requests for image in _pictures(one)}
 
     def kind(position: int) -> tuple[str, ...]:
-        request = requests[position]
-        shape = (request.width, request.height, len(request.styles), request.content is not None)
-        return (find_preset(request.task).algorithm, repr(shape), repr(request.settings))
+        return _kind(requests[position], digests)
 
     def neighbours(position: int) -> tuple[object, ...]:
         request = requests[position]
-        contents = (request.content,) if request.content is not None else ()
-        return (*map(pictures.digest, (*request.styles, *contents)), request.seed)
+        return (*(digests[id(image)] for image in _pictures(request)), request.seed)
 
     order = sorted(range(len(requests)), key=lambda p: (kind(p), neighbours(p), p))
     batches: list[list[int]] = []
     for position in order:
-        if batches and len(batches[-1]) < batch_size and kind(batches[-1][0]) == kind(position):
+        room = 1 if _algorithm(requests[position]) == "expand" else batch_size
+        if batches and len(batches[-1]) < room and kind(batches[-1][0]) == kind(position):
             batches[-1].append(position)
         else:
             batches.append([position])
     return batches
+
+
+def _algorithm(request: Request) -> Algorithm:
+    return find_preset(request.task).algorithm
+
+
+def _pictures(request: Request) -> list[Image.Image]:
+    """The styles, then the other pictures that a request has."""
+    others = (request.content, request.source_mask, request.target_mask, request.control_image)
+    return [*request.styles, *(image for image in others if image is not None)]
+
+
+def _kind(request: Request, digests: Mapping[int, str]) -> tuple[str, ...]:
+    """What items of one batch have in common."""
+    reference_sizes = [image.size for image in request.styles]
+    if request.settings.reference_size is None:
+        reference_sizes = [(request.width, request.height)] * len(request.styles)
+    present = [
+        one is not None for one in (request.content, request.target_mask, request.control_image)
+    ]
+    example = digests[id(request.styles[0])] if request.settings.decoder_epochs else ""
+    shape = (request.width, request.height, reference_sizes, present, example)
+    return (_algorithm(request), repr(shape), repr(request.settings))
 
 
 def _render_batch(
@@ -112,68 +132,18 @@ def _render_batch(
     noise: Callable[[int], Noise],
 ) -> list[Result]:
     started = time.perf_counter()
-    first = requests[0]
-    latents, trace = _compute_latents(
-        backbone,
-        requests,
-        [noise(request.seed) for request in requests],
-        lambda step: on_step_end(len(requests), first.settings.num_inference_steps),
+    _forget_peak_memory(backbone.device)
+    inputs = BatchInputs(backbone, requests, [noise(request.seed) for request in requests])
+    total = inputs.settings.num_inference_steps
+    latents, trace = ALGORITHMS[_algorithm(requests[0])](
+        inputs, lambda step: on_step_end(len(requests), total)
     )
     _check_finite(latents)
-    images = backbone.decode(latents)[..., : first.height, : first.width]
+    images = finished(inputs, latents)
     _check_finite(images)
-    seconds = (time.perf_counter() - started) / len(requests)
-    return _results(requests, images, trace, seconds)
-
-
-def _compute_latents(
-    backbone: Backbone,
-    requests: Sequence[Request],
-    noise: Sequence[Noise],
-    on_step_end: Callable[[int], None],
-) -> tuple[Tensor, LossTrace]:
-    """The batch's finished latents, by the algorithm that its task names."""
-    first = requests[0]
-    settings = first.settings
-    image_size = (first.height, first.width)
-    extract = backbone.feature_extractor(settings.layers, image_size)
-    timesteps = backbone.timesteps(settings.num_inference_steps)
-    style = _references(backbone, [request.styles for request in requests], first)
-
-    if find_preset(first.task).algorithm == "sample":
-        return sample_with_distillation(
-            backbone.noise_predictor(image_size=image_size),
-            extract,
-            backbone.scheduler,
-            _initial_noise(backbone, first, noise),
-            style,
-            noise,
-            num_optimization_steps=settings.num_optimization_steps,
-            learning_rate=settings.learning_rate,
-            attn_scale=settings.attn_scale,
-            on_step_end=on_step_end,
-        )
-
-    contents = [(request.content,) for request in requests if request.content is not None]
-    content = _references(backbone, contents, first) if contents else None
-    return optimize_latents(
-        extract,
-        timesteps,
-        content.per_item().flatten(0, 1) if content else _initial_noise(backbone, first, noise),
-        style,
-        content,
-        num_optimization_steps=settings.num_optimization_steps,
-        learning_rate=settings.learning_rate,
-        content_weight=settings.content_weight,
-        attn_scale=settings.attn_scale,
-        on_step_end=on_step_end,
-    )
-
-
-def _results(
-    requests: Sequence[Request], images: Tensor, trace: LossTrace, seconds: float
-) -> list[Result]:
     style, content = trace.style.T.tolist(), trace.content.T.tolist()
+    seconds = (time.perf_counter() - started) / len(requests)
+    peak_memory_bytes = _peak_memory(backbone.device)
     return [
         Result(
             image=tensor_to_image(images[row]),
@@ -181,34 +151,19 @@ def _results(
             content_losses=tuple(content[row]),
             seconds=seconds,
             seed=request.seed,
+            peak_memory_bytes=peak_memory_bytes,
         )
         for row, request in enumerate(requests)
     ]
 
 
-def _references(
-    backbone: Backbone, images: Sequence[Sequence[Image.Image]], like: Request
-) -> References:
-    """Encodes each distinct picture once, at the size of the result."""
-    pictures = _PictureDigests()
-    rows: dict[str, int] = {}
-    latents: list[Tensor] = []
-    for image in (image for of_item in images for image in of_item):
-        if pictures.digest(image) not in rows:
-            rows[pictures.digest(image)] = len(latents)
-            latents.append(_encode(backbone, fit_image(image, like.width, like.height)))
-    index = [[rows[pictures.digest(image)] for image in of_item] for of_item in images]
-    return References(torch.cat(latents), torch.tensor(index, device=backbone.device))
+def _forget_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def _encode(backbone: Backbone, image: Image.Image) -> Tensor:
-    return backbone.encode(pad_to_multiple(image_to_tensor(image), backbone.scale_factor))
-
-
-def _initial_noise(backbone: Backbone, like: Request, noise: Sequence[Noise]) -> Tensor:
-    factor = backbone.scale_factor
-    shape = (backbone.latent_channels, -(-like.height // factor), -(-like.width // factor))
-    return draw_together(noise, "init", shape).to(backbone.device)
+def _peak_memory(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def _check_finite(values: Tensor) -> None:
@@ -218,17 +173,3 @@ def _check_finite(values: Tensor) -> None:
             f"{int((~finite).sum())} of {len(finite)} latents or pictures stopped being finite; "
             "lower the learning rate or use float32"
         )
-
-
-class _PictureDigests:
-    """Tells pictures apart by their pixels; each object is hashed once."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, str] = {}
-
-    def digest(self, image: Image.Image) -> str:
-        if id(image) not in self._known:
-            pixels = hashlib.sha256(f"{image.mode} {image.size} ".encode())
-            pixels.update(image.tobytes())
-            self._known[id(image)] = pixels.hexdigest()
-        return self._known[id(image)]

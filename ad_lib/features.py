@@ -32,6 +32,13 @@ class AttentionFeatures:
     key: Float[Tensor, "b heads tokens d"]
     value: Float[Tensor, "b heads tokens d"]
     out: Float[Tensor, "b heads tokens d"] | None
+    bias: Float[Tensor, " tokens"] | None = None
+
+    def of_item(self, item: int) -> AttentionFeatures:
+        """What one item of the batch contributed, as a batch of one."""
+        one = slice(item, item + 1)
+        out = None if self.out is None else self.out[one]
+        return AttentionFeatures(self.query[one], self.key[one], self.value[one], out, self.bias)
 
 
 class ExtractFeatures(Protocol):
@@ -144,29 +151,62 @@ def _split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class References:
-    """The clean reference latents of a batch, each held once, and who uses which.
+    """The reference latents of a batch, each held once, and who uses which.
 
     Attributes:
-        latents: (u, c, h, w), every distinct reference once.
-        index: (b, s), the references of each item; s of them are read as one token sequence.
+        latents: every distinct reference once, of any sizes.
+        index: for each item the references that it uses, read as one token sequence.
+        weights: how often each of an item's references counts; None counts each once.
     """
 
-    latents: Float[Tensor, "u c h w"]
-    index: Tensor
+    latents: Sequence[Float[Tensor, "c h w"]]
+    index: Sequence[Sequence[int]]
+    weights: Sequence[float] | None = None
 
-    def per_item(self) -> Float[Tensor, "b s c h w"]:
-        """The reference latents of every item."""
-        return self.latents[self.index]
+    def of_item(self, item: int) -> list[Float[Tensor, "c h w"]]:
+        """The references of one item."""
+        return [self.latents[row] for row in self.index[item]]
+
+    def one_per_item(self) -> Float[Tensor, "b c h w"]:
+        """The references of items that have one each, all of one size."""
+        return torch.stack([self.latents[row] for (row,) in self.index])
 
     @torch.no_grad()
     def features(self, extract: ExtractFeatures, timestep: Tensor) -> list[AttentionFeatures]:
         """Extracts each distinct reference once, then hands every item its own."""
-        return [
-            AttentionFeatures(
-                self._gather(seen.query), self._gather(seen.key), self._gather(seen.value), None
-            )
-            for seen in extract(self.latents, timestep, projections_only=True)
-        ]
+        seen: dict[int, list[AttentionFeatures]] = {}
+        for rows in self._rows_by_size():
+            latents = torch.stack([self.latents[row] for row in rows])
+            layers = extract(latents, timestep, projections_only=True)
+            for place, row in enumerate(rows):
+                seen[row] = [layer.of_item(place) for layer in layers]
+        num_layers = len(next(iter(seen.values())))
+        return [self._gathered({row: seen[row][at] for row in seen}) for at in range(num_layers)]
 
-    def _gather(self, tokens: Float[Tensor, "u heads n d"]) -> Float[Tensor, "b heads sn d"]:
-        return tokens[self.index].transpose(1, 2).flatten(2, 3)
+    def _rows_by_size(self) -> list[list[int]]:
+        groups: dict[torch.Size, list[int]] = {}
+        for row in sorted({row for item in self.index for row in item}):
+            groups.setdefault(self.latents[row].shape, []).append(row)
+        return list(groups.values())
+
+    def _gathered(self, layer: Mapping[int, AttentionFeatures]) -> AttentionFeatures:
+        """One layer's tokens for every item, its references side by side."""
+
+        def gather(name: str) -> Tensor:
+            items = [
+                torch.cat([getattr(layer[row], name) for row in item], 2) for item in self.index
+            ]
+            return torch.cat(items)
+
+        key = gather("key")
+        return AttentionFeatures(
+            gather("query"), key, gather("value"), None, self._bias(layer, key)
+        )
+
+    def _bias(self, layer: Mapping[int, AttentionFeatures], key: Tensor) -> Tensor | None:
+        """The logarithm of each token's weight, so that one of weight 2 counts as two tokens."""
+        if self.weights is None:
+            return None
+        counts = [layer[row].key.shape[2] for row in self.index[0]]
+        weights = key.new_tensor(self.weights).log()
+        return weights.repeat_interleave(torch.tensor(counts, device=key.device))

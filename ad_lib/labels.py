@@ -5,11 +5,14 @@ Every colour of a mask is a label; nothing is interpolated, so no label appears 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ad_lib.errors import RequestError
 
@@ -36,6 +39,77 @@ def token_labels(labels: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tenso
         for count, side in zip(grid, labels.shape, strict=True)
     )
     return labels[rows][:, columns].flatten()
+
+
+def token_grid(size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
+    """The (rows, columns) of a layer with so many tokens, on a picture of (height, width) pixels.
+
+    A U-Net halves its picture from level to level and rounds up.
+    """
+    height, width = size
+    factor = 1
+    while -(-height // factor) * -(-width // factor) > num_tokens:
+        factor *= 2
+    rows, columns = -(-height // factor), -(-width // factor)
+    assert rows * columns == num_tokens, f"no grid of {height}x{width} has {num_tokens} tokens"
+    return rows, columns
+
+
+class Regions:
+    """Which tokens of its texture each token of a batch may attend to: those of its own label.
+
+    Args:
+        source: (h, w) for each item, the labels of the texture's pixels.
+        target: (h, w) for each item, the labels of the result's pixels.
+    """
+
+    def __init__(
+        self, source: Sequence[Int[Tensor, "hs ws"]], target: Sequence[Int[Tensor, "h w"]]
+    ) -> None:
+        self._maps = list(zip(source, target, strict=True))
+        self._matches: dict[tuple[int, int, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def matches(self, item: int, num_source: int, num_target: int) -> list[tuple[Tensor, Tensor]]:
+        """For each label of an item's target: its tokens there, and those of its source.
+
+        Raises:
+            RequestError: the source has no token of a label on this layer.
+        """
+        asked = (item, num_source, num_target)
+        if asked not in self._matches:
+            source, target = self._maps[item]
+            self._matches[asked] = _matches(
+                token_labels(source, token_grid((source.shape[0], source.shape[1]), num_source)),
+                token_labels(target, token_grid((target.shape[0], target.shape[1]), num_target)),
+            )
+        return self._matches[asked]
+
+
+def attention_by_label(
+    query: Float[Tensor, "b heads n d"],
+    key: Float[Tensor, "b heads m d"],
+    value: Float[Tensor, "b heads m d"],
+    regions: Regions,
+) -> Float[Tensor, "b heads n d"]:
+    """Attention in which every token sees the source tokens of its own label only.
+
+    One call for each label on that label's tokens: exact, and without a mask of n x m.
+    """
+    out = torch.empty_like(query)
+    for item in range(len(query)):
+        for mine, theirs in regions.matches(item, key.shape[2], query.shape[2]):
+            out[item][:, mine] = F.scaled_dot_product_attention(
+                query[item][:, mine], key[item][:, theirs], value[item][:, theirs]
+            )
+    return out
+
+
+def _matches(source: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+    _refuse_lacking(source.unique(), target.unique(), f" among {len(source)} tokens of a layer")
+    return [
+        ((target == label).nonzero().flatten(), (source == label).nonzero().flatten())
+        for label in target.unique()
+    ]
 
 
 def check_labels(source: Image.Image, target: Image.Image) -> None:

@@ -7,6 +7,7 @@ does not depend on who else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -14,20 +15,50 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad_lib.features import AttentionFeatures
+from ad_lib.labels import Regions, attention_by_label
+
+
+class Attend(Protocol):
+    """A layer's output if the queries of the latents attended to the style's tokens."""
+
+    def __call__(
+        self, current: AttentionFeatures, style: AttentionFeatures
+    ) -> Float[Tensor, "b heads tokens d"]: ...
+
+
+@torch.no_grad()
+def distilled_attention(
+    current: AttentionFeatures,
+    style: AttentionFeatures,
+    *,
+    attn_scale: float = 1.0,
+    regions: Regions | None = None,
+) -> Float[Tensor, "b heads tokens d"]:
+    """Attention of the latents' queries to the style's tokens: a target, so without a graph.
+
+    Args:
+        current: features of the latents being optimised.
+        style: features of each item's styles.
+        attn_scale: factor on the query.
+        regions: lets tokens attend to those of their own label only.
+    """
+    query = attn_scale * current.query
+    if regions is None:
+        return F.scaled_dot_product_attention(query, style.key, style.value, attn_mask=style.bias)
+    return attention_by_label(query, style.key, style.value, regions)
 
 
 def attention_distillation_loss(
     current: Sequence[AttentionFeatures],
     style: Sequence[AttentionFeatures],
-    *,
-    attn_scale: float = 1.0,
+    attend: Attend = distilled_attention,
 ) -> Float[Tensor, " b"]:
     """L1 distance from each layer's output to what the style's keys and values would give.
 
     Args:
         current: features of the latents being optimised; gradients flow through `out` only.
         style: features of each item's styles, several read as one long token sequence.
-        attn_scale: factor on the query inside the distilled attention.
+        attend: how the queries attend to them.
 
     Raises:
         ValueError: the two have different numbers of layers.
@@ -35,7 +66,7 @@ def attention_distillation_loss(
     Reference: Zhou et al. 2025 (arXiv:2502.20235), attention distillation loss.
     """
     return _sum_of_layers(
-        _mean_absolute(mine.out, distilled_attention(mine, theirs, attn_scale))
+        _mean_absolute(mine.out, attend(mine, theirs))
         for mine, theirs in zip(current, style, strict=True)
     )
 
@@ -58,14 +89,6 @@ def content_loss(
         _mean_absolute(mine.query, theirs.query)
         for mine, theirs in zip(current, content, strict=True)
     )
-
-
-@torch.no_grad()
-def distilled_attention(
-    current: AttentionFeatures, style: AttentionFeatures, attn_scale: float = 1.0
-) -> Float[Tensor, "b heads tokens d"]:
-    """The layer's output if its queries attended to the style's tokens; a target, so no graph."""
-    return F.scaled_dot_product_attention(attn_scale * current.query, style.key, style.value)
 
 
 def _mean_absolute(values: Tensor | None, target: Tensor) -> Float[Tensor, " b"]:

@@ -10,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.features import ExtractFeatures, References
-from ad_lib.losses import attention_distillation_loss, content_loss
+from ad_lib.losses import (
+    Attend,
+    attention_distillation_loss,
+    content_loss,
+    distilled_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,14 @@ class LossTrace:
 
     style: Float[Tensor, "steps b"]
     content: Float[Tensor, "steps b"]
+
+    @classmethod
+    def of(cls, losses: Sequence[tuple[Tensor, Tensor]], batch: int) -> LossTrace:
+        """From the style and content losses of every step, each (b,)."""
+        if not losses:
+            return cls(torch.zeros(0, batch), torch.zeros(0, batch))
+        style, content = zip(*losses, strict=True)
+        return cls(torch.stack(style), torch.stack(content))
 
 
 def optimize_latents(
@@ -31,7 +44,7 @@ def optimize_latents(
     num_optimization_steps: int,
     learning_rate: float,
     content_weight: float,
-    attn_scale: float = 1.0,
+    attend: Attend = distilled_attention,
     on_step_end: Callable[[int], None] = lambda step: None,
 ) -> tuple[Float[Tensor, "b c h w"], LossTrace]:
     """Content-preserving optimisation: Algorithm 1 of Zhou et al. 2025 (arXiv:2502.20235).
@@ -47,7 +60,7 @@ def optimize_latents(
         num_optimization_steps: Adam steps at each timestep; one Adam state for the whole run.
         learning_rate: of Adam; betas 0.9 and 0.999.
         content_weight: lambda.
-        attn_scale: factor on the query inside the distilled attention.
+        attend: how the latents' queries attend to the style.
         on_step_end: told the index of each timestep that is done.
 
     Returns:
@@ -55,7 +68,7 @@ def optimize_latents(
     """
     latents = latents.detach().float().clone().requires_grad_()
     optimizer = torch.optim.Adam([latents], lr=learning_rate)
-    trace = []
+    losses = []
 
     for step, t in enumerate(timesteps):
         style_features = style.features(extract_features, t)  # K_s, V_s
@@ -63,7 +76,7 @@ def optimize_latents(
 
         for _ in range(num_optimization_steps):
             current = extract_features(latents, t)  # Q, K, V and Self-Attn(Q, K, V)
-            loss_style = attention_distillation_loss(current, style_features, attn_scale=attn_scale)
+            loss_style = attention_distillation_loss(current, style_features, attend)
             loss_content = torch.zeros_like(loss_style)
             if content and content_features:
                 loss_content = content_loss(current, content_features) * moved(latents, content)
@@ -72,10 +85,10 @@ def optimize_latents(
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
-            trace.append((loss_style.detach(), loss_content.detach()))
+            losses.append((loss_style.detach(), loss_content.detach()))
         on_step_end(step)
 
-    return latents.detach(), LossTrace(*stacked(trace, latents))
+    return latents.detach(), LossTrace.of(losses, len(latents))
 
 
 def moved(latents: Float[Tensor, "b c h w"], content: References) -> Float[Tensor, " b"]:
@@ -85,14 +98,4 @@ def moved(latents: Float[Tensor, "b c h w"], content: References) -> Float[Tenso
     passes of different shapes round differently there, and L1 would turn that rounding into
     gradients of full size; so the zero is stated, not computed.
     """
-    there = content.per_item().flatten(0, 1)
-    return (latents.detach() != there).flatten(1).any(1).float()
-
-
-def stacked(trace: list[tuple[Tensor, Tensor]], latents: Tensor) -> tuple[Tensor, Tensor]:
-    """The style and the content losses of every step, each (steps, b)."""
-    if not trace:
-        nothing = latents.new_zeros((0, latents.shape[0]))
-        return nothing, nothing
-    style, content = zip(*trace, strict=True)
-    return torch.stack(style), torch.stack(content)
+    return (latents.detach() != content.one_per_item()).flatten(1).any(1).float()

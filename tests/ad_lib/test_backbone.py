@@ -19,7 +19,7 @@ def images():
 
 
 def test_latents_are_an_eighth_of_the_image_in_float32(tiny_backbone, images):
-    assert tiny_backbone.scale_factor == 8
+    assert tiny_backbone.vae_scale_factor == 8
     latents = tiny_backbone.encode(images)
     assert latents.shape == (2, tiny_backbone.latent_channels, 8, 12)
     assert latents.dtype == torch.float32

@@ -187,14 +187,14 @@ def counted():
 def test_each_distinct_reference_is_computed_once(counted):
     extract, batches = counted
     latents = torch.randn(2, 4, 1, 3)
-    References(latents, torch.tensor([[0], [1], [0], [0]])).features(extract, TIMESTEP)
+    References(latents, [[0], [1], [0], [0]]).features(extract, TIMESTEP)
     assert len(batches) == 1
     assert torch.equal(batches[0], latents)
 
 
 def test_every_item_gets_its_own_references_in_their_order(counted):
     latents = torch.randn(3, 4, 1, 2)
-    references = References(latents, torch.tensor([[0, 2], [1, 0]]))
+    references = References(latents, [[0, 2], [1, 0]])
     (seen,) = references.features(counted[0], TIMESTEP)
     tokens = latents.flatten(2).mT
     expected = torch.stack([tokens[[0, 2]].flatten(0, 1), tokens[[1, 0]].flatten(0, 1)])[:, None]
@@ -205,13 +205,14 @@ def test_every_item_gets_its_own_references_in_their_order(counted):
 
 def test_reference_latents_are_handed_out_per_item():
     latents = torch.randn(3, 4, 1, 2)
-    handed = References(latents, torch.tensor([[0, 2], [1, 0]])).per_item()
-    assert torch.equal(handed[0], latents[[0, 2]])
-    assert torch.equal(handed[1], latents[[1, 0]])
+    references = References(latents, [[0, 2], [1, 0]])
+    assert torch.equal(torch.stack(references.of_item(0)), latents[[0, 2]])
+    assert torch.equal(torch.stack(references.of_item(1)), latents[[1, 0]])
+    assert torch.equal(References(latents, [[2], [0]]).one_per_item(), latents[[2, 0]])
 
 
 def test_references_carry_no_graph(tiny_backbone, latents):
-    references = References(latents.requires_grad_(), torch.tensor([[0], [1]]))
+    references = References(latents.requires_grad_(), [[0], [1]])
     for seen in references.features(tiny_backbone.feature_extractor(), TIMESTEP):
         assert not seen.key.requires_grad
         assert not seen.value.requires_grad

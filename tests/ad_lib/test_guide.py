@@ -9,7 +9,7 @@ from PIL import Image
 from ad_lib import Request, render
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.features import AttentionFeatures
-from ad_lib.guide import noised, previous_timestep, sample_with_distillation
+from ad_lib.guide import Distillation, noised, previous_timestep, sample_with_distillation
 from ad_lib.losses import attention_distillation_loss
 from ad_lib.noise import seeded_noise
 from ad_lib.random_weights import random_backbone
@@ -32,12 +32,29 @@ def predict_noise(latents, t):
 SETTINGS = {"num_optimization_steps": 2, "learning_rate": 0.05}
 
 
-def sample(scheduler, extract=toy, start=None, style=None, seeds=(5,), **settings):
+def sample(
+    scheduler,
+    extract=toy,
+    start=None,
+    style=None,
+    seeds=(5,),
+    content=None,
+    on_step_end=lambda step: None,
+    **settings,
+):
     start = latents_of(len(seeds)) if start is None else start
     style = shared(latents_of(seed=1), len(start)) if style is None else style
     noise = [seeded_noise(seed) for seed in seeds]
     return sample_with_distillation(
-        predict_noise, extract, scheduler, start, style, noise, **SETTINGS | settings
+        predict_noise,
+        extract,
+        scheduler,
+        start,
+        style,
+        noise,
+        Distillation(**SETTINGS | settings),
+        content,
+        on_step_end=on_step_end,
     )
 
 
@@ -66,11 +83,12 @@ def test_the_styles_are_noised_to_that_level_with_the_items_own_noise(scheduler)
     style = latents_of(2, seed=1)
     at = torch.tensor(501)
     alpha = scheduler.alphas_cumprod[501]
-    references = noised(shared(style, 2), scheduler, at, [seeded_noise(8), seeded_noise(9)])
+    draws = [seeded_noise(8), seeded_noise(9)]
+    references = noised(shared(style, 2), scheduler, at, draws, "style")
     for item, seed in enumerate((8, 9)):
         drawn = seeded_noise(seed)("style", style.shape)
         expected = alpha.sqrt() * style + (1 - alpha).sqrt() * drawn
-        torch.testing.assert_close(references.per_item()[item], expected)
+        torch.testing.assert_close(torch.stack(references.of_item(item)), expected)
 
 
 def test_it_is_denoising_and_fresh_adam_by_turns(scheduler):

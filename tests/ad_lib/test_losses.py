@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_attn_scale_multiplies_the_query_and_nothing_else(seed, scale):
     current, style = random_features(seed=seed), random_features(seed=seed + 1)
     scaled = changed(current, query=lambda query: scale * query)  # out stays
     torch.testing.assert_close(
-        attention_distillation_loss(current, style, attn_scale=scale),
+        attention_distillation_loss(current, style, partial(distilled_attention, attn_scale=scale)),
         attention_distillation_loss(scaled, style),
     )
 
@@ -163,7 +164,7 @@ def test_a_large_attn_scale_picks_the_nearest_style_token():
     (current, *_), (style, *_) = random_features(seed=1), random_features(tokens=7, seed=2)
     nearest = (current.query @ style.key.mT).argmax(-1, keepdim=True)
     expected = style.value.gather(2, nearest.expand(-1, -1, -1, HEAD_DIM))
-    torch.testing.assert_close(distilled_attention(current, style, 1e6), expected)
+    torch.testing.assert_close(distilled_attention(current, style, attn_scale=1e6), expected)
 
 
 def test_losses_are_float32_whatever_the_network_computes_in():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ad_lib.features import AttentionFeatures, References
-from ad_lib.losses import attention_distillation_loss, content_loss
+from ad_lib.losses import attention_distillation_loss, content_loss, distilled_attention
 from ad_lib.optimize import moved, optimize_latents
 
 
@@ -17,12 +19,12 @@ def latents_of(batch=1, seed=0, size=4):
 
 def one_each(latents):
     """Every item its own reference."""
-    return References(latents, torch.arange(len(latents))[:, None])
+    return References(latents, [[row] for row in range(len(latents))])
 
 
 def shared(latents, batch=1):
     """Every item all of the references."""
-    return References(latents, torch.arange(len(latents)).expand(batch, -1))
+    return References(latents, [range(len(latents))] * batch)
 
 
 def tokens_of(latents):
@@ -152,7 +154,7 @@ def test_it_is_one_adam_over_all_timesteps():
         content=one_each(content),
         num_optimization_steps=2,
         learning_rate=0.03,
-        attn_scale=1.5,
+        attend=partial(distilled_attention, attn_scale=1.5),
     )
     torch.testing.assert_close(latents, expected.detach())
 
@@ -193,15 +195,15 @@ def test_a_style_may_have_another_size():
 
 def test_items_follow_their_own_references():
     styles, contents, start = latents_of(3, seed=1), latents_of(3, seed=2), latents_of(3)
-    index = torch.tensor([[2], [0], [1]])
+    index = [[2], [0], [1]]
     together, _ = optimize(
-        start=start, style=References(styles, index), content=References(contents, index.flip(0))
+        start=start, style=References(styles, index), content=References(contents, index[::-1])
     )
     for row in range(3):
         alone, _ = optimize(
             start=start[row : row + 1],
             style=one_each(styles[index[row]]),
-            content=one_each(contents[index.flip(0)[row]]),
+            content=one_each(contents[index[::-1][row]]),
         )
         torch.testing.assert_close(together[row : row + 1], alone)
 
@@ -210,7 +212,7 @@ def test_items_follow_their_own_references():
 def test_at_the_content_itself_the_content_loss_is_exactly_zero(tiny_backbone, batch):
     """Also where the passes have different shapes and round differently."""
     content = latents_of(1, size=8)
-    references = References(content, torch.zeros(batch, 1, dtype=torch.long))
+    references = References(content, [[0]] * batch)
     extract = tiny_backbone.feature_extractor()
     start = content.expand(batch, -1, -1, -1)
     style = shared(latents_of(seed=1, size=8), batch)

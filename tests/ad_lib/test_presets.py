@@ -21,7 +21,6 @@ from ad_lib.presets import find_preset
 def test_a_preset_carries_the_published_numbers(name, content_weight, roles):
     preset = find_preset(name)
     assert preset.roles == roles
-    assert preset.takes_content == ("content" in roles)
     assert preset.size == 512
     assert preset.settings == Settings(
         num_inference_steps=200,

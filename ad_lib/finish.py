@@ -1,0 +1,68 @@
+"""From a batch's latents to its pictures: a tuned decoder, tiles for large ones, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ad_lib.colour import keep_colours, match_channel_statistics
+from ad_lib.inputs import BatchInputs
+from ad_lib.seamless import seamless, wrapped_axes
+from ad_lib.vae import decode_tiled, using_decoder
+
+WHOLE_UP_TO = 192
+"""Latent cells; a picture with a longer side is decoded in tiles, to bound memory."""
+
+
+def finished(inputs: BatchInputs, latents: Tensor) -> Tensor:
+    """(b, 3, height, width) the pictures of finished latents, in [0, 1], at their exact size."""
+    height, width = inputs.image_size
+    with _tuned_decoder(inputs):
+        images = _decoded(inputs, latents)[..., :height, :width]
+    return _recoloured(inputs, images)
+
+
+@contextmanager
+def _tuned_decoder(inputs: BatchInputs) -> Iterator[None]:
+    """The decoder fine-tuned on the batch's first reference, if the settings say so."""
+    backbone, epochs = inputs.backbone, inputs.settings.decoder_epochs
+    if epochs == 0:
+        yield
+        return
+    tuned = backbone.tuned_decoders.tuned(
+        backbone.vae,
+        inputs.style_pixels(0),
+        revision=backbone.weights.revision,
+        num_epochs=epochs,
+    )
+    with using_decoder(backbone.vae, tuned):
+        yield
+
+
+def _decoded(inputs: BatchInputs, latents: Tensor) -> Tensor:
+    backbone, axes = inputs.backbone, inputs.settings.seamless
+    if max(latents.shape[-2:]) <= WHOLE_UP_TO:
+        with seamless(backbone.vae, axes=axes):
+            return backbone.decode(latents)
+    factor = backbone.vae_scale_factor
+    return decode_tiled(backbone.decode, latents, wrap=wrapped_axes(axes), factor=factor)
+
+
+def _recoloured(inputs: BatchInputs, images: Tensor) -> Tensor:
+    """With the colours that the settings ask for, each from its own content or first style."""
+    colors = inputs.settings.colors
+    if colors == "result":
+        return images
+    items = range(len(images))
+    if colors == "content":
+        contents = [inputs.content_pixels(item).to(images) for item in items]
+        return keep_colours(images, torch.cat(contents))
+    return torch.cat(
+        [
+            match_channel_statistics(images[item, None], inputs.style_pixels(item).to(images))
+            for item in items
+        ]
+    )

@@ -1,0 +1,183 @@
+"""How the pictures and words of a batch's requests become latents, regions and prompts.
+
+Invariant: each distinct picture is encoded once and alone, so that no item depends on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ad_lib.backbone import Backbone
+from ad_lib.denoise import Control, NoisePredictor
+from ad_lib.errors import RequestError
+from ad_lib.features import References
+from ad_lib.images import image_to_tensor, pad_to_multiple
+from ad_lib.labels import Regions, label_map
+from ad_lib.losses import Attend, distilled_attention
+from ad_lib.noise import Noise, draw_together
+from ad_lib.presets import Settings
+from ad_lib.prompts import PromptEmbeds, joined
+from ad_lib.requests import Request, fit_role
+from ad_lib.textures import region_random
+
+
+@dataclass(frozen=True)
+class BatchInputs:
+    """What requests that agree in everything but their pictures, words and seeds are made of.
+
+    Attributes:
+        backbone: the frozen model.
+        requests: of one batch.
+        noise: of each request.
+    """
+
+    backbone: Backbone
+    requests: Sequence[Request]
+    noise: Sequence[Noise]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that all of them have."""
+        return self.requests[0].settings
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of every result."""
+        return self.requests[0].height, self.requests[0].width
+
+    @cached_property
+    def style(self) -> References:
+        """The references' clean latents."""
+        styles = [[self._fitted("style", one) for one in of.styles] for of in self.requests]
+        return self._encoded(styles, self.settings.style_weights)
+
+    @cached_property
+    def content(self) -> References | None:
+        """The contents' clean latents; a masked texture's content is where it starts."""
+        if self.requests[0].target_mask is not None:
+            starts = [self._masked_start(item) for item in range(len(self.requests))]
+            return References(starts, [[item] for item in range(len(starts))])
+        contents = [one.content for one in self.requests if one.content is not None]
+        if not contents:
+            return None
+        return self._encoded([[self._fitted("content", one)] for one in contents])
+
+    @property
+    def initial_latents(self) -> Tensor:
+        """Unit Gaussian noise for every item, drawn under the tag `init`."""
+        height, width = (-(-side // self.backbone.vae_scale_factor) for side in self.image_size)
+        shape = (self.backbone.latent_channels, height, width)
+        return draw_together(self.noise, "init", shape).to(self.backbone.device)
+
+    @cached_property
+    def attend(self) -> Attend:
+        """How the items' queries attend to their styles."""
+        return partial(
+            distilled_attention, attn_scale=self.settings.attn_scale, regions=self._regions
+        )
+
+    def style_pixels(self, item: int) -> Tensor:
+        """(1, 3, h, w) an item's first reference, in [0, 1]."""
+        return image_to_tensor(self._fitted("style", self.requests[item].styles[0]))
+
+    def content_pixels(self, item: int) -> Tensor:
+        """(1, 3, height, width) an item's content, in [0, 1]."""
+        content = self.requests[item].content
+        assert content is not None, "a request that keeps its content's colours has a content"
+        return image_to_tensor(self._fitted("content", content))
+
+    def noise_predictor(self, image_size: tuple[int, int] | None = None) -> NoisePredictor:
+        """The denoiser under the items' prompts, at (height, width) pixels or the result's."""
+        return self.backbone.noise_predictor(
+            image_size or self.image_size,
+            self._prompts([one.prompt for one in self.requests], self.backbone.encode_prompt),
+            self._prompts(
+                [one.negative_prompt for one in self.requests],
+                self.backbone.encode_negative_prompt,
+            ),
+            self.settings.guidance_scale,
+            self._control,
+        )
+
+    @property
+    def _control(self) -> Control | None:
+        images = [one.control_image for one in self.requests if one.control_image is not None]
+        if not images:
+            return None
+        if self.backbone.controlnet is None:
+            raise RequestError(
+                "a control image needs a ControlNet, and this backbone has none; load it with "
+                "load_backbone(..., controlnet=...)"
+            )
+        pixels = torch.cat([self._pixels(self._fitted("control", image)) for image in images])
+        return Control(
+            network=self.backbone.controlnet,
+            images=pixels.to(self.backbone.device),
+            scale=self.settings.controlnet_conditioning_scale,
+        )
+
+    @cached_property
+    def _regions(self) -> Regions | None:
+        masks = [self._label_maps(one) for one in self.requests if one.target_mask is not None]
+        return Regions(*zip(*masks, strict=True)) if masks else None
+
+    def _label_maps(self, request: Request) -> tuple[Tensor, Tensor]:
+        """The labels of the texture and of the result, padded as their pictures are."""
+        assert request.source_mask is not None, "requests have both masks or none"
+        assert request.target_mask is not None, "requests have both masks or none"
+        masks = {"source_mask": request.source_mask, "target_mask": request.target_mask}
+        source, target = (
+            self._padded(label_map(self._fitted(role, mask)).double()[None, None])[0, 0].long()
+            for role, mask in masks.items()
+        )
+        return source.to(self.backbone.device), target.to(self.backbone.device)
+
+    def _masked_start(self, item: int) -> Tensor:
+        request = self.requests[item]
+        source, target = (one.cpu() for one in self._label_maps(request))
+        texture = self._pixels(self._fitted("texture", request.styles[0]))
+        start = region_random(texture, source, target, self.noise[item])
+        return self.backbone.encode(start)[0]
+
+    def _encoded(
+        self, pictures: Sequence[Sequence[Image.Image]], weights: Sequence[float] | None = None
+    ) -> References:
+        rows: dict[str, int] = {}
+        latents: list[Tensor] = []
+        for image in (image for of_item in pictures for image in of_item):
+            digest = picture_digest(image)
+            if digest not in rows:
+                rows[digest] = len(latents)
+                latents.append(self.backbone.encode(self._pixels(image))[0])
+        index = [[rows[picture_digest(image)] for image in of_item] for of_item in pictures]
+        return References(latents, index, weights)
+
+    def _fitted(self, role: str, image: Image.Image) -> Image.Image:
+        height, width = self.image_size
+        return fit_role(role, image, width, height, self.settings)
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return self._padded(image_to_tensor(image))
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        return pad_to_multiple(pixels, self.backbone.vae_scale_factor)
+
+    @staticmethod
+    def _prompts(texts: Sequence[Any], encode: Callable[[Any], PromptEmbeds]) -> PromptEmbeds:
+        known = {text: encode(text) for text in dict.fromkeys(texts)}
+        return known[texts[0]] if len(known) == 1 else joined([known[text] for text in texts])
+
+
+def picture_digest(image: Image.Image) -> str:
+    """Tells pictures apart by their pixels."""
+    pixels = hashlib.sha256(f"{image.mode} {image.size} ".encode())
+    pixels.update(image.tobytes())
+    return pixels.hexdigest()
