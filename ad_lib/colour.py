@@ -1,0 +1,109 @@
+"""How colours move while shapes stay: CIELAB, and two ways to correct a result's colours.
+
+Pictures are (B, 3, H, W) sRGB in [0, 1]; what an item becomes does not depend on its batch-mates.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_XYZ_OF_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)  # ITU-R BT.709 primaries
+_WHITE = (0.95047, 1.0, 1.08883)  # D65, 2 degree observer
+_LINEAR_BELOW = 6 / 29  # where CIELAB's cube root gives way to a line
+
+_SMALLEST_VARIANCE = 1 / 255**2
+"""One 8-bit step squared: no colour direction is stretched as if it varied less."""
+
+
+def rgb_to_lab(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """CIELAB of sRGB pictures: L in 0..100, a and b in about -110..110; white is D65."""
+    linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92)
+    xyz = _mix(images.new_tensor(_XYZ_OF_RGB), linear) / _per_channel(images, _WHITE)
+    line = xyz / (3 * _LINEAR_BELOW**2) + 4 / 29
+    x, y, z = torch.where(xyz > _LINEAR_BELOW**3, xyz.clamp_min(0) ** (1 / 3), line).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def lab_to_rgb(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pictures in sRGB from CIELAB; colours that sRGB lacks are clamped to [0, 1] by channel."""
+    lightness, a, b = lab.unbind(1)
+    y = (lightness + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], 1)
+    xyz = torch.where(f > _LINEAR_BELOW, f**3, 3 * _LINEAR_BELOW**2 * (f - 4 / 29))
+    rgb_of_xyz = torch.linalg.inv(torch.tensor(_XYZ_OF_RGB, dtype=torch.float64)).to(lab)
+    linear = _mix(rgb_of_xyz, xyz * _per_channel(lab, _WHITE)).clamp(0, 1)
+    return torch.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
+def keep_colours(
+    images: Float[Tensor, "b 3 h w"], content: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """The lightness of each picture with the hues of its content, pixel by pixel.
+
+    Where sRGB has no such colour at that lightness, the channels are clamped.
+
+    Args:
+        images: the results.
+        content: what each was made from, at the same size.
+
+    Reference: Gatys et al. 2016 (arXiv:1606.05897), luminance-only transfer; in CIELAB, not YIQ.
+    """
+    return lab_to_rgb(torch.cat([rgb_to_lab(images)[:, :1], rgb_to_lab(content)[:, 1:]], 1))
+
+
+def match_channel_statistics(
+    images: Float[Tensor, "b 3 h w"], references: Float[Tensor, "r 3 hr wr"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Pictures whose colours have the mean and the covariance of their references.
+
+    Of all linear maps that reach that covariance, the one that moves colours least; the result is
+    clamped to [0, 1], which may cost a little of the match.
+
+    Args:
+        images: the pictures to correct.
+        references: how their colours should be spread, one for each or one for all; any size.
+
+    Raises:
+        ValueError: neither one reference nor one for each picture.
+
+    Reference: Pitié and Kokaram 2007, linear Monge-Kantorovitch colour transfer.
+    """
+    if len(references) not in (1, len(images)):
+        raise ValueError(
+            f"give one reference or one for each of {len(images)} pictures; got {len(references)}"
+        )
+    mean, covariance = _statistics(images)
+    target_mean, target_covariance = _statistics(references)
+    root = _square_root(covariance)
+    inverse = torch.linalg.inv(root)
+    transport = inverse @ _square_root(root @ target_covariance @ root) @ inverse
+    moved = torch.einsum("bij,bjhw->bihw", transport.to(images), images - mean.to(images))
+    return (moved + target_mean.to(images)).clamp(0, 1)
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colour (B, 3, 1, 1) and covariance (B, 3, 3) of each picture, in float64."""
+    colours = images.double().flatten(2)
+    mean = colours.mean(2, keepdim=True)
+    covariance = (colours - mean) @ (colours - mean).mT / colours.shape[2]
+    return mean[..., None], covariance + _SMALLEST_VARIANCE * torch.eye(3).to(covariance)
+
+
+def _square_root(matrices: Tensor) -> Tensor:
+    """The symmetric square roots of symmetric positive matrices."""
+    values, vectors = torch.linalg.eigh(matrices)
+    return vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT
+
+
+def _mix(matrix: Tensor, images: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix, images)
+
+
+def _per_channel(images: Tensor, values: tuple[float, ...]) -> Tensor:
+    return images.new_tensor(values).view(1, 3, 1, 1)
