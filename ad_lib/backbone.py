@@ -45,6 +45,7 @@ class Backbone:
             the empty prompt.
         controlnet: adds to what the U-Net computes where a request has a control image.
         weights: where the parts came from.
+        controlnet_weights: where the ControlNet came from.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Backbone:
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = True,
         controlnet: ControlNetModel | None = None,
+        controlnet_weights: Weights | None = None,
     ) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
@@ -70,6 +72,7 @@ class Backbone:
         self.controlnet = controlnet.eval().requires_grad_(False) if controlnet else None
         self.scheduler = scheduler
         self.weights = weights
+        self.controlnet_weights = controlnet_weights
         self.tuned_decoders = DecoderCache()
         self.layers = self_attention_layers(unet)
 
@@ -96,14 +99,14 @@ class Backbone:
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         """Scaled latents (the posterior mean) of images in [0, 1], in float32."""
-        pixels = (2 * images - 1).to(self.device, self.dtype)
+        pixels = (2 * images - 1).to(self.device, self.vae.dtype)
         posterior = self.vae.encode(pixels, return_dict=False)[0]
         return posterior.mode().float() * self.vae.config["scaling_factor"]
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Images in [0, 1] of scaled latents, in float32, decoded one by one."""
-        scaled = (latents / self.vae.config["scaling_factor"]).to(self.device, self.dtype)
+        scaled = (latents / self.vae.config["scaling_factor"]).to(self.device, self.vae.dtype)
         images = [self.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
         return (torch.cat(images).float() / 2 + 0.5).clamp(0, 1)
 

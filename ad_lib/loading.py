@@ -1,8 +1,9 @@
-"""From a name to a frozen backbone: every part from its own file, or a refusal in a sentence."""
+"""From names to a frozen backbone, or a refusal in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,67 +15,111 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from ad_lib.backbone import Backbone
+from ad_lib.controlnets import find_controlnet, load_controlnet
 from ad_lib.errors import BackboneError
+from ad_lib.parts import named_in_errors, part_loader, vae_dtype
 from ad_lib.weights import Weights, find_weights, parts_of
+
+_NETWORKS: dict[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
 
 
 def load_backbone(
     name: str = "embedded",
     *,
     revision: str | None = None,
+    config: str | None = None,
+    controlnet: str | None = None,
+    controlnet_revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Backbone:
     """Loads a frozen backbone.
 
     Args:
-        name: `embedded` (ships with the package), `sd15`, `sdxl`, a hub id, or a diffusers folder.
-        revision: commit or tag of a hub id.
-        dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given.
+        name: `embedded` (ships with the package), `sd15`, `sdxl`, a hub id, a diffusers folder, or
+            one `.safetensors` file of the SD1.5 or SDXL family in the original layout.
+        revision: commit, tag or branch of a hub id; `Backbone.weights` holds the commit.
+        config: for a single file, a hub id or diffusers folder with its configuration and
+            tokenizers; None is `sd15` or `sdxl`, whatever the file is.
+        controlnet: a diffusers folder or hub id of a ControlNet for this U-Net.
+        controlnet_revision: commit, tag or branch of its hub id.
+        dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given. In float16 a
+            VAE whose configuration says `force_upcast` stays in float32.
         device: CUDA where there is one unless given.
 
     Raises:
-        BackboneError: nothing of that name, pickled weights, or an incomplete folder.
+        BackboneError: nothing of that name, pickled weights, incomplete ones, or a ControlNet of
+            another family.
     """
-    weights = find_weights(name, revision)
+    weights = find_weights(name, revision, config)
+    control = find_controlnet(controlnet, controlnet_revision) if controlnet else None
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-
-    def part(loader: Any, name: str) -> Any:
-        return _load_part(weights, loader.from_pretrained, name, dtype).to(device)
-
     with _without_progress_bars():
-        return Backbone(
-            unet=part(UNet2DConditionModel, "unet"),
-            vae=part(AutoencoderKL, "vae"),
-            text_encoder=part(CLIPTextModel, "text_encoder"),
-            tokenizer=_tokenizer(weights, "tokenizer"),
-            scheduler=_ddim(weights),
-            weights=weights,
-            **_second_encoder(weights, part),
-        )
+        networks = _networks(weights, dtype)
+        if control:
+            networks["controlnet"] = load_controlnet(control, networks["unet"], dtype)
+    backbone = Backbone(
+        **{part: network.to(device) for part, network in networks.items()},
+        **_tokenizers(weights),
+        scheduler=_ddim(weights),
+        force_zeros_for_empty_prompt=_forces_zeros(weights),
+        weights=weights,
+        controlnet_weights=control,
+    )
+    _check_latents(backbone)
+    return backbone
 
 
-def _second_encoder(weights: Weights, part: Callable[[Any, str], Any]) -> dict[str, Any]:
-    if "text_encoder_2" not in parts_of(weights.path):
-        return {}
+def _networks(weights: Weights, dtype: torch.dtype) -> dict[str, Any]:
+    load = part_loader(weights)
+    dtypes = {"vae": vae_dtype(weights, dtype)}
     return {
-        "text_encoder_2": part(CLIPTextModelWithProjection, "text_encoder_2"),
-        "tokenizer_2": _tokenizer(weights, "tokenizer_2"),
+        part: load(_NETWORKS[part], part, dtypes.get(part, dtype))
+        for part in parts_of(weights.config_folder)
+        if part in _NETWORKS
     }
+
+
+def _tokenizers(weights: Weights) -> dict[str, Any]:
+    tokenizers: dict[str, Any] = {}
+    for part in parts_of(weights.config_folder):
+        if part.startswith("tokenizer"):
+            with named_in_errors(weights, part):
+                tokenizers[part] = CLIPTokenizer.from_pretrained(weights.config_folder / part)
+    return tokenizers
 
 
 def _ddim(weights: Weights) -> DDIMScheduler:
     """DDIM from the model's own scheduler configuration, whatever class that names."""
-    with _named_in_errors(weights, "scheduler"):
-        config: Any = DDIMScheduler.load_config(weights.path, subfolder="scheduler")
+    with named_in_errors(weights, "scheduler"):
+        config: Any = DDIMScheduler.load_config(weights.config_folder, subfolder="scheduler")
         scheduler: Any = DDIMScheduler.from_config(config)
     return scheduler
 
 
-def _tokenizer(weights: Weights, part: str) -> CLIPTokenizer:
-    with _named_in_errors(weights, part):
-        return CLIPTokenizer.from_pretrained(weights.path / part)
+def _forces_zeros(weights: Weights) -> bool:
+    """Whether no negative prompt means zeros; diffusers' default where the folder does not say."""
+    file = weights.config_folder / "model_index.json"
+    if not file.is_file():
+        return True
+    with named_in_errors(weights, "model_index.json"):
+        return json.loads(file.read_text("utf-8")).get("force_zeros_for_empty_prompt", True)
+
+
+def _check_latents(backbone: Backbone) -> None:
+    """Inpainting models and others see more than latents, which we have not."""
+    seen = backbone.unet.config["in_channels"]
+    if seen != backbone.latent_channels:
+        raise BackboneError(
+            f"the unet of {backbone.weights.model_id!r} takes {seen} channels and its vae gives "
+            f"{backbone.latent_channels}: give a text-to-image model"
+        )
 
 
 @contextmanager
@@ -86,34 +131,3 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _load_part(
-    weights: Weights, from_pretrained: Callable[..., Any], part: str, dtype: torch.dtype
-) -> Any:
-    with _named_in_errors(weights, part):
-        network, info = from_pretrained(
-            weights.path,
-            subfolder=part,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    # Loaders fill what is missing with random numbers, or leave it without any.
-    if missing := sorted(info["missing_keys"]):
-        raise BackboneError(
-            f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
-            f"{missing[0]!r}: fetch or convert it again"
-        )
-    return network
-
-
-@contextmanager
-def _named_in_errors(weights: Weights, part: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        raise BackboneError(
-            f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
-        ) from None

@@ -1,0 +1,113 @@
+"""One network out of a diffusers folder or out of a single file: whole, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ad_lib.errors import BackboneError
+from ad_lib.weights import Weights
+
+LoadPart = Callable[..., Any]
+"""(class, part, dtype) -> the network, on the CPU."""
+
+
+def part_loader(weights: Weights) -> LoadPart:
+    """A callable that loads one network after the other; a single file is read once for all.
+
+    Raises:
+        BackboneError: from this and from the callable: damaged or incomplete weights.
+    """
+    if weights.config is None:
+        return partial(load_from_folder, weights)
+    with named_in_errors(weights, "file"):
+        checkpoint = load_file(weights.path)
+    return partial(_load_from_file, weights, checkpoint)
+
+
+def load_from_folder(
+    weights: Weights, network_class: Any, part: str, dtype: torch.dtype, *, is_alone: bool = False
+) -> Any:
+    """A network from its subfolder, or from the folder itself if it is alone there.
+
+    Raises:
+        BackboneError: damaged or incomplete weights.
+    """
+    with named_in_errors(weights, part):
+        network, info = network_class.from_pretrained(
+            weights.path,
+            subfolder=None if is_alone else part,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    # Loaders fill what is missing with random numbers, or leave it without any.
+    _check_whole(weights, part, info["missing_keys"])
+    return network
+
+
+def _load_from_file(
+    weights: Weights,
+    checkpoint: dict[str, Tensor],
+    network_class: Any,
+    part: str,
+    dtype: torch.dtype,
+) -> Any:
+    """A network from the original layout, which diffusers translates."""
+    options: dict[str, Any] = {
+        "config": str(weights.config),
+        "subfolder": part,
+        "torch_dtype": dtype,
+        "local_files_only": True,
+    }
+    with named_in_errors(weights, part):
+        if hasattr(network_class, "from_single_file"):
+            network = network_class.from_single_file(checkpoint, **options)
+        else:
+            network = create_diffusers_clip_model_from_ldm(network_class, checkpoint, **options)
+    missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
+    _check_whole(weights, part, missing)
+    return network
+
+
+def vae_dtype(weights: Weights, dtype: torch.dtype) -> torch.dtype:
+    """What the VAE computes in: float32 instead of float16, unless its configuration allows that.
+
+    SDXL's own VAE overflows in float16 and gives black pictures; diffusers calls it `force_upcast`.
+    """
+    with named_in_errors(weights, "vae"):
+        config: Any = AutoencoderKL.load_config(weights.config_folder, subfolder="vae")
+    needs_more = config.get("force_upcast", True)
+    return torch.float32 if dtype == torch.float16 and needs_more else dtype
+
+
+@contextmanager
+def named_in_errors(weights: Weights, part: str) -> Iterator[None]:
+    """Turns whatever a loader raises into one sentence that names the part.
+
+    Raises:
+        BackboneError: the part cannot be loaded.
+    """
+    try:
+        yield
+    except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
+        raise BackboneError(
+            f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
+        ) from None
+
+
+def _check_whole(weights: Weights, part: str, missing_keys: Any) -> None:
+    if missing := sorted(missing_keys):
+        raise BackboneError(
+            f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
+            f"{missing[0]!r}: fetch or convert it again"
+        )
