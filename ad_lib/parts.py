@@ -8,8 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    create_diffusers_clip_model_from_ldm,
+)
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +24,11 @@ from ad_lib.weights import Weights
 
 LoadPart = Callable[..., Any]
 """(class, part, dtype) -> the network, on the CPU."""
+
+_TRANSLATIONS: dict[str, Callable[..., Any]] = {
+    "unet": convert_ldm_unet_checkpoint,
+    "vae": convert_ldm_vae_checkpoint,
+}
 
 
 def part_loader(weights: Weights) -> LoadPart:
@@ -61,20 +72,29 @@ def _load_from_file(
     part: str,
     dtype: torch.dtype,
 ) -> Any:
-    """A network from the original layout, which diffusers translates."""
-    options: dict[str, Any] = {
-        "config": str(weights.config),
-        "subfolder": part,
-        "torch_dtype": dtype,
-        "local_files_only": True,
-    }
+    """A network from the original layout, in diffusers' translation."""
+    folder = str(weights.config)
     with named_in_errors(weights, part):
-        if hasattr(network_class, "from_single_file"):
-            network = network_class.from_single_file(checkpoint, **options)
+        if part in _TRANSLATIONS:
+            network = _translated(checkpoint, network_class, folder, part, dtype)
         else:
-            network = create_diffusers_clip_model_from_ldm(network_class, checkpoint, **options)
+            network = create_diffusers_clip_model_from_ldm(
+                network_class, checkpoint, part, folder, dtype, local_files_only=True
+            )
+    # What is not in the file has stayed without numbers.
     missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     _check_whole(weights, part, missing)
+    return network
+
+
+def _translated(
+    checkpoint: dict[str, Tensor], network_class: Any, folder: str, part: str, dtype: torch.dtype
+) -> Any:
+    config = network_class.load_config(folder, subfolder=part)
+    tensors = _TRANSLATIONS[part](checkpoint, config)
+    with init_empty_weights():
+        network = network_class.from_config(config)
+    load_model_dict_into_meta(network, tensors, dtype=dtype)
     return network
 
 
