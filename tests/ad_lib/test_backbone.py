@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from ad_lib import load_backbone
-from tests.conftest import TINY_BACKBONE
+from ad_lib import BackboneError, load_backbone, random_backbone
+from ad_lib.random_weights import ARCHITECTURES
+from tests.conftest import GOLDEN, TINY_BACKBONE
 
 
 @pytest.fixture
@@ -94,3 +96,63 @@ def test_the_embedded_backbone_is_the_default_and_has_the_last_six_layers():
     backbone = load_backbone(device="cpu")
     assert backbone.weights.model_id == "embedded"
     assert len(backbone.layers) >= 6
+
+
+@pytest.fixture(scope="module")
+def model_folders(tmp_path_factory):
+    """The tiny backbone's folder with its VAE's `force_upcast` set to a value."""
+
+    def folder(force_upcast: bool) -> str:
+        path = tmp_path_factory.mktemp("model") / "model"
+        config = Path(shutil.copytree(TINY_BACKBONE, path)) / "vae" / "config.json"
+        config.write_text(
+            json.dumps(json.loads(config.read_text()) | {"force_upcast": force_upcast})
+        )
+        return str(path)
+
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("force_upcast", "dtype", "expected"),
+    [
+        (True, torch.float16, torch.float32),
+        (False, torch.float16, torch.float16),
+        (True, torch.bfloat16, torch.bfloat16),
+        (True, torch.float32, torch.float32),
+    ],
+)
+def test_in_float16_a_vae_that_says_force_upcast_stays_in_float32(
+    model_folders, force_upcast, dtype, expected
+):
+    backbone = load_backbone(model_folders(force_upcast), device="cpu", dtype=dtype)
+    assert (backbone.dtype, backbone.vae.dtype) == (dtype, expected)
+
+
+def test_a_float16_backbone_with_force_upcast_encodes_and_decodes_in_full_precision(
+    tiny_backbone, images
+):
+    half = load_backbone(str(TINY_BACKBONE), device="cpu", dtype=torch.float16)
+    latents = tiny_backbone.encode(images)
+    assert torch.equal(half.encode(images), latents)
+    assert torch.equal(half.decode(latents), tiny_backbone.decode(latents))
+
+
+def test_the_negative_prompt_that_is_not_given_is_what_the_model_says(tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "models" / "tiny-sdxl", tmp_path / "model"))
+    index = folder / "model_index.json"
+    for forced in (True, False):
+        config = json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": forced}
+        index.write_text(json.dumps(config))
+        backbone = load_backbone(str(folder), device="cpu")
+        embeds = backbone.encode_negative_prompt(None).prompt_embeds
+        assert bool((embeds == 0).all()) == forced
+
+
+def test_an_inpainting_unet_is_refused(tmp_path):
+    backbone = random_backbone("sd15", tiny=True)
+    wide = {**ARCHITECTURES["sd15", True].unet, "in_channels": 9}
+    backbone.unet = UNet2DConditionModel(**wide)
+    backbone.save_pretrained(tmp_path / "model")
+    with pytest.raises(BackboneError, match="takes 9 channels and its vae gives 4"):
+        load_backbone(str(tmp_path / "model"), device="cpu")

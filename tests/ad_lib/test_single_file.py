@@ -72,7 +72,10 @@ def test_every_tensor_is_that_of_the_folder(files, family):
 def test_prompts_noise_and_pictures_are_those_of_the_folder(files, family):
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     seen = []
-    for backbone in (load(files[family], family), load_backbone(str(FOLDERS[family]), device="cpu")):
+    for backbone in (
+        load(files[family], family),
+        load_backbone(str(FOLDERS[family]), device="cpu"),
+    ):
         prompt = backbone.encode_prompt("a fox in the snow")
         noise = backbone.noise_predictor((64, 64), prompt)(latents, torch.tensor(501))
         seen.append((noise, backbone.decode(latents), backbone.timesteps(7)))

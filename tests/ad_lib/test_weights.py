@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ad_lib import BackboneError, find_weights, load_backbone
+from tests.ad_lib.original_layout import write_single_file
 from tests.conftest import TINY_BACKBONE
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -145,3 +146,52 @@ def test_a_hub_id_without_a_network_ends_quickly_in_one_sentence(monkeypatch, tm
     assert "could not be fetched" in message
     assert "local diffusers folder" in message
     assert time.monotonic() - started < 10
+
+
+COMMIT, OTHER_COMMIT = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Path:
+    """A hub cache without a network: one model at two commits, with a branch and a tag."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    model = cache / "models--owner--name"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(COMMIT)
+    (model / "refs" / "v1.0").write_text(OTHER_COMMIT)
+    for commit in (COMMIT, OTHER_COMMIT):
+        shutil.copytree(TINY_BACKBONE, model / "snapshots" / commit)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"),
+    [(None, COMMIT), ("main", COMMIT), ("v1.0", OTHER_COMMIT), (OTHER_COMMIT, OTHER_COMMIT)],
+)
+def test_a_branch_or_tag_is_recorded_as_its_commit(hub, revision, commit):
+    weights = find_weights("owner/name", revision)
+    assert (weights.model_id, weights.revision) == ("owner/name", commit)
+    assert weights.path == hub / "snapshots" / commit
+
+
+def test_the_recorded_commit_loads_the_same_weights_after_the_branch_moved(hub):
+    recorded = load_backbone("owner/name", revision="main", device="cpu").weights.revision
+    (hub / "refs" / "main").write_text(OTHER_COMMIT)
+    again = load_backbone("owner/name", revision=recorded, device="cpu").weights
+    assert again.path == hub / "snapshots" / COMMIT
+    assert find_weights("owner/name", "main").revision == OTHER_COMMIT
+
+
+def test_a_revision_that_the_hub_lacks_is_refused(hub):
+    with pytest.raises(BackboneError, match="'owner/name' could not be fetched"):
+        find_weights("owner/name", "v2.0")
+
+
+def test_the_configuration_of_a_single_file_can_be_a_hub_id(hub, tmp_path):
+    write_single_file(TINY_BACKBONE, tmp_path / "model.safetensors")
+    names = ("owner/name", str(TINY_BACKBONE))
+    of_hub, of_folder = (find_weights(str(tmp_path / "model.safetensors"), None, n) for n in names)
+    assert of_hub.config == hub / "snapshots" / COMMIT
+    assert of_hub.revision == of_folder.revision
