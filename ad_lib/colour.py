@@ -80,7 +80,7 @@ def match_channel_statistics(
         )
     mean, covariance = _statistics(images)
     target_mean, target_covariance = _statistics(references)
-    root = _square_root(covariance)
+    root = _square_root(covariance, _SMALLEST_VARIANCE)
     inverse = torch.linalg.inv(root)
     transport = inverse @ _square_root(root @ target_covariance @ root) @ inverse
     moved = torch.einsum("bij,bjhw->bihw", transport.to(images), images - mean.to(images))
@@ -92,13 +92,13 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     colours = images.double().flatten(2)
     mean = colours.mean(2, keepdim=True)
     covariance = (colours - mean) @ (colours - mean).mT / colours.shape[2]
-    return mean[..., None], covariance + _SMALLEST_VARIANCE * torch.eye(3).to(covariance)
+    return mean[..., None], covariance
 
 
-def _square_root(matrices: Tensor) -> Tensor:
-    """The symmetric square roots of symmetric positive matrices."""
+def _square_root(matrices: Tensor, smallest: float = 0.0) -> Tensor:
+    """The symmetric square roots of symmetric matrices, their eigenvalues raised to `smallest`."""
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT
+    return vectors * values.clamp_min(smallest).sqrt()[..., None, :] @ vectors.mT
 
 
 def _mix(matrix: Tensor, images: Tensor) -> Tensor:
