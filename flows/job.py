@@ -15,9 +15,10 @@ from infra.runners import sliding_window, task_runner
 from infra.store import join_uri
 from manifests.commits import REPORT_NAME
 from manifests.job import job_from_dict
-from tasks.planning import open_prepared, plan_items, resolve_job, store_plan
+from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.render import render_shard
 from tasks.report import publish_run
+from tasks.resolving import resolve_job
 from tasks.run_folder import load_plan, open_run, pending_shards
 
 NUM_WORKERS = 1

@@ -32,16 +32,10 @@ from infra.store import join_uri
 from manifests.commits import REPORT_NAME, Index
 from manifests.items import Input, Item
 from manifests.job import Job, Output
-from tasks.planning import (
-    PreparedRun,
-    ResolvedJob,
-    open_prepared,
-    plan_items,
-    resolve_job,
-    store_plan,
-)
+from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.progress import board
 from tasks.report import publish
+from tasks.resolving import ResolvedJob, resolve_job
 from tasks.run_folder import (
     current_index,
     last_failures,

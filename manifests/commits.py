@@ -35,6 +35,8 @@ class RunRecord(_Record):
         identity: every field that the fingerprint covers, flat.
         job: the resolved job.
         settings: the preset's settings with the job's in them.
+        model_id, model_config_id, controlnet_id: as they were named.
+        model_revision: exactly which weights; a ControlNet's revision follows after a `+`.
         num_items, num_shards: of the plan.
         conditional_put: whether the store refused a second conditional write when asked.
     """
@@ -45,6 +47,8 @@ class RunRecord(_Record):
     job: dict[str, Any]
     settings: dict[str, Any]
     model_id: str
+    model_config_id: str | None = None
+    controlnet_id: str | None = None
     model_revision: str
     plan_digest: str
     num_items: int

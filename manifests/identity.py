@@ -16,9 +16,13 @@ NOT_IDENTITY = {
     "output.uri": "where results go does not change them",
     "backbone.name": "the revision says which weights they are, whatever they are called",
     "backbone.revision": "replaced by the revision that was found",
+    "backbone.config": "the revision covers it",
+    "backbone.controlnet": "the revision covers it",
+    "backbone.controlnet_revision": "the revision covers it",
     "limits.max_failed": "judges a run, does not change it",
     "compute": "speed only; the frozen plan keeps its shards",
     "settings": "replaced by the preset's settings with these in them",
+    "sweep": "replaced by the settings of every entry, under `settings.sweep`",
 }
 """Fields of a job that its fingerprint leaves out, each with the reason."""
 
@@ -43,22 +47,27 @@ def item_id(
     model_revision: str,
     seed: int,
     variant: int,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
 ) -> str:
     """32 hex digits that name an item: what goes in, what is done with it, and by which model."""
-    identity = {
+    words = {"prompt": prompt, "negative_prompt": negative_prompt}
+    identity: dict[str, Any] = {
         "inputs": [[one.role, one.sha256 or f"uri:{one.full_uri}"] for one in inputs],
         "task": task,
         "params": params,
         "model_revision": model_revision,
         "seed": seed,
         "variant": variant,
+        **{name: text for name, text in words.items() if text is not None},
     }
     return digest(identity)[:32]
 
 
-def seed_of(item: str) -> int:
-    """The seed that follows from an item's id: 64 bits of its hash."""
-    return int.from_bytes(hashlib.sha256(f"{item}seed".encode()).digest()[:8], "big")
+def seed_of(item: str, retry: int = 0) -> int:
+    """The seed that follows from an item's id and the number of a retry: 64 bits of their hash."""
+    text = f"{item}seed{retry or ''}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def source_digest(objects: Iterable[tuple[str, int | None]]) -> str:

@@ -7,6 +7,9 @@ import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+REFERENCE_ROLES = ("style", "texture")
+"""The images whose look is distilled; the others say what is drawn, and where."""
+
 
 class Status(StrEnum):
     """What became of a planned item; a committed shard has no pending ones."""
@@ -18,13 +21,17 @@ class Status(StrEnum):
 
 
 class ErrorClass(StrEnum):
-    """Why an item failed. Only `infra` is worth trying again as it is."""
+    """Why an item failed. Only `infra` is worth trying again as it is.
+
+    `rejected` pictures were made and lie outside the job's `quality`.
+    """
 
     INPUT_MISSING = "input_missing"
     DECODE = "decode"
     UNSUPPORTED = "unsupported"
     OOM = "oom"
     NUMERICS = "numerics"
+    REJECTED = "rejected"
     TIMEOUT = "timeout"
     CRASH = "crash"
     LICENSE_DENIED = "license_denied"
@@ -44,7 +51,7 @@ class Input:
     """One image of one role, as preflight found it.
 
     Attributes:
-        role: content, style, texture.
+        role: what the image is for, such as `content`.
         key: its name within its source, unique there.
         uri: the file, or the tar that holds it.
         member: its name inside the tar.
@@ -87,6 +94,8 @@ class Item:
         seed: of its noise.
         params: canonical JSON of the settings and the size.
         cost_seconds: what rendering it is expected to take.
+        prompt, negative_prompt: what is drawn, and what guidance leads away from.
+        label: of its sweep entry; empty where there is no sweep.
         user: canonical JSON of the table columns that are the user's own.
         problem: why it cannot be rendered; such an item gets its row all the same.
     """
@@ -101,6 +110,9 @@ class Item:
     height: int
     inputs: tuple[Input, ...]
     cost_seconds: float
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    label: str = ""
     user: str = "{}"
     problem: Problem | None = None
     shard: str = ""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -23,9 +23,11 @@ from pydantic import (
 )
 
 from manifests.errors import JobError, nearest
+from manifests.quality import Quality
+from manifests.sweep import SweepEntry, sweep_entries
 
-Role = Literal["content", "style", "texture"]
-ROLES: tuple[Role, ...] = ("content", "style", "texture")
+Role = Literal["content", "layout", "style", "texture", "source_mask", "target_mask", "control"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -58,17 +60,35 @@ OptionalSource = Annotated[Source | None, BeforeValidator(_source)]
 
 
 class Inputs(_Part):
-    """A source per role, or one table with a column per role."""
+    """A source per role, or one table with a column per role.
+
+    Attributes:
+        source_mask: which label each pixel of the texture of the same key has.
+        prompt: what is drawn: one prompt or several; one that ends in `.txt` names a file with a
+            prompt on each line.
+        negative_prompt: what guidance leads away from, of every item.
+        table: instead of all others; its columns are the roles, `prompt` and `negative_prompt`.
+    """
 
     content: OptionalSource = None
+    layout: OptionalSource = None
     style: OptionalSource = None
     texture: OptionalSource = None
+    source_mask: OptionalSource = None
+    target_mask: OptionalSource = None
+    control: OptionalSource = None
+    prompt: Annotated[tuple[NonEmpty, ...] | None, BeforeValidator(_uris)] = None
+    negative_prompt: NonEmpty | None = None
     table: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Inputs:
         if self.table is not None and self.roles():
             raise ValueError("give either table or sources by role, not both")
+        if self.table is not None and (self.prompt or self.negative_prompt):
+            raise ValueError("a table has its prompts in its columns; drop prompt and the like")
+        if self.prompt == ():
+            raise ValueError("prompt is an empty list; give a prompt, or drop the key")
         if self.table is None and not self.roles():
             raise ValueError("name at least one source, such as 'content: photos/', or a table")
         return self
@@ -101,13 +121,19 @@ class BackboneChoice(_Part):
     """Which model renders.
 
     Attributes:
-        name: `embedded`, `sd15`, `sdxl`, a hub id, or a diffusers folder.
+        name: `embedded`, `sd15`, `sdxl`, a hub id, a diffusers folder, or a `.safetensors` file.
         revision: commit or tag of a hub id.
+        config: of a `.safetensors` file, the hub id or folder with its configuration.
+        controlnet: what sees the control images, a hub id or a diffusers folder.
+        controlnet_revision: commit or tag of its hub id.
         dtype: precision of the networks; `auto` is bfloat16 on CUDA and float32 elsewhere.
     """
 
     name: str = "embedded"
     revision: str | None = None
+    config: NonEmpty | None = None
+    controlnet: NonEmpty | None = None
+    controlnet_revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
@@ -135,14 +161,16 @@ class Output(_Part):
         quality: 1..100, of `jpg` (95 unless given) and of lossy `webp`.
         size: pixels, one number or [width, height]; the preset's unless given.
         resize_mode: `center_crop` gives exactly `size`; `keep_ratio` scales the shorter side to
-            the smaller number of `size` and keeps the content's proportions; `no` keeps its size.
+            the smaller number of `size` and keeps the proportions of the content (or layout, target
+            mask, control image); `no` keeps its size. Unless given it is `center_crop` where there
+            is a `size`, else `keep_ratio`.
     """
 
     uri: NonEmpty
     codec: Literal["png", "webp", "jpg"] = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     size: Annotated[tuple[Side, Side], BeforeValidator(_size)] | None = None
-    resize_mode: Literal["center_crop", "keep_ratio", "no"] = "center_crop"
+    resize_mode: Literal["center_crop", "keep_ratio", "no"] | None = None
 
     @model_validator(mode="after")
     def _quality_fits(self) -> Output:
@@ -163,7 +191,8 @@ class Limits(_Part):
     """What a run may cost and how much may fail.
 
     Attributes:
-        max_items: plan only so many items, picked by hash; all unless given.
+        max_items: plan only so many items, picked by hash; all unless given. Variants and sweep
+            entries of one combination of inputs stay together.
         max_failed: failed items that still count as success: a number, or a share such as `2%`.
         max_pixels: larger input images are refused.
     """
@@ -199,6 +228,11 @@ class Compute(_Part):
     io_threads: PositiveInt = 8
 
 
+def _sweep(value: Any) -> Any:
+    sweep_entries(value)  # refuses what is no sweep
+    return value
+
+
 class Job(_Part):
     """A job file.
 
@@ -208,6 +242,8 @@ class Job(_Part):
         settings: replaces the preset's numbers by name.
         seed: every item's seed follows from it.
         variants: pictures per combination of inputs, with different seeds.
+        sweep: tries settings, and tasks, side by side on every combination of inputs.
+        quality: what a picture must be like to be kept.
     """
 
     task: str
@@ -221,6 +257,13 @@ class Job(_Part):
     compute: Compute = Compute()
     seed: int = 0
     variants: PositiveInt = 1
+    sweep: Annotated[Any, BeforeValidator(_sweep)] = None
+    quality: Quality | None = None
+
+    @property
+    def sweep_entries(self) -> tuple[SweepEntry, ...]:
+        """The columns of the sweep; none where there is no sweep."""
+        return sweep_entries(self.sweep)
 
     @model_validator(mode="after")
     def _table_has_its_own_pairs(self) -> Job:

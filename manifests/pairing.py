@@ -1,5 +1,6 @@
 """Which inputs go together: zip by key, product, or a seeded random choice.
 
+A source mask belongs to its texture, so it is not paired but comes along by key.
 Invariant: the order in which images are listed changes nothing.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from manifests.errors import JobError
-from manifests.items import Input
+from manifests.items import REFERENCE_ROLES, Input
 from manifests.job import Pairing
 
 Combination = tuple[Input, ...]
@@ -36,6 +37,39 @@ def pair(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Combi
     return list(product(*ordered.values()))
 
 
+def with_source_masks(
+    combinations: Sequence[Combination], masks: Sequence[Input], order: Sequence[str]
+) -> list[Combination]:
+    """The combinations, each with the mask of its texture: the one of the same key.
+
+    Args:
+        combinations: with a texture each.
+        masks: of the textures.
+        order: the roles in the order of an item's inputs.
+
+    Raises:
+        JobError: a texture has no mask, or a key stands twice.
+    """
+    _refuse_duplicates("source_mask", masks)
+    by_key = {mask.key: mask for mask in masks}
+    textures = {one.key for inputs in combinations for one in inputs if one.role == "texture"}
+    if missing := sorted(textures - by_key.keys()):
+        raise JobError(
+            f"source_mask: no mask for {len(missing)} texture(s): {_first_of(missing)}; name each "
+            "mask like its texture"
+        )
+
+    def completed(inputs: Combination) -> Combination:
+        mask = next(by_key[one.key] for one in inputs if one.role == "texture")
+        return tuple(sorted((*inputs, mask), key=lambda one: order.index(one.role)))
+
+    return [completed(inputs) for inputs in combinations]
+
+
+def _first_of(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys[:5])) + (", …" if len(keys) > 5 else "")
+
+
 def _refuse_duplicates(role: str, inputs: Sequence[Input]) -> None:
     seen: dict[str, Input] = {}
     for one in inputs:
@@ -53,20 +87,22 @@ def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
     for role, inputs in by_key.items():
         missing = [key for key in every_key if key not in inputs]
         if missing:
-            shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise JobError(
                 f"pairing zip: {role} has no image for {len(missing)} key(s) of the other "
-                f"sources: {shown}; add them, or use pairing product or random"
+                f"sources: {_first_of(missing)}; add them, or use pairing product or random"
             )
     return [tuple(inputs[key] for inputs in by_key.values()) for key in every_key]
 
 
 def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Combination]:
-    if "content" not in sources or len(sources) != 2:
+    others = [role for role in sources if role not in REFERENCE_ROLES]
+    if len(sources) != 2 or len(others) != 1:
         raise JobError(
-            "pairing random draws styles for contents; give a content and a style source"
+            "pairing random draws styles for contents; give a content and a style source (or a "
+            f"layout, target_mask or control with a texture or style); got {', '.join(sources)}"
         )
-    references = next(inputs for role, inputs in sources.items() if role != "content")
+    (drawing,) = others
+    references = next(inputs for role, inputs in sources.items() if role != drawing)
     if pairing.styles_per_content > len(references):
         raise JobError(
             f"pairing random asks for {pairing.styles_per_content} styles per content, but there "
@@ -74,7 +110,7 @@ def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Co
         )
     return [
         _by_role(sources, content, reference)
-        for content in sources["content"]
+        for content in sources[drawing]
         for reference in _drawn(content, references, pairing)
     ]
 
@@ -92,4 +128,4 @@ def _drawn(content: Input, references: Sequence[Input], pairing: Pairing) -> lis
 
 
 def _by_role(sources: Mapping[str, object], content: Input, reference: Input) -> Combination:
-    return tuple(content if role == "content" else reference for role in sources)
+    return tuple(reference if role in REFERENCE_ROLES else content for role in sources)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import RunFolderError
-from manifests.items import ErrorClass, Input, Item, Problem
+from manifests.items import REFERENCE_ROLES, ErrorClass, Input, Item, Problem
 
 PLAN_NAME = "plan/plan.parquet"
 
@@ -49,6 +49,9 @@ PLAN_SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("cost_seconds", pa.float64(), nullable=False),
         pa.field("inputs", pa.list_(pa.struct(INPUT_FIELDS)), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("label", pa.string(), nullable=False),
         pa.field("user", pa.string(), nullable=False),
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
@@ -136,7 +139,7 @@ def _bucket(item: Item) -> tuple[Any, ...]:
 
 
 def _plan_order(item: Item) -> tuple[Any, ...]:
-    references = [one.sha256 or one.uri for one in item.inputs if one.role != "content"]
+    references = [one.sha256 or one.uri for one in item.inputs if one.role in REFERENCE_ROLES]
     return (_bucket(item), references, item.item_id)
 
 
@@ -154,6 +157,9 @@ def _row(item: Item) -> dict[str, Any]:
         "height": item.height,
         "cost_seconds": item.cost_seconds,
         "inputs": [input_row(one) for one in item.inputs],
+        "prompt": item.prompt,
+        "negative_prompt": item.negative_prompt,
+        "label": item.label,
         "user": item.user,
         "error_class": problem.error_class.value if problem else None,
         "error_message": problem.message if problem else None,

@@ -13,15 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.identity import canonical_json
+from manifests.identity import canonical_json, seed_of
 from manifests.items import Item, Problem, Status
 from manifests.plan import input_row
+from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VOLATILE_COLUMNS = (
     "seconds",
     "encode_seconds",
+    "peak_memory_bytes",
     "worker",
     "device_name",
     "finished_at",
@@ -62,19 +64,23 @@ METADATA_SCHEMA = pa.schema(
         pa.field("error_message", pa.string()),
         pa.field("degraded", pa.bool_(), nullable=False),
         pa.field("seed", pa.uint64(), nullable=False),
+        pa.field("retries", pa.int32(), nullable=False),
         pa.field("variant", pa.int32(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
         pa.field("params", pa.string(), nullable=False),
         pa.field("model_id", pa.string(), nullable=False),
         pa.field("model_revision", pa.string(), nullable=False),
         pa.field("inputs", pa.list_(_INPUT), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("negative_prompt", pa.string()),
         pa.field("outputs", pa.list_(_OUTPUT), nullable=False),
-        pa.field("style_loss_first", pa.float32()),
-        pa.field("style_loss", pa.float32()),
-        pa.field("content_loss", pa.float32()),
+        *(pa.field(name, pa.float32()) for name in (*LOSS_COLUMNS, *METRIC_COLUMNS)),
+        pa.field("phash", pa.string()),
         pa.field("user", pa.string(), nullable=False),
         pa.field("seconds", pa.float64()),
         pa.field("encode_seconds", pa.float64()),
+        pa.field("peak_memory_bytes", pa.int64()),
         pa.field("worker", pa.string()),
         pa.field("device_name", pa.string()),
         pa.field("finished_at", pa.string()),
@@ -104,7 +110,10 @@ class Outcome:
         problem: why it failed; None where it is ok.
         outputs: its files in the tar; none where it failed.
         metrics: figures by column name, deterministic up to rounding.
-        seconds, encode_seconds: of rendering and of encoding.
+        phash: 64 bits of what it looks like, in hex; near pictures differ in few of them.
+        retries: how often it was made again, each time with the next seed.
+        seconds, encode_seconds: of rendering, every retry included, and of encoding.
+        peak_memory_bytes: what its batch held on the accelerator at most.
     """
 
     item: Item
@@ -112,8 +121,16 @@ class Outcome:
     degraded: bool = False
     outputs: tuple[OutputFile, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    phash: str | None = None
+    retries: int = 0
     seconds: float | None = None
     encode_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the picture that was kept, or of the last one that was tried."""
+        return seed_of(self.item.item_id, self.retries) if self.retries else self.item.seed
 
     @property
     def status(self) -> Status:
@@ -150,8 +167,10 @@ def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any
         "error_class": outcome.problem.error_class.value if outcome.problem else None,
         "error_message": outcome.problem.message if outcome.problem else None,
         "degraded": outcome.degraded,
-        "seed": item.seed,
+        "seed": outcome.seed,
+        "retries": outcome.retries,
         "variant": item.variant,
+        "label": item.label,
         "task": item.task,
         "params": item.params,
         "model_id": provenance.model_id,
@@ -160,6 +179,8 @@ def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any
         "outputs": [
             {name: getattr(output, name) for name in _OUTPUT.names} for output in outcome.outputs
         ],
+        "prompt": item.prompt,
+        "negative_prompt": item.negative_prompt,
         "user": item.user,
     }
 
@@ -178,6 +199,8 @@ def write_metadata(outcomes: Sequence[Outcome], provenance: Provenance) -> bytes
             **deterministic_row(outcome, provenance),
             **outcome.metrics,
             **provenance.volatile,
+            "phash": outcome.phash,
+            "peak_memory_bytes": outcome.peak_memory_bytes,
             "seconds": outcome.seconds,
             "encode_seconds": outcome.encode_seconds,
         }

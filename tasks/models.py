@@ -12,32 +12,44 @@ import torch
 
 from ad_lib.backbone import Backbone
 from ad_lib.loading import load_backbone
-from ad_lib.weights import find_weights
 from manifests.errors import RunFolderError
+from tasks.weights import find_model
 
 _lock = threading.Lock()
-_warm: dict[tuple[str, str, str, str], Backbone] = {}
+_warm: dict[tuple[str | None, ...], Backbone] = {}
 
 
-def warm_backbone(name: str, *, revision: str, dtype: str, device: str) -> tuple[Backbone, float]:
+def warm_backbone(
+    name: str,
+    *,
+    revision: str,
+    dtype: str,
+    device: str,
+    config: str | None = None,
+    controlnet: str | None = None,
+) -> tuple[Backbone, float]:
     """The backbone of a run, and the seconds that loading it took just now.
 
     Args:
-        name: `embedded`, a hub id, or a folder.
-        revision: the revision that the run was planned with.
+        name: `embedded`, a hub id, a folder, or a `.safetensors` file.
+        revision: the revision that the run was planned with, its ControlNet's included.
         dtype: `auto` or a torch dtype's name.
         device: `auto` or a torch device.
+        config: of a single file, where its configuration is.
+        controlnet: a hub id or a folder.
 
     Raises:
         RunFolderError: the weights are not those that the run was planned with.
     """
-    key = (name, revision, dtype, device)
+    key = (name, revision, dtype, device, config, controlnet)
     with _lock:
         if key in _warm:
             return _warm[key], 0.0
         started = time.perf_counter()
-        commit = None if revision.startswith("sha256:") else revision
-        found = find_weights(name, commit)
+        commit, _, control_commit = revision.partition("+")
+        pinned = {"revision": _hub_commit(commit), "config": config, "controlnet": controlnet}
+        pinned["controlnet_revision"] = _hub_commit(control_commit)
+        found = find_model(name, **pinned)
         if found.revision != revision:
             raise RunFolderError(
                 f"the run was planned with backbone {name!r} at {revision}, but here it is at "
@@ -45,10 +57,15 @@ def warm_backbone(name: str, *, revision: str, dtype: str, device: str) -> tuple
             )
         backbone = load_backbone(
             name,
-            revision=commit,
+            **pinned,
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             device=None if device == "auto" else device,
         )
         _warm.clear()  # one model at a time: a worker's memory holds the current run's
         _warm[key] = backbone
         return backbone, time.perf_counter() - started
+
+
+def _hub_commit(revision: str) -> str | None:
+    """The commit to fetch; what lies in a folder has a digest instead, and is not fetched."""
+    return None if not revision or revision.startswith("sha256:") else revision

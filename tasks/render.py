@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 import traceback
 import uuid
@@ -12,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -24,19 +23,22 @@ from prefect.cache_policies import NO_CACHE
 
 from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
-from ad_lib.errors import ImageError, NumericsError
-from ad_lib.images import decode_image, fit_image
-from ad_lib.presets import Settings
-from ad_lib.requests import Request
+from ad_lib.errors import ImageError, NumericsError, RequestError
+from ad_lib.images import decode_image
+from ad_lib.metrics import measure, phash
+from ad_lib.requests import Request, fit_role
 from infra.store import ObjectNotFound, Store, StoreError
 from manifests.commits import Commit, RunRecord, ShardStats
+from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
 from manifests.job import Compute, Job, Output, job_from_dict
+from manifests.quality import Quality
 from manifests.schema import Outcome, OutputFile
 from tasks.commit import Attempt, commit_shard, record_failure
 from tasks.environment import device_name
 from tasks.models import warm_backbone
 from tasks.progress import Stopped, board
+from tasks.requests import request_of, settings_of, unsupported
 from tasks.run_folder import find_commit, load_plan, open_run
 from tasks.sources import read_input
 
@@ -46,6 +48,14 @@ LOOKAHEAD = 2
 
 T = TypeVar("T")
 Loaded = Image.Image | Problem
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture with what was asked for."""
+
+    request: Request
+    result: Result
 
 
 def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
@@ -103,7 +113,12 @@ def _render_and_commit(
     job = job_from_dict(run.job)
     items = load_plan(store, run).shards()[attempt.shard]
     backbone, load_seconds = warm_backbone(
-        run.model_id, revision=run.model_revision, dtype=job.backbone.dtype, device=compute.device
+        run.model_id,
+        revision=run.model_revision,
+        config=run.model_config_id,
+        controlnet=run.controlnet_id,
+        dtype=job.backbone.dtype,
+        device=compute.device,
     )
     with TemporaryDirectory(prefix="stylefarm-") as scratch:
         shard = ShardWork(backbone, job, compute, Path(scratch))
@@ -126,29 +141,38 @@ class ShardWork:
     compute: Compute
     scratch: Path
 
+    @property
+    def quality(self) -> Quality:
+        """What pictures must be like; without bounds every one is kept."""
+        return self.job.quality or Quality()
+
     def outcomes(self, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome per item, in order: rendered in batches while the next ones are loading."""
+        """One outcome per item, in order; what is rejected is made again with the next seed."""
+        found = dict(zip(items, self._attempt(items, retry=0), strict=True))
+        for retry in range(1, self.quality.retries + 1):
+            rejected = [item for item, outcome in found.items() if _is_rejected(outcome)]
+            for item, outcome in zip(rejected, self._attempt(rejected, retry), strict=True):
+                found[item] = _after(found[item], outcome)
+        return list(found.values())
+
+    def _attempt(self, items: Sequence[Item], retry: int) -> list[Outcome]:
+        """Every item once: rendered in batches while the next ones are loading."""
         size = self.compute.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         with ThreadPoolExecutor(self.compute.io_threads) as pool:
             loaded = _ahead(self._load_batch, batches, pool)
             encoding: list[Future[Outcome]] = []
             for batch, images in zip(batches, loaded, strict=True):
-                for item, rendered in self._render_batch(batch, images):
-                    encoding.append(pool.submit(self._outcome, item, rendered))
+                for item, rendered in self._render_batch(batch, images, retry):
+                    encoding.append(pool.submit(self._outcome, item, rendered, retry))
             return [future.result() for future in encoding]
 
     def _load_batch(self, batch: Sequence[Item]) -> dict[Input, Loaded]:
-        """The pictures of a batch, each read once and brought to the items' size."""
-        wanted = {
-            one: (item.width, item.height)
-            for item in batch
-            if item.problem is None
-            for one in item.inputs
-        }
-        return {one: self._load(one, *size) for one, size in wanted.items()}
+        """The pictures of a batch, each read once and brought to the size at which it is used."""
+        wanted = {one: item for item in batch if item.problem is None for one in item.inputs}
+        return {one: self._load(one, item) for one, item in wanted.items()}
 
-    def _load(self, one: Input, width: int, height: int) -> Loaded:
+    def _load(self, one: Input, item: Item) -> Loaded:
         try:
             data = read_input(one)
             if hashlib.sha256(data).hexdigest() != one.sha256:
@@ -160,63 +184,76 @@ class ShardWork:
             return Problem(ErrorClass.INPUT_MISSING, message)
         except ImageError as error:
             return Problem(ErrorClass(error.kind), f"{one.full_uri}: {error}")
-        return fit_image(image, width, height)
+        return fit_role(one.role, image, item.width, item.height, settings_of(item))
 
     def _render_batch(
-        self, batch: Sequence[Item], images: dict[Input, Loaded]
-    ) -> Iterator[tuple[Item, Result | Problem]]:
+        self, batch: Sequence[Item], images: dict[Input, Loaded], retry: int
+    ) -> Iterator[tuple[Item, Rendered | Problem]]:
         """Each item with its result or its problem; one that fails takes nobody with it."""
-        problems = {item: _problem_of(item, images) for item in batch}
-        sound = [item for item in batch if problems[item] is None]
-        results = self._render(sound, images)
-        for item in batch:
-            problem = problems[item]
-            yield item, results[item] if problem is None else problem
+        asked = {item: _asked(item, images, retry) for item in batch}
+        requests = {item: one for item, one in asked.items() if isinstance(one, Request)}
+        results = self._render(requests, counted=retry == 0)
+        for item, request in asked.items():
+            if isinstance(request, Problem):
+                yield item, request
+                continue
+            result = results[item]
+            yield item, result if isinstance(result, Problem) else Rendered(request, result)
 
     def _render(
-        self, items: Sequence[Item], images: dict[Input, Loaded]
+        self, requests: dict[Item, Request], *, counted: bool
     ) -> dict[Item, Result | Problem]:
         """Renders items together; where that fails, halves them until the culprit stands alone."""
-        if not items:
+        if not requests:
             return {}
+        items = list(requests)
         try:
             results = render(
                 self.backbone,
-                [_request(item, images) for item in items],
+                list(requests.values()),
                 batch_size=len(items),
-                on_step_end=lambda count, steps: board.advance(count / steps),
+                on_step_end=lambda count, steps: board.advance(counted * count / steps),
             )
             return dict(zip(items, results, strict=True))
         except Stopped:
             raise
-        except (RuntimeError, ArithmeticError, MemoryError) as error:
+        except (RuntimeError, ArithmeticError, MemoryError, RequestError) as error:
             problem = _render_problem(error)
         if len(items) == 1:
             return {items[0]: problem}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        found: dict[Item, Result | Problem] = {}
         middle = len(items) // 2
-        return {
-            **self._render(items[:middle], images),
-            **self._render(items[middle:], images),
-        }
+        for half in (items[:middle], items[middle:]):
+            found |= self._render({item: requests[item] for item in half}, counted=counted)
+        return found
 
-    def _outcome(self, item: Item, rendered: Result | Problem) -> Outcome:
+    def _outcome(self, item: Item, rendered: Rendered | Problem, retry: int) -> Outcome:
+        """What became of an item: measured, held to the bounds of the job, and encoded."""
         if isinstance(rendered, Problem):
-            return Outcome(item, problem=rendered)
+            return Outcome(item, problem=rendered, retries=retry)
         started = time.perf_counter()
-        name = f"{item.key}.{self.job.output.codec}"
-        data = encode_image(rendered.image, self.job.output)
-        (self.scratch / name).write_bytes(data)
-        sha256 = hashlib.sha256(data).hexdigest()
-        return Outcome(
+        result = rendered.result
+        outcome = Outcome(
             item,
-            degraded=rendered.degraded,
-            outputs=(OutputFile(name, sha256, len(data), *rendered.image.size),),
-            metrics=_metrics(rendered),
-            seconds=rendered.seconds,
-            encode_seconds=time.perf_counter() - started,
+            degraded=result.degraded,
+            metrics=_figures(rendered),
+            phash=phash(result.image),
+            retries=retry,
+            seconds=result.seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
         )
+        if reason := self.quality.rejection(outcome.metrics):
+            return replace(outcome, problem=Problem(ErrorClass.REJECTED, reason))
+        file = self._encoded(item, result.image)
+        return replace(outcome, outputs=(file,), encode_seconds=time.perf_counter() - started)
+
+    def _encoded(self, item: Item, image: Image.Image) -> OutputFile:
+        name = f"{item.key}.{self.job.output.codec}"
+        data = encode_image(image, self.job.output)
+        (self.scratch / name).write_bytes(data)
+        return OutputFile(name, hashlib.sha256(data).hexdigest(), len(data), *image.size)
 
 
 def encode_image(image: Image.Image, output: Output) -> bytes:
@@ -247,47 +284,55 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _problem_of(item: Item, images: dict[Input, Loaded]) -> Problem | None:
+def _asked(item: Item, images: dict[Input, Loaded], retry: int) -> Request | Problem:
+    """What an item asks for, or why it cannot."""
     if item.problem is not None:
         return item.problem
-    loaded = (images[one] for one in item.inputs)
-    return next((one for one in loaded if isinstance(one, Problem)), None)
+    pictures: dict[Input, Image.Image] = {}
+    for one in item.inputs:
+        loaded = images[one]
+        if isinstance(loaded, Problem):
+            return loaded
+        pictures[one] = loaded
+    try:
+        return request_of(item, pictures, seed_of(item.item_id, retry) if retry else item.seed)
+    except RequestError as error:
+        return unsupported(error)
 
 
-def _request(item: Item, images: dict[Input, Loaded]) -> Request:
-    pictures = {role: _pictures(item, role, images) for role in {one.role for one in item.inputs}}
-    content = pictures.pop("content", [None])
-    (styles,) = pictures.values()
-    return Request(
-        task=item.task,
-        content=content[0],
-        styles=tuple(styles),
-        width=item.width,
-        height=item.height,
-        seed=item.seed,
-        settings=Settings(**json.loads(item.params)["settings"]),
-    )
+def _is_rejected(outcome: Outcome) -> bool:
+    return outcome.problem is not None and outcome.problem.error_class == ErrorClass.REJECTED
 
 
-def _pictures(item: Item, role: str, images: dict[Input, Loaded]) -> list[Image.Image]:
-    loaded = [images[one] for one in item.of_role(role)]
-    return [one for one in loaded if isinstance(one, Image.Image)]
+def _after(before: Outcome, retried: Outcome) -> Outcome:
+    """The outcome of a retry, with the time that all tries took."""
+    return replace(retried, seconds=(before.seconds or 0.0) + (retried.seconds or 0.0))
 
 
 def _render_problem(error: BaseException) -> Problem:
     message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in message.lower():
         return Problem(ErrorClass.OOM, f"out of memory even alone: {message}"[:300])
+    if isinstance(error, RequestError):
+        return unsupported(error)
     if isinstance(error, NumericsError):
         return Problem(ErrorClass.NUMERICS, message[:300])
     return Problem(ErrorClass.CRASH, f"{type(error).__name__}: {message}"[:300])
 
 
-def _metrics(result: Result) -> dict[str, float]:
-    if not result.style_losses:
-        return {}
-    return {
-        "style_loss_first": result.style_losses[0],
-        "style_loss": result.style_losses[-1],
-        "content_loss": result.content_losses[-1],
-    }
+def _figures(rendered: Rendered) -> dict[str, float]:
+    """The losses at the end of rendering, and what is measured of the picture."""
+    request, result = rendered.request, rendered.result
+    losses: dict[str, float] = {}
+    if result.style_losses:
+        losses = {
+            "style_loss_first": result.style_losses[0],
+            "style_loss": result.style_losses[-1],
+            "content_loss": result.content_losses[-1],
+        }
+    return losses | measure(
+        result.image,
+        styles=request.styles,
+        content=request.content,
+        reference_size=request.settings.reference_size,
+    )

@@ -25,7 +25,7 @@ from braceexpand import braceexpand
 from infra.store import ObjectNotFound, join_uri, open_store, read_uri, split_uri
 from manifests.errors import JobError, nearest
 from manifests.identity import canonical_json
-from manifests.items import ErrorClass, Input
+from manifests.items import ErrorClass, Input, Problem
 from manifests.job import Source
 from tasks.stored_file import open_stored
 
@@ -58,11 +58,16 @@ class TableRow:
     Attributes:
         key: the row's own key; empty where it has none.
         user: canonical JSON of the columns that are ours not to read.
+        prompt, negative_prompt: what is drawn, and what guidance leads away from.
+        problem: what the row itself lacks.
     """
 
     inputs: tuple[Input, ...]
     key: str
     user: str
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    problem: Problem | None = None
 
 
 def resolve_uri(uri: str, base: str) -> str:
@@ -103,8 +108,22 @@ def images_in(file: SourceFile) -> list[Input]:
     return [image]
 
 
-def read_table(uri: str, roles: Sequence[str], base: str) -> tuple[list[TableRow], str]:
+def read_table(
+    uri: str,
+    roles: Sequence[str],
+    base: str,
+    *,
+    optional_roles: Sequence[str] = (),
+    takes_prompt: bool = False,
+) -> tuple[list[TableRow], str]:
     """The rows of a CSV, JSONL or Parquet table, and the sha256 of its bytes.
+
+    Args:
+        uri: the table.
+        roles: its columns that every row needs an image in.
+        base: the folder that a relative `uri` starts from.
+        optional_roles: columns in which a row may name an image.
+        takes_prompt: whether every row needs a `prompt`.
 
     Raises:
         JobError: no such table, not of its format, or a role's column is missing.
@@ -118,14 +137,15 @@ def read_table(uri: str, roles: Sequence[str], base: str) -> tuple[list[TableRow
     rows = list(_table_rows(uri, name, data))
     if not rows:
         raise JobError(f"inputs.table: {uri!r} has no rows")
-    for role in roles:
-        if not any(role in row for row in rows):
+    for needed in (*roles, *(["prompt"] if takes_prompt else [])):
+        if not any(needed in row for row in rows):
             columns = sorted({column for row in rows for column in row})
             raise JobError(
-                f"inputs.table: {uri!r} has no column {role!r}, which the task needs; "
-                f"{nearest(role, columns)}"
+                f"inputs.table: {uri!r} has no column {needed!r}, which the task needs; "
+                f"{nearest(needed, columns)}"
             )
-    parsed = [_table_row(number, row, roles, folder) for number, row in enumerate(rows, 1)]
+    columns = _Columns(roles, optional_roles, takes_prompt, folder)
+    parsed = [columns.row(number, row) for number, row in enumerate(rows, 1)]
     return parsed, hashlib.sha256(data).hexdigest()
 
 
@@ -246,19 +266,43 @@ def _json_line(uri: str, number: int, line: str) -> Mapping[str, Any]:
     return row
 
 
-def _table_row(number: int, row: Mapping[str, Any], roles: Sequence[str], folder: str) -> TableRow:
-    inputs: list[Input] = []
-    ours = {"key"}
-    for role in roles:
-        ours |= {role, f"{role}_license", f"{role}_attribution"}
+@dataclass(frozen=True)
+class _Columns:
+    """Which of a table's columns are ours, and the folder that its paths start from."""
+
+    roles: Sequence[str]
+    optional_roles: Sequence[str]
+    takes_prompt: bool
+    folder: str
+
+    def row(self, number: int, row: Mapping[str, Any]) -> TableRow:
+        ours = {"key"}
+        inputs: list[Input] = []
+        for role in (*self.roles, *self.optional_roles):
+            ours |= {role, f"{role}_license", f"{role}_attribution"}
+            if role in self.roles or _text(row.get(role)):
+                inputs += self._inputs(number, role, row)
+        words = self._words(number, row) if self.takes_prompt else {}
+        ours |= {"prompt", "negative_prompt"} if self.takes_prompt else set()
+        user = {str(column): _plain(value) for column, value in row.items() if column not in ours}
+        return TableRow(tuple(inputs), _text(row.get("key")) or "", canonical_json(user), **words)
+
+    def _inputs(self, number: int, role: str, row: Mapping[str, Any]) -> list[Input]:
         named = row.get(role)
         values = named if isinstance(named, list) and named else [named]
         terms: dict[str, Any] = {
             name: _text(row.get(f"{role}_{name}")) for name in ("license", "attribution")
         }
-        inputs.extend(replace(_cell(number, role, value, folder), **terms) for value in values)
-    user = {str(column): _plain(value) for column, value in row.items() if column not in ours}
-    return TableRow(tuple(inputs), _text(row.get("key")) or "", canonical_json(user))
+        return [replace(_cell(number, role, value, self.folder), **terms) for value in values]
+
+    def _words(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        words: dict[str, Any] = {
+            name: _text(row.get(name)) for name in ("prompt", "negative_prompt")
+        }
+        if not (words["prompt"] or "").strip():
+            message = f"row {number} of the table names no prompt"
+            words["problem"] = Problem(ErrorClass.INPUT_MISSING, message)
+        return words
 
 
 def _cell(number: int, role: str, value: Any, folder: str) -> Input:

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 STATUSES = ("ok", "failed", "skipped")
 ERROR_CLASSES = {
     *("input_missing", "decode", "unsupported", "oom", "numerics", "timeout", "crash"),
-    *("license_denied", "infra"),
+    *("license_denied", "infra", "rejected"),
 }
 INPUT_FIELDS = {"role", "uri", "sha256", "width", "height", "license", "attribution"}
 
@@ -130,8 +130,11 @@ def _check_shard(folder: Path, run: Row, shard: str, commit: Row, planned: list[
 
 
 def _check_row(row: Row, planned: Row, run: Row) -> None:
-    for name in ("item_id", "key", "shard", "seed", "task", "params", "variant"):
+    fixed = ("item_id", "key", "shard", "task", "params", "variant", "label", "prompt")
+    for name in (*fixed, "negative_prompt"):
         assert row[name] == planned[name], f"{row['key']}: {name} is not as planned"
+    assert planned["seed"] == _seed(row["item_id"], 0)
+    assert row["seed"] == _seed(row["item_id"], row["retries"])
     assert row["status"] in STATUSES
     assert row["params"] == json.dumps(
         json.loads(row["params"]), sort_keys=True, separators=(",", ":"), ensure_ascii=False
@@ -149,6 +152,12 @@ def _check_row(row: Row, planned: Row, run: Row) -> None:
         assert row["error_message"]
         assert "\n" not in row["error_message"]
         assert row["outputs"] == []
+
+
+def _seed(item_id: str, retries: int) -> int:
+    """64 bits of a hash of the item's id, and of the number of the retry where there was one."""
+    text = f"{item_id}seed{retries or ''}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _check_tar(path: Path, rows: list[Row]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from infra.store import open_store
-from tasks.planning import open_prepared, resolve_job
+from tasks.planning import open_prepared
 from tasks.report import publish
+from tasks.resolving import resolve_job
 from tests.audit import audit
 from tests.faults.conftest import SMALL
 from tests.faults.workers import DEAD, plan_and_die, publish_and_die, render_and_die, run_to_end

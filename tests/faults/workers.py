@@ -56,7 +56,8 @@ def render_and_die(run_uri: str, shard: str, when: When, name: str) -> None:
 def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
     """Plans a job, and dies at the write of `name`."""
     from manifests.job import job_from_dict
-    from tasks.planning import plan_items, resolve_job, store_plan
+    from tasks.planning import plan_items, store_plan
+    from tasks.resolving import resolve_job
 
     resolved = resolve_job(job_from_dict(job), base)
     die_at(resolved.output_uri, when, name)

@@ -29,11 +29,16 @@ JOB: dict[str, Any] = {
     "inputs": {"content": "a", "style": "b"},
     "output": {"uri": "run", "codec": "jpg", "quality": 90, "size": 64},
     "settings": {"num_inference_steps": 2},
-    "backbone": {"name": "x", "revision": "r", "dtype": "float32"},
+    "backbone": {
+        **{"name": "x", "revision": "r", "dtype": "float32"},
+        **{"config": "c", "controlnet": "d", "controlnet_revision": "s"},
+    },
     "pairing": {"mode": "random", "styles_per_content": 1, "seed": 0},
     "limits": {"max_items": 5, "max_failed": 1, "max_pixels": 1000},
     "seed": 0,
     "variants": 1,
+    "sweep": {"learning_rate": [0.1, 0.2]},
+    "quality": {"style_loss": {"max": 1.0}},
 }
 FOUND: dict[str, Any] = {
     "settings": {"num_inference_steps": 2, "layers": None},
@@ -53,6 +58,9 @@ OTHER: dict[str, Any] = {
     "settings": {"num_inference_steps": 3},
     "backbone.name": "y",
     "backbone.revision": "other",
+    "backbone.config": "other",
+    "backbone.controlnet": "other",
+    "backbone.controlnet_revision": "other",
     "backbone.dtype": "bfloat16",
     "pairing.mode": "product",
     "pairing.styles_per_content": 2,
@@ -63,6 +71,8 @@ OTHER: dict[str, Any] = {
     "compute": {"batch_size": 9, "device": "cuda", "shard_seconds": 1.0, "shard_items": 3},
     "seed": 1,
     "variants": 2,
+    "sweep": {"learning_rate": [0.1, 0.3]},
+    "quality": {"style_loss": {"max": 2.0}},
 }
 """Another value for each field of a job, by dotted name."""
 
@@ -113,7 +123,8 @@ def test_changing_an_identity_field_changes_the_fingerprint_and_is_named(name):
     other = identity(changed(name, OTHER[name]))
     assert fingerprint(other) != fingerprint(identity())
     (line,) = differences(identity(), other)
-    assert line.startswith(f"  {name}: the run folder has ")
+    assert line.startswith(f"  {name}")
+    assert ": the run folder has " in line
 
 
 @pytest.mark.parametrize("name", sorted(OTHER.keys() & NOT_IDENTITY.keys()))
@@ -126,6 +137,7 @@ def test_changing_a_field_that_is_left_out_changes_no_fingerprint(name):
     [
         {"settings": {"num_inference_steps": 3, "layers": None}},
         {"settings": {"num_inference_steps": 2, "layers": [7, 13]}},
+        {"settings": FOUND["settings"] | {"sweep": {"a": {"task": "texture-sample"}}}},
         {"model_revision": "sha256:2"},
         {"sources": {"content": "c", "style": "t"}},
         {"rendering_revision": 2},
@@ -167,6 +179,8 @@ WHAT: dict[str, Any] = {
         {"model_revision": "q"},
         {"seed": 1},
         {"variant": 1},
+        {"prompt": "a cat"},
+        {"negative_prompt": "a cat"},
     ],
 )
 def test_an_item_is_named_by_everything_that_changes_its_pixels(change):
@@ -195,6 +209,12 @@ def test_an_item_id_and_its_seed_never_change_between_versions():
     """Recorded: whoever changes how ids are made breaks every run folder that exists."""
     assert item_id(INPUTS, **WHAT) == RECORDED_ID
     assert seed_of(RECORDED_ID) == RECORDED_SEED
+
+
+def test_every_retry_has_a_seed_of_its_own_and_the_first_try_that_of_the_plan():
+    seeds = [seed_of(RECORDED_ID, retry) for retry in range(100)]
+    assert seeds[0] == RECORDED_SEED
+    assert len(set(seeds)) == 100
 
 
 @given(st.sets(st.integers(0, 10_000), min_size=2, max_size=50))

@@ -149,7 +149,7 @@ def test_a_wrong_value_is_refused_with_the_value_and_the_line(load, key, value, 
         ("limits__max_failed", "3.5", "give a number of items such as 5, or a share such as '2%'"),
         ("limits__max_failed", "2 %", "give a number of items such as 5, or a share such as '2%'"),
         ("variants", "0", "variants: input should be greater than 0; got 0"),
-        ("backbone", "7", "backbone: give a mapping of name, revision, dtype; got 7"),
+        ("backbone", "7", "backbone: give a mapping of name, revision, config, controlnet"),
         ("inputs__content", "5", "inputs.content: give a mapping of uri, license, attribution"),
         ("pairing", "shuffle", "pairing.mode: input should be 'zip', 'product' or 'random'"),
         ("compute__batch_size", "many", "compute.batch_size: input should be a valid integer"),
@@ -217,6 +217,14 @@ def test_one_size_is_a_square_and_no_size_is_the_presets(load):
             "give either table or sources by role, not both",
         ),
         (
+            "task: a\noutput: {uri: o}\ninputs: {table: t.csv, prompt: a cat}\n",
+            "a table has its prompts in its columns; drop prompt and the like",
+        ),
+        (
+            "task: a\noutput: {uri: o}\ninputs: {style: s/, prompt: []}\n",
+            "prompt is an empty list; give a prompt, or drop the key",
+        ),
+        (
             "task: a\noutput: {uri: o}\ninputs: {table: t.csv}\npairing: zip\n",
             "a table's rows are its pairs; drop pairing",
         ),
@@ -242,6 +250,83 @@ def test_inputs_come_in_one_way(load, text, sentence):
 )
 def test_a_run_succeeds_with_as_many_failed_items_as_it_allows(allowed, failed, planned, expected):
     assert Limits(max_failed=allowed).allows(failed, planned) is expected
+
+
+def test_a_prompt_is_one_or_several(load):
+    text = LINES.replace("content: photos/", "prompt: a cat")
+    assert load(text).inputs.prompt == ("a cat",)
+    assert load(text, inputs__prompt="[a, b.txt]").inputs.prompt == ("a", "b.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "quality: {chroma_gian: {max: 1}}\n",
+            "job.yaml, line 7: unknown key 'chroma_gian' in quality; did you mean 'chroma_gain'?",
+        ),
+        (
+            "quality:\n  style_loss: {max: 1, min: 2}\n",
+            "job.yaml, line 8: quality.style_loss: min 2 is above max 1",
+        ),
+        (
+            "quality: {ssim_luma: {}}\n",
+            "quality.ssim_luma: give min, max or both, such as {max: 1.3}",
+        ),
+        ("quality: {ssim_luma: {min: .nan}}\n", "input should be a finite number; got nan"),
+        ("quality: {ssim_luma: 3}\n", "quality.ssim_luma: give a mapping of min, max; got 3"),
+        ("quality: {retries: -1}\n", "quality.retries: input should be greater than or equal to"),
+    ],
+)
+def test_a_bound_that_means_nothing_is_refused_with_its_place(load, text, sentence):
+    assert sentence in refusal(load, LINES + text)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "sentence"),
+    [
+        ("3", "give {setting: [values]}, or a list of {setting: value}"),
+        ("{}", "name at least one setting with a list of values"),
+        ("[]", "name at least one setting with a list of values"),
+        ("{learning_rate: 0.1}", "learning_rate needs a list of values, such as [0.1, 0.2]"),
+        ("{learning_rate: []}", "learning_rate needs a list of values, such as [0.1, 0.2]"),
+        ("[3]", "an entry is a mapping such as {learning_rate: 0.02}; got 3"),
+        ("[{task: 3}]", "task is a name; got 3"),
+        ("[{label: ''}]", "label is a name; got ''"),
+        ("{learning_rate: [0.1, 0.1]}", "would have the same keys: give each a label"),
+        ("[{label: a b}, {label: a-b}]", "the entries 'a b' and 'a-b' would have the same keys"),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_refused_with_its_place(load, sweep, sentence):
+    message = refusal(load, LINES + f"sweep: {sweep}\n")
+    assert message.startswith("job.yaml, line 7: sweep: ")
+    assert sentence in message
+
+
+def test_a_grid_has_every_combination_in_the_order_in_which_it_is_written(load):
+    text = LINES + "sweep: {learning_rate: [0.1, 0.02], adain: [true, false]}\n"
+    entries = load(text).sweep_entries
+    assert [entry.label for entry in entries] == [
+        "learning_rate 0.1, adain true",
+        "learning_rate 0.1, adain false",
+        "learning_rate 0.02, adain true",
+        "learning_rate 0.02, adain false",
+    ]
+    assert entries[2].settings == {"learning_rate": 0.02, "adain": True}
+    assert entries[2].suffix == "learning_rate-0-02-adain-true"
+
+
+def test_entries_of_a_list_may_have_a_task_and_a_label(load):
+    text = "sweep: [{task: texture-sample, layers: [3, 9]}, {label: Mine, learning_rate: 1}]\n"
+    first, second = load(LINES + text).sweep_entries
+    assert (first.label, first.task) == ("texture-sample, layers [3, 9]", "texture-sample")
+    assert (second.label, second.suffix, second.task) == ("Mine", "mine", None)
+
+
+def test_a_job_with_a_sweep_and_bounds_is_recorded_as_it_is(load):
+    text = LINES + "sweep: [{label: a}, {label: b}]\nquality: {retries: 2, swd_patch: {max: 1}}\n"
+    job = load(text)
+    assert job_from_dict(job.model_dump(mode="json", exclude_unset=True)) == job
 
 
 yaml_values = st.recursive(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import JobError
 from manifests.job import Pairing
-from manifests.pairing import pair
+from manifests.pairing import pair, with_source_masks
 from tests.manifests.builders import make_input, make_inputs
 
 key_sets = st.sets(st.text("abcxyz/0", min_size=1, max_size=4), min_size=1, max_size=8)
@@ -121,6 +121,34 @@ def test_more_draws_than_styles_are_refused_with_both_numbers():
     sources = {role: make_inputs(role, "ab") for role in ("content", "style")}
     with pytest.raises(JobError, match="asks for 3 styles per content, but there are 2: lower"):
         pair(sources, Pairing(mode="random", styles_per_content=3))
+
+
+@pytest.mark.parametrize("role", ["layout", "target_mask", "control"])
+def test_whatever_says_where_things_are_draws_references(role):
+    sources = {"texture": make_inputs("texture", "abc"), role: make_inputs(role, "xy")}
+    drawn = pair(sources, Pairing(mode="random", styles_per_content=2))
+    assert len(drawn) == 4
+    assert all([one.role for one in found] == ["texture", role] for found in drawn)
+
+
+ORDER = ["target_mask", "source_mask", "texture"]
+
+
+def test_a_source_mask_comes_with_its_texture_and_with_no_other():
+    sources = {
+        "target_mask": make_inputs("target_mask", "xy"),
+        "texture": make_inputs("texture", "ab"),
+    }
+    masks = make_inputs("source_mask", "bac")
+    found = with_source_masks(pair(sources, Pairing()), masks, ORDER)
+    assert keys_of(found) == [("x", "a", "a"), ("x", "b", "b"), ("y", "a", "a"), ("y", "b", "b")]
+    assert all([one.role for one in inputs] == ORDER for inputs in found)
+
+
+def test_a_texture_without_its_mask_is_refused_by_name():
+    combinations = pair({"texture": make_inputs("texture", "ab")}, Pairing())
+    with pytest.raises(JobError, match=r"no mask for 1 texture\(s\): 'b'; name each mask like"):
+        with_source_masks(combinations, make_inputs("source_mask", "ac"), ORDER)
 
 
 def test_random_without_contents_is_refused():

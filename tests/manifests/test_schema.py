@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.identity import seed_of
 from manifests.items import ErrorClass, Problem, Status
+from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 from manifests.schema import (
     METADATA_SCHEMA,
     VOLATILE_COLUMNS,
@@ -31,6 +33,7 @@ OUTCOMES = [
         metrics={"style_loss_first": 2.0, "style_loss": 1.5, "content_loss": 0.5},
         seconds=1.0,
         encode_seconds=0.1,
+        peak_memory_bytes=1000,
     ),
     Outcome(FAILED, problem=Problem(ErrorClass.DECODE, "c.png: damaged")),
 ]
@@ -50,7 +53,9 @@ PROVENANCE = Provenance(
 
 
 def another_run() -> bytes:
-    outcomes = [replace(one, seconds=9.0, encode_seconds=9.0) for one in OUTCOMES]
+    outcomes = [
+        replace(one, seconds=9.0, encode_seconds=9.0, peak_memory_bytes=9) for one in OUTCOMES
+    ]
     volatile = dict.fromkeys(PROVENANCE.volatile, "other")
     return write_metadata(outcomes, replace(PROVENANCE, volatile=volatile))
 
@@ -90,7 +95,7 @@ def test_the_footer_says_which_run_and_plan_and_schema_it_is():
     footer = table_of(write_metadata(OUTCOMES, PROVENANCE)).schema.metadata
     assert footer[b"fingerprint"] == b"f" * 64
     assert footer[b"plan_digest"] == b"d" * 64
-    assert footer[b"schema_version"] == b"1"
+    assert footer[b"schema_version"] == b"2"
 
 
 def test_a_samples_json_is_the_deterministic_part_of_its_row():
@@ -109,9 +114,15 @@ def test_a_samples_json_repeats_byte_by_byte_in_another_run():
 
 def test_every_column_is_deterministic_or_volatile_or_a_metric():
     deterministic = deterministic_row(OUTCOMES[0], PROVENANCE).keys()
-    metrics = OUTCOMES[0].metrics.keys()
-    assert {*deterministic, *metrics, *VOLATILE_COLUMNS} == set(METADATA_SCHEMA.names)
+    measured = {*LOSS_COLUMNS, *METRIC_COLUMNS, "phash"}
+    assert {*deterministic, *measured, *VOLATILE_COLUMNS} == set(METADATA_SCHEMA.names)
     assert not deterministic & set(VOLATILE_COLUMNS)
+
+
+def test_a_row_has_the_seed_of_the_try_that_it_tells_of():
+    rows = read_metadata(write_metadata([OUTCOMES[0], replace(OUTCOMES[0], retries=2)], PROVENANCE))
+    assert [row["retries"] for row in rows] == [0, 2]
+    assert [row["seed"] for row in rows] == [ITEM.seed, seed_of(ITEM.item_id, 2)]
 
 
 @pytest.mark.parametrize("place", [5, 700])

@@ -17,7 +17,8 @@ from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import ErrorClass
 from manifests.plan import PLAN_NAME, write_plan
 from tasks import planning
-from tasks.planning import open_prepared, plan_items, resolve_job, store_plan
+from tasks.planning import open_prepared, plan_items, store_plan
+from tasks.resolving import resolve_job
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
 from tests.tasks.runs import files_of, finish, make_job, prepare
 

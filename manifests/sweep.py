@@ -1,0 +1,105 @@
+"""What a sweep tries: every combination of listed settings, or the listed overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import yaml
+
+from manifests.items import slug
+
+MAX_LABEL = 120
+"""Letters; a label stands in keys and above a column of the contact sheet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepEntry:
+    """One column of a sweep.
+
+    Attributes:
+        label: for people; the sample keys hold it in their own letters.
+        task: instead of the job's; None keeps it.
+        settings: over those of the job.
+    """
+
+    label: str
+    task: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def suffix(self) -> str:
+        """The label in the letters that sample keys allow."""
+        return slug(self.label, MAX_LABEL)
+
+
+def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
+    """The entries of a job's `sweep`, in the order in which they are written.
+
+    Args:
+        sweep: `{setting: [values]}`, or a list of `{setting: value}` in which `task` and `label`
+            may stand too; None has no entries.
+
+    Raises:
+        ValueError: neither of the two, or entries that cannot be told apart.
+    """
+    if sweep is None:
+        return ()
+    if isinstance(sweep, Mapping):
+        entries = _grid(sweep)  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(sweep, list | tuple):
+        entries = [_entry(one) for one in sweep]  # pyright: ignore[reportUnknownVariableType]
+    else:
+        raise ValueError("give {setting: [values]}, or a list of {setting: value}")
+    if not entries:
+        raise ValueError("name at least one setting with a list of values")
+    _refuse_twins(entries)
+    return tuple(entries)
+
+
+def _grid(sweep: Mapping[Any, Any]) -> list[SweepEntry]:
+    for name, values in sweep.items():
+        if not isinstance(name, str) or not isinstance(values, list | tuple) or not values:
+            raise ValueError(f"{name} needs a list of values, such as [0.1, 0.2]")
+    combinations = product(*sweep.values()) if sweep else ()
+    return [_entry(dict(zip(sweep, values, strict=True))) for values in combinations]
+
+
+def _entry(written: Any) -> SweepEntry:
+    if not isinstance(written, Mapping) or not all(isinstance(name, str) for name in written):  # pyright: ignore
+        raise ValueError(f"an entry is a mapping such as {{learning_rate: 0.02}}; got {written!r}")
+    settings: dict[str, Any] = {**written}
+    label, task = settings.pop("label", None), settings.pop("task", None)
+    for name, value in (("label", label), ("task", task)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"{name} is a name; got {value!r}")
+    return SweepEntry(label or _described(task, settings), task, settings)
+
+
+def _described(task: str | None, settings: Mapping[str, Any]) -> str:
+    parts = [task] if task else []
+    parts += [f"{name} {_written(value)}" for name, value in settings.items()]
+    return ", ".join(parts) or "as it is"
+
+
+def _written(value: Any) -> str:
+    """A value as the job file would say it."""
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
+def _refuse_twins(entries: list[SweepEntry]) -> None:
+    seen: dict[str, SweepEntry] = {}
+    for entry in entries:
+        if len(entry.label) > MAX_LABEL:
+            raise ValueError(f"the label {entry.label[:40]!r}… is longer than {MAX_LABEL}")
+        if entry.suffix in seen:
+            raise ValueError(
+                f"the entries {seen[entry.suffix].label!r} and {entry.label!r} would have the same "
+                "keys: give each a label that differs in letters or digits"
+            )
+        seen[entry.suffix] = entry

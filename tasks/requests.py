@@ -1,0 +1,122 @@
+"""How a planned item becomes a request, or why it cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from ad_lib.errors import RequestError
+from ad_lib.presets import REQUEST_FIELDS, Settings
+from ad_lib.requests import Request
+from manifests.items import ErrorClass, Input, Item, Problem
+
+
+def settings_of(item: Item) -> Settings:
+    """The settings that an item was planned with."""
+    return _settings(item.params)
+
+
+@lru_cache(maxsize=256)
+def _settings(params: str) -> Settings:
+    return Settings(**json.loads(params)["settings"])
+
+
+def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> Request:
+    """The item as a request.
+
+    Args:
+        item: as planned.
+        pictures: of its inputs, upright.
+        seed: of the noise; a retry has another than the item.
+
+    Raises:
+        RequestError: the parts do not fit together.
+    """
+    return Request(
+        task=item.task,
+        width=item.width,
+        height=item.height,
+        seed=seed,
+        settings=settings_of(item),
+        prompt=item.prompt or "",
+        negative_prompt=item.negative_prompt,
+        **_fields(item.task, [(one.role, pictures[one]) for one in item.inputs]),
+    )
+
+
+def refusal(item: Item) -> Problem | None:
+    """Why an item can never be a request, as far as that shows without its pixels."""
+    if problem := _unlike_mask(item):
+        return problem
+    return _refusal(
+        item.task,
+        item.params,
+        (item.width, item.height),
+        tuple(one.role for one in item.inputs),
+        bool(item.prompt and item.prompt.strip()),
+        item.negative_prompt,
+    )
+
+
+def unsupported(error: RequestError) -> Problem:
+    """A refused request as its item's own problem."""
+    return Problem(ErrorClass.UNSUPPORTED, " ".join(str(error).split())[:500])
+
+
+def _fields(task: str, pictures: Sequence[tuple[str, Image.Image]]) -> dict[str, Any]:
+    """The pictures under the names that a request has for them."""
+    fields: dict[str, Any] = {"styles": ()}
+    for role, picture in pictures:
+        name = REQUEST_FIELDS[role]
+        if name == "styles":
+            fields[name] = (*fields[name], picture)
+        elif name in fields:
+            raise RequestError(f"{task} takes one {role} image; got more: give one in each row")
+        else:
+            fields[name] = picture
+    return fields
+
+
+def _unlike_mask(item: Item) -> Problem | None:
+    """Both are cropped to the same size later, so that this shows only here."""
+    sizes = {one.role: (one.width, one.height) for one in item.inputs}
+    texture, mask = sizes.get("texture"), sizes.get("source_mask")
+    if texture is None or mask is None or texture == mask:
+        return None
+    (found,) = item.of_role("source_mask")[:1]
+    return Problem(
+        ErrorClass.UNSUPPORTED,
+        f"{found.full_uri}: the mask is {mask[0]}x{mask[1]} and its texture "
+        f"{texture[0]}x{texture[1]}: make them the same size",
+    )
+
+
+@lru_cache(maxsize=4096)
+def _refusal(
+    task: str,
+    params: str,
+    size: tuple[int, int],
+    roles: tuple[str, ...],
+    has_prompt: bool,
+    negative_prompt: str | None,
+) -> Problem | None:
+    """Builds a request of stand-ins; items of a job differ in little that it looks at."""
+    stand_in = Image.new("1", (1, 1))
+    try:
+        Request(
+            task=task,
+            width=size[0],
+            height=size[1],
+            seed=0,
+            settings=_settings(params),
+            prompt="stand-in" if has_prompt else "",
+            negative_prompt=negative_prompt,
+            **_fields(task, [(role, stand_in) for role in roles]),
+        )
+    except RequestError as error:
+        return unsupported(error)
+    return None

@@ -1,0 +1,248 @@
+"""What a job names, looked up: presets, weights, prompts and lists of files. No image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ad_lib.presets import Preset, Settings, find_preset
+from ad_lib.weights import SINGLE_FILE
+from manifests.errors import JobError
+from manifests.identity import digest, fingerprint, run_identity, source_digest
+from manifests.job import BackboneChoice, Job
+from manifests.quality import CONTENT_FIGURES
+from tasks.prompts import read_prompts
+from tasks.sources import SourceFile, TableRow, list_files, read_table, resolve_uri
+from tasks.weights import FoundModel, find_model
+
+RENDERING_REVISION = 2
+"""Goes up with every change of ours that changes rendered images; the CHANGELOG names it."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A task with its settings; every combination of inputs is rendered with each.
+
+    Attributes:
+        label: of the sweep entry; empty where there is no sweep.
+        suffix: the label in the letters of sample keys.
+    """
+
+    label: str
+    suffix: str
+    preset: Preset
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ListedInputs:
+    """What the job's inputs hold, as far as that shows without reading an image.
+
+    Attributes:
+        files: by role, in the order in which an item has its inputs.
+        table: its rows, where the job names a table; then there are no files.
+        prompts: those that every combination of images is drawn with; none for other tasks.
+        negative_prompt: of every item.
+        digests: what each source says, for the fingerprint.
+    """
+
+    files: Mapping[str, list[SourceFile]]
+    table: list[TableRow]
+    prompts: list[str]
+    negative_prompt: str | None
+    digests: Mapping[str, str]
+
+    def uris(self) -> set[str]:
+        """Every file that is listed."""
+        of_files = {file.uri for files in self.files.values() for file in files}
+        return of_files | {one.uri for row in self.table for one in row.inputs}
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A job with its names resolved and its sources listed; no image has been read.
+
+    Attributes:
+        preset, settings: of the job itself.
+        variations: what is done with each combination of inputs: the sweep's entries, or the job.
+        output_uri: the run folder.
+        identity, fingerprint: of the run that this job describes.
+    """
+
+    job: Job
+    preset: Preset
+    settings: Settings
+    variations: tuple[Variation, ...]
+    model: FoundModel
+    output_uri: str
+    inputs: ListedInputs
+    identity: dict[str, object]
+    fingerprint: str
+
+
+def resolve_job(job: Job, base: str) -> ResolvedJob:
+    """Looks up everything that a job names.
+
+    Args:
+        job: as written.
+        base: the folder that relative paths start from.
+
+    Raises:
+        RequestError, BackboneError: an unknown preset, setting or backbone, or a setting that a
+            task does not read.
+        JobError: sources that are not there or do not fit the task.
+        StoreError: a store refuses or does not answer.
+    """
+    preset = find_preset(job.task)
+    settings = preset.settings_with(job.settings)
+    variations = _variations(job, preset, settings)
+    model = _find_model(job.backbone, base)
+    inputs = _list_inputs(job, preset, base)
+    _check_control(job, preset, inputs)
+    _check_quality(job, preset)
+    identity = run_identity(
+        job,
+        settings=_identity_settings(settings, variations),
+        model_revision=model.revision,
+        sources=inputs.digests,
+        rendering_revision=RENDERING_REVISION,
+    )
+    return ResolvedJob(
+        job=job,
+        preset=preset,
+        settings=settings,
+        variations=variations,
+        model=model,
+        output_uri=resolve_uri(job.output.uri, base),
+        inputs=inputs,
+        identity=identity,
+        fingerprint=fingerprint(identity),
+    )
+
+
+def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation, ...]:
+    if not job.sweep_entries:
+        return (Variation("", "", preset, settings),)
+    variations: list[Variation] = []
+    for entry in job.sweep_entries:
+        swept = find_preset(entry.task) if entry.task else preset
+        if set(swept.roles) != set(preset.roles) or swept.takes_prompt != preset.takes_prompt:
+            raise JobError(
+                f"sweep: {entry.label!r} takes {_taken(swept)}, but {preset.name} takes "
+                f"{_taken(preset)}: sweep over tasks that take the same inputs"
+            )
+        chosen = swept.settings_with({**job.settings, **entry.settings})
+        variations.append(Variation(entry.label, entry.suffix, swept, chosen))
+    return tuple(variations)
+
+
+def _taken(preset: Preset) -> str:
+    return " and ".join([*preset.roles, *(["a prompt"] if preset.takes_prompt else [])])
+
+
+def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) -> dict[str, object]:
+    swept = {
+        one.label: {"task": one.preset.name, **asdict(one.settings)}
+        for one in variations
+        if one.label
+    }
+    return {**asdict(settings), **({"sweep": swept} if swept else {})}
+
+
+def _find_model(choice: BackboneChoice, base: str) -> FoundModel:
+    return find_model(
+        _local_name(choice.name, base),
+        choice.revision,
+        config=choice.config and _local_name(choice.config, base),
+        controlnet=choice.controlnet and _local_name(choice.controlnet, base),
+        controlnet_revision=choice.controlnet_revision,
+    )
+
+
+def _local_name(name: str, base: str) -> str:
+    """A backbone's folder or file is named relative to the job file, like every other path."""
+    is_path = name.startswith((".", "~")) or name.endswith(SINGLE_FILE)
+    return resolve_uri(name, base) if is_path else name
+
+
+def _list_inputs(job: Job, preset: Preset, base: str) -> ListedInputs:
+    if job.inputs.table is not None:
+        table, sha256 = read_table(
+            job.inputs.table,
+            preset.roles,
+            base,
+            optional_roles=preset.optional_roles,
+            takes_prompt=preset.takes_prompt,
+        )
+        return ListedInputs({}, table, [], None, {"table": sha256})
+    prompts = _job_prompts(job, preset, base)
+    files = _files(job, preset, base)
+    digests = {
+        role: source_digest((file.name, file.size) for file in of_role)
+        for role, of_role in files.items()
+    }
+    if prompts:
+        digests["prompt"] = digest(prompts)
+        digests["negative_prompt"] = digest(job.inputs.negative_prompt)
+    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, digests)
+
+
+def _files(job: Job, preset: Preset, base: str) -> dict[str, list[SourceFile]]:
+    sources = {str(role): source for role, source in job.inputs.roles().items()}
+    for role in preset.roles:
+        if role not in sources:
+            raise JobError(f"the task {preset.name} needs a source for {role}: add inputs.{role}")
+    for role in sources:
+        if role not in preset.all_roles:
+            raise JobError(
+                f"the task {preset.name} takes {' and '.join(preset.all_roles)}: drop inputs.{role}"
+            )
+    wanted = [role for role in preset.all_roles if role in sources]
+    return {role: list_files(role, sources[role], base) for role in wanted}
+
+
+def _job_prompts(job: Job, preset: Preset, base: str) -> list[str]:
+    inputs = job.inputs
+    if not preset.takes_prompt:
+        for name in ("prompt", "negative_prompt"):
+            if getattr(inputs, name) is not None:
+                raise JobError(
+                    f"the task {preset.name} takes no prompt: drop inputs.{name}, or use style-t2i"
+                )
+        return []
+    if inputs.prompt is None:
+        raise JobError(f"the task {preset.name} needs a prompt: add inputs.prompt")
+    prompts = read_prompts(inputs.prompt, base)
+    if job.pairing.mode == "zip" and len(prompts) > 1:
+        raise JobError(
+            f"pairing zip joins images by key, and {len(prompts)} prompts have none: give one "
+            "prompt, or a table with a column prompt"
+        )
+    return prompts
+
+
+def _check_control(job: Job, preset: Preset, inputs: ListedInputs) -> None:
+    """A control image and a ControlNet are of no use without the other."""
+    in_table = any(one.role == "control" for row in inputs.table for one in row.inputs)
+    has_images = "control" in inputs.files or in_table
+    if has_images and job.backbone.controlnet is None:
+        raise JobError(
+            "inputs.control needs a ControlNet to see it: add backbone.controlnet, a hub id or a "
+            "folder"
+        )
+    if job.backbone.controlnet is not None and not has_images:
+        way_out = "add inputs.control" if "control" in preset.all_roles else "drop it"
+        raise JobError(f"backbone.controlnet has no control image to see: {way_out}")
+
+
+def _check_quality(job: Job, preset: Preset) -> None:
+    """Refuses a bound that no picture of the task could break or keep."""
+    shaped = {"content", "layout"} & set(preset.roles if job.inputs.table else job.inputs.roles())
+    masked = "target_mask" in preset.roles  # its content is where it starts
+    for name in job.quality.bounds() if job.quality else ():
+        has_content = shaped or (masked and name == "content_loss")
+        has_content = has_content or (job.inputs.table and "content" in preset.all_roles)
+        if name in CONTENT_FIGURES and not has_content:
+            raise JobError(
+                f"quality.{name} compares with a content, and this {preset.name} has none: drop it"
+            )
