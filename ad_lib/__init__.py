@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ad_lib.images import decode_image, fit_image
     from ad_lib.loading import load_backbone
     from ad_lib.presets import PRESETS, Preset, Settings
-    from ad_lib.random_weights import random_backbone
+    from ad_lib.random_weights import random_backbone, random_controlnet
     from ad_lib.requests import Request
     from ad_lib.weights import Weights, find_weights
 
@@ -37,6 +37,7 @@ _HOME = {
     "Preset": "presets",
     "Settings": "presets",
     "random_backbone": "random_weights",
+    "random_controlnet": "random_weights",
     "Request": "requests",
     "Weights": "weights",
     "find_weights": "weights",
@@ -59,6 +60,7 @@ __all__ = [
     "fit_image",
     "load_backbone",
     "random_backbone",
+    "random_controlnet",
     "render",
 ]
 

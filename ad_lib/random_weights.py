@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import (
     CLIPTextConfig,
@@ -173,6 +174,36 @@ def random_backbone(
         scheduler=build_scheduler(),
         weights=Weights(f"random-{family}{'-tiny' * tiny}", f"seed:{seed}", Path()),
     )
+
+
+def random_controlnet(backbone: Backbone, *, zero: bool = False, seed: int = 0) -> ControlNetModel:
+    """A ControlNet for a backbone, as one is before its training, or with random weights.
+
+    Its encoder is a copy of the U-Net's. A training starts with zeros in the convolutions that lead
+    out of it, so that it changes nothing; random ones change the picture, without a meaning.
+
+    Args:
+        backbone: of any architecture; give it the network by `backbone.controlnet = ...`.
+        zero: leave those convolutions at zero.
+        seed: of the random weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = ControlNetModel.from_unet(backbone.unet)
+        if not zero:
+            _open(network)
+    torch.nn.Module.to(network, backbone.device, backbone.dtype)
+    return network.eval().requires_grad_(False)
+
+
+def _open(network: ControlNetModel) -> None:
+    """Lets the control image in at the strength of the latents, and the residuals out."""
+    embedding = list(network.controlnet_cond_embedding.modules())
+    for convolution in network.modules():
+        if isinstance(convolution, torch.nn.Conv2d) and not convolution.weight.any():
+            convolution.reset_parameters()
+        if isinstance(convolution, torch.nn.Conv2d) and convolution in embedding:
+            torch.nn.init.kaiming_normal_(convolution.weight)
 
 
 def build_networks(architecture: Architecture) -> dict[str, torch.nn.Module]:
