@@ -242,9 +242,9 @@ def test_half_a_copy_is_half_copied():
     assert float(patch_copy(half, reference)) == pytest.approx(0.5, abs=0.12)
 
 
-def test_flat_patches_are_no_copies(images):
-    flat = torch.full_like(images, 0.5)
-    assert patch_copy(flat, flat).max() == 0
+def test_patches_that_show_nothing_are_no_copies(images):
+    for faint in (torch.full_like(images, 0.5), (images > 0.5) / 255 + 0.5):
+        assert patch_copy(faint, faint).max() == 0
 
 
 def autocorrelation_peak_by_brute_force(values):
@@ -393,6 +393,7 @@ def test_flat_pictures_have_no_edges_to_lose_and_a_lost_square_scores_zero():
     assert float(edge_f1(flat, flat)) == 1
     assert float(edge_f1(flat, square(20))) == 0
     assert float(edge_f1(square(20), flat)) == 0
+    assert float(edge_f1(flat, (blobs(1, 3, 64, 64) > 0.5) / 255 + 0.5)) == 1  # one grey level
 
 
 def test_shuffled_content_keeps_its_colours_and_loses_its_edges():
