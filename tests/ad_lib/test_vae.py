@@ -75,6 +75,17 @@ def test_without_a_halo_the_borders_of_tiles_show():
     assert (decoded - local(latents)).abs().max() > 0.1
 
 
+def test_tiles_are_blended_linearly_over_the_middle_half_of_their_overlap():
+    shades = iter([0.0, 1.0])
+    decoded = decode_tiled(
+        lambda latents: next(shades) * white(latents), random_latents(16, 24), tile=16, overlap=8
+    )
+    # Cells 8 to 16 belong to both tiles; the first and the last two of them are halo.
+    ramp = (torch.arange(32) + 0.5) / 32
+    expected = torch.cat([torch.zeros(80), ramp, torch.ones(80)])
+    torch.testing.assert_close(decoded, expected.expand(1, 3, 128, 192))
+
+
 @settings(deadline=None, max_examples=60)
 @given(sides, sides, layouts)
 def test_no_tile_is_larger_than_was_asked_for_and_all_are_equally_large(height, width, layout):
