@@ -242,6 +242,13 @@ def test_half_a_copy_is_half_copied():
     assert float(patch_copy(half, reference)) == pytest.approx(0.5, abs=0.12)
 
 
+def test_flat_parts_do_not_count():
+    reference = image_to_tensor(photo("brick"))
+    half = reference.clone()
+    half[..., 128:] = 0.5
+    assert float(patch_copy(half, reference)) > 0.85
+
+
 def test_patches_that_show_nothing_are_no_copies(images):
     for faint in (torch.full_like(images, 0.5), (images > 0.5) / 255 + 0.5):
         assert patch_copy(faint, faint).max() == 0
