@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
     from ad_lib.images import decode_image, fit_image
     from ad_lib.loading import load_backbone
+    from ad_lib.pipeline import AttentionDistillationPipeline
     from ad_lib.presets import PRESETS, Preset, Settings
     from ad_lib.random_weights import random_backbone, random_controlnet
     from ad_lib.requests import Request
@@ -33,6 +34,7 @@ _HOME = {
     "RequestError": "errors",
     "decode_image": "images",
     "fit_image": "images",
+    "AttentionDistillationPipeline": "pipeline",
     "PRESETS": "presets",
     "Preset": "presets",
     "Settings": "presets",
@@ -45,6 +47,7 @@ _HOME = {
 
 __all__ = [
     "PRESETS",
+    "AttentionDistillationPipeline",
     "Backbone",
     "BackboneError",
     "ImageError",

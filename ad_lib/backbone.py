@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -85,6 +85,14 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The networks' precision; latents, losses and the optimiser stay in float32."""
         return self.unet.dtype
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same backbone with its networks on another device."""
+        for network in (self.unet, self.vae, *self.text_encoders, self.controlnet):
+            if network is not None:
+                torch.nn.Module.to(network, device)
+        vars(self).pop("null_prompt", None)  # it lies on the device where it was encoded
+        return self
 
     @property
     def latent_channels(self) -> int:

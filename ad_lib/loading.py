@@ -78,7 +78,9 @@ def load_backbone(
 
 def _networks(weights: Weights, dtype: torch.dtype) -> dict[str, Any]:
     load = part_loader(weights)
-    dtypes = {"vae": vae_dtype(weights, dtype)}
+    with named_in_errors(weights, "vae"):
+        vae_config: Any = AutoencoderKL.load_config(weights.config_folder, subfolder="vae")
+    dtypes = {"vae": vae_dtype(vae_config, dtype)}
     return {
         part: load(_NETWORKS[part], part, dtypes.get(part, dtype))
         for part in parts_of(weights.config_folder)

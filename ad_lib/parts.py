@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     create_diffusers_clip_model_from_ldm,
 )
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from safetensors.torch import load_file
 from torch import Tensor
@@ -98,15 +97,13 @@ def _translated(
     return network
 
 
-def vae_dtype(weights: Weights, dtype: torch.dtype) -> torch.dtype:
-    """What the VAE computes in: float32 instead of float16, unless its configuration allows that.
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """What a VAE of this configuration computes in: float32 instead of float16, if it says so.
 
     SDXL's own VAE overflows in float16 and gives black pictures; diffusers calls it `force_upcast`.
     """
-    with named_in_errors(weights, "vae"):
-        config: Any = AutoencoderKL.load_config(weights.config_folder, subfolder="vae")
-    needs_more = config.get("force_upcast", True)
-    return torch.float32 if dtype == torch.float16 and needs_more else dtype
+    is_too_short = dtype == torch.float16 and config.get("force_upcast", True)
+    return torch.float32 if is_too_short else dtype
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from transformers import (
 from ad_lib.backbone import Backbone
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.errors import BackboneError, unknown_name
+from ad_lib.parts import vae_dtype
 from ad_lib.weights import EMBEDDED_FOLDER, Weights
 
 
@@ -149,7 +150,7 @@ def random_backbone(
         tiny: the same blocks and layers, a few channels wide.
         seed: of the weights; they are drawn on the CPU in float32, so that any device and dtype
             holds the same ones.
-        dtype: of the networks.
+        dtype: of the networks; as in `load_backbone`, float16 leaves the VAE in float32.
         device: where the networks go.
 
     Raises:
@@ -166,7 +167,11 @@ def random_backbone(
     if "text_encoder_2" in networks:  # SDXL's second tokenizer pads with its token 0
         second = {"tokenizer_2": CLIPTokenizer.from_pretrained(folder, pad_token="!")}
     # diffusers' own `to` warns about every cast; torch's does not.
-    placed: Any = {n: torch.nn.Module.to(net, device, dtype) for n, net in networks.items()}
+    dtypes = {"vae": vae_dtype(networks["vae"].config, dtype)}
+    placed: Any = {
+        name: torch.nn.Module.to(network, device, dtypes.get(name, dtype))
+        for name, network in networks.items()
+    }
     return Backbone(
         **placed,
         **second,
@@ -206,9 +211,9 @@ def _open(network: ControlNetModel) -> None:
             torch.nn.init.kaiming_normal_(convolution.weight)
 
 
-def build_networks(architecture: Architecture) -> dict[str, torch.nn.Module]:
+def build_networks(architecture: Architecture) -> dict[str, Any]:
     """The networks of an architecture by `Backbone`'s names, on torch's current device."""
-    networks: dict[str, torch.nn.Module] = {
+    networks: dict[str, Any] = {
         "unet": UNet2DConditionModel(**architecture.unet),
         "vae": AutoencoderKL(**architecture.vae),
         "text_encoder": CLIPTextModel(_text_config(architecture.text_encoder)),
