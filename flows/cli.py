@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,16 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+class Precision(StrEnum):
+    """Of the networks."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 RunUri = Annotated[
@@ -77,7 +88,7 @@ def run(
         return
     prepared = session.prepare(console, resolved)
     index = session.finish(console, loaded, job, prepared)
-    session.show_outcome(console, prepared.uri, index)
+    session.show_outcome(console, prepared.uri, index, has_sweep=bool(loaded.sweep_entries))
     raise typer.Exit(_exit_code(loaded, index))
 
 
@@ -119,10 +130,39 @@ def render(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")],
     style: Annotated[list[Path], typer.Option(help="A style or texture image. May be repeated.")],
     content: Annotated[Path | None, typer.Option(help="The image whose structure is kept.")] = None,
-    preset: Annotated[str, typer.Option(help="The task.")] = "style-transfer",
+    layout: Annotated[
+        Path | None, typer.Option(help="A rough painting of where a texture's colours lie.")
+    ] = None,
+    source_mask: Annotated[
+        Path | None, typer.Option(help="Which label each pixel of the texture has.")
+    ] = None,
+    target_mask: Annotated[
+        Path | None, typer.Option(help="Which label each pixel of the result has.")
+    ] = None,
+    control: Annotated[Path | None, typer.Option(help="What the ControlNet sees.")] = None,
+    prompt: Annotated[str, typer.Option(help="What is drawn.")] = "",
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="The task; 'stylefarm presets' lists them.")
+    ] = "style-transfer",
     backbone: Annotated[
-        str, typer.Option(help="embedded, sd15, sdxl, a hub id, or a diffusers folder.")
+        str,
+        typer.Option(
+            help="embedded, sd15, sdxl, a hub id, a diffusers folder, or a .safetensors file."
+        ),
     ] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Commit or tag of a hub id.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Of a .safetensors file: where its configuration is.")
+    ] = None,
+    controlnet: Annotated[
+        str | None, typer.Option(help="A ControlNet: a hub id or a diffusers folder.")
+    ] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of the networks; auto is bfloat16 on CUDA, else float32.")
+    ] = Precision.AUTO,
     size: Annotated[
         str | None,
         typer.Option(
@@ -137,20 +177,42 @@ def render(
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the preset."),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Render one picture from files, without a job."""
-    from flows import session
+    """Render one picture from files, without a job, and tell its figures.
 
-    session.render_one(
-        console,
+    They stand beside those of the unchanged content (identity) and of the style itself (style
+    copy), so that a good number can be seen for what it is.
+    """
+    from flows import single
+
+    files = {"content": content, "layout": layout, "control": control}
+    files |= {"source_mask": source_mask, "target_mask": target_mask}
+    asked = single.OnePicture(
         output=output,
         styles=style,
-        content=content,
+        pictures={role: path for role, path in files.items() if path is not None},
         preset=preset,
-        backbone=backbone,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        backbone={
+            "name": backbone,
+            "revision": revision,
+            "config": config,
+            "controlnet": controlnet,
+            "dtype": dtype.value,
+        },
         size=size,
         seed=seed,
         settings=_pairs(settings),
     )
+    single.render_one(console, asked)
+
+
+@app.command()
+def presets() -> None:
+    """List the tasks: what each takes, its published numbers, and what it does."""
+    from flows import single
+
+    single.show_presets(console)
 
 
 def main() -> None:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -31,7 +29,8 @@ from rich.table import Table
 from infra.store import join_uri
 from manifests.commits import REPORT_NAME, Index
 from manifests.items import Input, Item
-from manifests.job import Job, Output
+from manifests.job import Job
+from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.progress import board
 from tasks.report import publish
@@ -96,8 +95,8 @@ def finish(console: Console, job: Job, path: Path, prepared: PreparedRun) -> Ind
     return publish(prepared.uri)
 
 
-def show_outcome(console: Console, uri: str, index: Index) -> None:
-    """One line on what there is, one on where to look."""
+def show_outcome(console: Console, uri: str, index: Index, *, has_sweep: bool) -> None:
+    """One line on what there is, then where to look."""
     counts = index.counts
     parts = [f"{counts.ok} of {counts.planned} items ok"]
     parts += [
@@ -110,6 +109,8 @@ def show_outcome(console: Console, uri: str, index: Index) -> None:
     parts.append(f"{seconds:.0f} s rendering ({seconds / max(1, counts.ok):.1f} s an image)")
     console.print(" · ".join(parts), soft_wrap=True)
     console.print(f"report: {escape(join_uri(uri, REPORT_NAME))}", soft_wrap=True)
+    if has_sweep:
+        console.print(f"side by side: {escape(join_uri(uri, CONTACT_SHEET_NAME))}", soft_wrap=True)
 
 
 def show_status(console: Console, uri: str) -> None:
@@ -147,84 +148,6 @@ def _has_screen() -> bool:
     return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
 
 
-def render_one(
-    console: Console,
-    *,
-    output: Path,
-    styles: list[Path],
-    content: Path | None,
-    preset: str,
-    backbone: str,
-    size: str | None,
-    seed: int,
-    settings: dict[str, str],
-) -> None:
-    """Renders one picture from files."""
-    from ad_lib import Request, load_backbone
-    from ad_lib import render as render_requests
-    from ad_lib.errors import RequestError
-
-    suffix = output.suffix.lower().lstrip(".").replace("jpeg", "jpg")
-    if suffix not in ("png", "webp", "jpg"):
-        raise RequestError(f"--output must end in .png, .webp or .jpg; got {str(output)!r}")
-    content_image = _open_image(content) if content else None
-    width, height = _parsed_size(size, content_image)
-    request = Request.preset(
-        preset,
-        content=content_image,
-        styles=[_open_image(path) for path in styles],
-        width=width,
-        height=height,
-        seed=seed,
-        **{name: yaml.safe_load(value) for name, value in settings.items()},
-    )
-    loaded = load_backbone(backbone)
-    with _bar(console) as progress:
-        task = progress.add_task("rendering", total=request.settings.num_inference_steps)
-        (result,) = render_requests(
-            loaded, [request], on_step_end=lambda items, steps: progress.advance(task)
-        )
-    from tasks.render import encode_image
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    encoding: Any = {"uri": ".", "codec": suffix}
-    output.write_bytes(encode_image(result.image, Output(**encoding)))
-    losses = f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}"
-    console.print(
-        f"{escape(str(output))}: {request.width}x{request.height}, {losses}, "
-        f"{result.seconds:.1f} s",
-        soft_wrap=True,
-    )
-
-
-def _open_image(path: Path) -> Image.Image:
-    from ad_lib import ImageError, decode_image
-
-    try:
-        return decode_image(path.read_bytes())
-    except OSError as error:
-        raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}", error.kind) from None
-
-
-def _parsed_size(size: str | None, content: Image.Image | None) -> tuple[int | None, int | None]:
-    from ad_lib.errors import RequestError
-    from ad_lib.images import scaled_size
-
-    if size is None:
-        return None, None
-    try:
-        numbers = [int(number) for number in size.lower().split("x")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        return scaled_size(*(content.size if content else (1, 1)), numbers[0])
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise RequestError(f"--size takes N or WIDTHxHEIGHT, such as 512 or 640x480; got {size!r}")
-
-
 def _run_flow(job: Job, path: Path) -> str:
     """Runs the flow in this process; what it says about its end."""
     from flows.job import run_job
@@ -239,7 +162,7 @@ def _run_flow(job: Job, path: Path) -> str:
 
 
 def _preflight(console: Console, resolved: ResolvedJob) -> list[Item]:
-    with _bar(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("checking inputs", total=None)
 
         def inspected(one: Input) -> None:
@@ -270,7 +193,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _bar(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts and times, on a terminal only."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +21,13 @@ from PIL import Image
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ad_lib.errors import ImageError
-from ad_lib.images import decode_image
-from infra.store import ObjectNotFound, Store, StoreError
+from infra.store import Store
 from manifests.commits import REPORT_NAME, Index, IndexedShard, RunRecord
 from manifests.items import Input
 from manifests.schema import read_metadata
+from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
+from tasks.pictures import input_picture, result_picture
 from tasks.run_folder import current_index, load_plan, open_run, put_if_changed, write_index
-from tasks.sources import read_input
-from tasks.stored_file import open_stored
 
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
@@ -44,6 +41,7 @@ class Row:
     key: str
     status: str
     facts: str
+    prompt: str
     error: str
     pictures: tuple[tuple[str, str], ...]
 
@@ -55,7 +53,7 @@ def publish_run(run_uri: str) -> dict[str, Any]:
 
 
 def publish(run_uri: str) -> Index:
-    """Brings `index.json` and `report.html` up to date with the commits.
+    """Brings `index.json`, `report.html` and a sweep's contact sheet up to date with the commits.
 
     Raises:
         RunFolderError: there is no run, or one of its records is damaged.
@@ -63,6 +61,8 @@ def publish(run_uri: str) -> Index:
     store, run = open_run(run_uri)
     index = current_index(store, run)
     write_index(store, index)
+    if sheet := render_contact_sheet(store, run, index):
+        put_if_changed(store, CONTACT_SHEET_NAME, sheet)
     put_if_changed(store, REPORT_NAME, render_report(store, run, index).encode())
     return index
 
@@ -80,6 +80,7 @@ def render_report(store: Store, run: RunRecord, index: Index) -> str:
         rows=rows,
         settings=run.settings,
         statuses=Counter(row.status for row in rows),
+        contact_sheet=CONTACT_SHEET_NAME if run.job.get("sweep") else "",
         seconds_per_item=index.stats.render_seconds / max(1, index.counts.ok),
     )
 
@@ -104,56 +105,43 @@ def _evenly(entries: Sequence[Any], most: int) -> Sequence[Any]:
 
 def _row(store: Store, inputs: dict[str, Input], row: dict[str, Any], shard: IndexedShard) -> Row:
     pictures = [
-        (one["role"], _input_thumbnail(inputs[one["uri"]]))
+        (one["role"], _thumbnail(input_picture(inputs[one["uri"]])))
         for one in row["inputs"]
         if row["status"] == "ok" and one["uri"] in inputs
     ]
     for output in row["outputs"]:
-        data = _member(store, shard, output["name"])
-        pictures.append(("result", _thumbnail(decode_image(data))))
+        picture = result_picture(store, shard, output["name"])
+        pictures.append(("result", _thumbnail(picture)))
     return Row(
         key=row["key"],
         status=row["status"],
         facts=_facts(row),
+        prompt=row["prompt"] or "",
         error=f"{row['error_class']}: {row['error_message']}" if row["error_class"] else "",
         pictures=tuple(pictures),
     )
 
 
 def _facts(row: dict[str, Any]) -> str:
-    if row["style_loss"] is None:
-        return f"seed {row['seed']}"
-    facts = f"style loss {row['style_loss_first']:.3f} → {row['style_loss']:.3f}"
+    parts = [row["label"]] if row["label"] else []
+    if row["style_loss"] is not None:
+        parts.append(f"style loss {row['style_loss_first']:.3f} → {row['style_loss']:.3f}")
     if row["content_loss"]:
-        facts += f" · content loss {row['content_loss']:.3f}"
-    return f"{facts} · {row['seconds']:.1f} s · seed {row['seed']}"
+        parts.append(f"content loss {row['content_loss']:.3f}")
+    for name in ("swd_patch", "ssim_luma", "chroma_gain"):
+        if row[name] is not None:
+            parts.append(f"{name} {row[name]:.3g}")
+    if row["seconds"] is not None:
+        parts.append(f"{row['seconds']:.1f} s")
+    parts.append(f"seed {row['seed']}")
+    if row["retries"]:
+        parts.append("1 retry" if row["retries"] == 1 else f"{row['retries']} retries")
+    return " · ".join(parts)
 
 
-def _member(store: Store, shard: IndexedShard, name: str) -> bytes:
-    offset, size = _members(store.uri, shard.tar.name, shard.tar.bytes, store)[name]
-    return store.get_range(shard.tar.name, offset, size)
-
-
-_indexed: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
-
-
-def _members(uri: str, name: str, size: int, store: Store) -> dict[str, tuple[int, int]]:
-    """Where a committed tar's members lie; its name holds its hash, so this never goes stale."""
-    if (uri, name) not in _indexed:
-        with tarfile.open(fileobj=open_stored(store, name, size), mode="r:") as tar:
-            _indexed[uri, name] = {one.name: (one.offset_data, one.size) for one in tar}
-    return _indexed[uri, name]
-
-
-def _input_thumbnail(one: Input) -> str:
-    """The thumbnail of an input; empty where it is no longer there."""
-    try:
-        return _thumbnail(decode_image(read_input(one)))
-    except (ImageError, ObjectNotFound, StoreError, FileNotFoundError):
+def _thumbnail(image: Image.Image | None) -> str:
+    if image is None:
         return ""
-
-
-def _thumbnail(image: Image.Image) -> str:
     small = image.copy()
     small.thumbnail((2 * THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()

@@ -1,0 +1,165 @@
+"""How a table of pictures with headings and figures is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+INK, SOFT_INK, BAD_INK = "#1b1f24", "#68707a", "#b3253c"
+PAPER, EMPTY, LINE = "#ffffff", "#f1f3f5", "#d5d9de"
+MARGIN, GAP, INPUT_GAP = 28, 12, 30
+TITLE, HEADING, FIGURE = 24, 15, 13
+"""Heights of letters in pixels."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the table.
+
+    Attributes:
+        picture: drawn as large as the cell; without one the `text` stands there.
+        text: what is said in the picture's place.
+        figures: lines under it.
+        is_bad: whether the text tells of a failure.
+    """
+
+    picture: Image.Image | None = None
+    text: str = ""
+    figures: tuple[str, ...] = ()
+    is_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of pictures.
+
+    Attributes:
+        headings: one per column.
+        rows: a cell per column each.
+        num_inputs: so many columns from the left are what went in; a wider gap follows them.
+    """
+
+    title: str
+    subtitle: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    num_inputs: int
+
+
+def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
+    """The table with cells of `side` pixels; a row is as high as its highest picture."""
+    lefts = [
+        MARGIN + column * (side + GAP) + (INPUT_GAP - GAP) * (column >= sheet.num_inputs)
+        for column in range(len(sheet.headings))
+    ]
+    width = max(lefts[-1] + side + MARGIN, 640)
+    headings = [_wrapped(text, HEADING, side, 4) for text in sheet.headings]
+    subtitle = _wrapped(sheet.subtitle, FIGURE, width - 2 * MARGIN, 3)
+    top = MARGIN + _height([sheet.title], TITLE) + _height(subtitle, FIGURE) + 20
+    bottom_of_headings = top + max(_height(lines, HEADING) for lines in headings)
+    heights = [_row_height(row, side) for row in sheet.rows]
+    height = bottom_of_headings + sum(heights) + (GAP + 4) * len(heights) + MARGIN
+
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    _write(draw, (MARGIN, MARGIN), [sheet.title], TITLE, INK)
+    _write(draw, (MARGIN, MARGIN + _height([sheet.title], TITLE)), subtitle, FIGURE, SOFT_INK)
+    for left, lines in zip(lefts, headings, strict=True):
+        start = bottom_of_headings - _height(lines, HEADING)  # headings stand on one line
+        _write(draw, (left, start), lines, HEADING, INK)
+    y = bottom_of_headings + 8
+    for row, row_height in zip(sheet.rows, heights, strict=True):
+        for left, cell in zip(lefts, row, strict=True):
+            _draw_cell(image, draw, cell, (left, y), side, _picture_height(row, side))
+        y += row_height + GAP + 4
+    if 0 < sheet.num_inputs < len(lefts):
+        x = lefts[sheet.num_inputs] - INPUT_GAP // 2
+        draw.line([(x, top), (x, height - MARGIN)], fill=LINE)
+    return image
+
+
+def _draw_cell(
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    cell: Cell,
+    place: tuple[int, int],
+    side: int,
+    height: int,
+) -> None:
+    x, y = place
+    if cell.picture is None:
+        draw.rectangle([x, y, x + side - 1, y + height - 1], fill=EMPTY)
+        lines = _wrapped(cell.text, FIGURE, side - 20, max(1, height // 20))
+        _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else SOFT_INK)
+    else:
+        shown = cell.picture.resize(_shown_size(cell.picture, side), Image.Resampling.LANCZOS)
+        image.paste(shown, (x + (side - shown.width) // 2, y + (height - shown.height) // 2))
+    _write(draw, (x, y + height + 5), cell.figures, FIGURE, SOFT_INK)
+
+
+def _row_height(row: Sequence[Cell], side: int) -> int:
+    return _picture_height(row, side) + 5 + max(_height(cell.figures, FIGURE) for cell in row)
+
+
+def _picture_height(row: Sequence[Cell], side: int) -> int:
+    heights = [_shown_size(cell.picture, side)[1] for cell in row if cell.picture is not None]
+    return max(heights, default=side // 2)
+
+
+def _shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
+    scale = side / max(picture.size)
+    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    lines: Sequence[str],
+    size: int,
+    colour: str,
+) -> None:
+    x, y = place
+    for number, line in enumerate(lines):
+        draw.text((x, y + number * _line_height(size)), line, colour, _font(size))
+
+
+def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
+    """The text in lines of that many pixels; what does not fit into so many lines ends in `…`."""
+    lines = [""]
+    for word in (piece for written in text.split() for piece in _pieces(written, size, width)):
+        longer = f"{lines[-1]} {word}".strip()
+        if _font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1] + " …"]
+    return lines
+
+
+def _pieces(word: str, size: int, width: int) -> list[str]:
+    """A word cut where it is wider than a line."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and _font(size).getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _height(lines: Sequence[str], size: int) -> int:
+    return len(lines) * _line_height(size)
+
+
+def _line_height(size: int) -> int:
+    return round(size * 1.35)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font
