@@ -32,7 +32,7 @@ class AttentionFeatures:
     key: Float[Tensor, "b heads tokens d"]
     value: Float[Tensor, "b heads tokens d"]
     out: Float[Tensor, "b heads tokens d"] | None
-    bias: Float[Tensor, " tokens"] | None = None
+    bias: Float[Tensor, "1 tokens"] | None = None
 
     def of_item(self, item: int) -> AttentionFeatures:
         """What one item of the batch contributed, as a batch of one."""
@@ -209,4 +209,4 @@ class References:
             return None
         counts = [layer[row].key.shape[2] for row in self.index[0]]
         weights = key.new_tensor(self.weights).log()
-        return weights.repeat_interleave(torch.tensor(counts, device=key.device))
+        return weights.repeat_interleave(torch.tensor(counts, device=key.device))[None]

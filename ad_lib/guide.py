@@ -200,6 +200,15 @@ def noised(
     return References(latents, index, references.weights)
 
 
+def noised_start(
+    style: References, scheduler: DDIMScheduler, noise: Sequence[Noise]
+) -> Float[Tensor, "b c h w"]:
+    """z_T that is each item's one style under all the noise that the model knows."""
+    config: Any = scheduler.config
+    last = torch.tensor(config.num_train_timesteps - 1)
+    return noised(style, scheduler, last, noise, "init").one_per_item()
+
+
 def adain(latents: Float[Tensor, "b c h w"], style: References) -> Float[Tensor, "b c h w"]:
     """Latents with the channel means and deviations of each item's styles, pooled over them.
 
@@ -211,5 +220,6 @@ def adain(latents: Float[Tensor, "b c h w"], style: References) -> Float[Tensor,
     ]
     deviation = torch.stack([one.std(1) for one in pooled])[..., None, None]
     mean = torch.stack([one.mean(1) for one in pooled])[..., None, None]
-    own_deviation, own_mean = torch.std_mean(latents, (2, 3), keepdim=True)
+    own_deviation = latents.std((2, 3), keepdim=True)
+    own_mean = latents.mean((2, 3), keepdim=True)
     return (latents - own_mean) / (own_deviation + 1e-6) * deviation + mean

@@ -19,6 +19,7 @@ from ad_lib.backbone import Backbone
 from ad_lib.denoise import Control, NoisePredictor
 from ad_lib.errors import RequestError
 from ad_lib.features import References
+from ad_lib.guide import noised_start
 from ad_lib.images import image_to_tensor, pad_to_multiple
 from ad_lib.labels import Regions, label_map
 from ad_lib.losses import Attend, distilled_attention
@@ -72,7 +73,9 @@ class BatchInputs:
 
     @property
     def initial_latents(self) -> Tensor:
-        """Unit Gaussian noise for every item, drawn under the tag `init`."""
+        """Where sampling starts, drawn under the tag `init`: noise, or the style under noise."""
+        if self.settings.init == "style":
+            return noised_start(self.style, self.backbone.scheduler, self.noise)
         height, width = (-(-side // self.backbone.vae_scale_factor) for side in self.image_size)
         shape = (self.backbone.latent_channels, height, width)
         return draw_together(self.noise, "init", shape).to(self.backbone.device)
@@ -127,7 +130,19 @@ class BatchInputs:
     @cached_property
     def _regions(self) -> Regions | None:
         masks = [self._label_maps(one) for one in self.requests if one.target_mask is not None]
-        return Regions(*zip(*masks, strict=True)) if masks else None
+        if not masks:
+            return None
+        source, target = zip(*masks, strict=True)
+        return Regions(
+            source,
+            target,
+            source_size=self._latent_size(source[0]),
+            target_size=self._latent_size(target[0]),
+        )
+
+    def _latent_size(self, labels: Tensor) -> tuple[int, int]:
+        height, width = (side // self.backbone.vae_scale_factor for side in labels.shape)
+        return height, width
 
     def _label_maps(self, request: Request) -> tuple[Tensor, Tensor]:
         """The labels of the texture and of the result, padded as their pictures are."""

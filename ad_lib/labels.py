@@ -42,9 +42,9 @@ def token_labels(labels: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tenso
 
 
 def token_grid(size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
-    """The (rows, columns) of a layer with so many tokens, on a picture of (height, width) pixels.
+    """The (rows, columns) of a layer with so many tokens, for latents of (height, width) cells.
 
-    A U-Net halves its picture from level to level and rounds up.
+    A U-Net halves its latents from level to level and rounds up.
     """
     height, width = size
     factor = 1
@@ -59,14 +59,22 @@ class Regions:
     """Which tokens of its texture each token of a batch may attend to: those of its own label.
 
     Args:
-        source: (h, w) for each item, the labels of the texture's pixels.
-        target: (h, w) for each item, the labels of the result's pixels.
+        source: (h, w) for each item, the labels of the texture, at any resolution.
+        target: (h, w) for each item, the labels of the result, at any resolution.
+        source_size: (height, width) of the texture's latents, in cells.
+        target_size: (height, width) of the result's latents, in cells.
     """
 
     def __init__(
-        self, source: Sequence[Int[Tensor, "hs ws"]], target: Sequence[Int[Tensor, "h w"]]
+        self,
+        source: Sequence[Int[Tensor, "hs ws"]],
+        target: Sequence[Int[Tensor, "h w"]],
+        *,
+        source_size: tuple[int, int],
+        target_size: tuple[int, int],
     ) -> None:
         self._maps = list(zip(source, target, strict=True))
+        self._sizes = source_size, target_size
         self._matches: dict[tuple[int, int, int], list[tuple[Tensor, Tensor]]] = {}
 
     def matches(self, item: int, num_source: int, num_target: int) -> list[tuple[Tensor, Tensor]]:
@@ -77,10 +85,13 @@ class Regions:
         """
         asked = (item, num_source, num_target)
         if asked not in self._matches:
-            source, target = self._maps[item]
             self._matches[asked] = _matches(
-                token_labels(source, token_grid((source.shape[0], source.shape[1]), num_source)),
-                token_labels(target, token_grid((target.shape[0], target.shape[1]), num_target)),
+                *(
+                    token_labels(labels, token_grid(size, count))
+                    for labels, size, count in zip(
+                        self._maps[item], self._sizes, (num_source, num_target), strict=True
+                    )
+                )
             )
         return self._matches[asked]
 

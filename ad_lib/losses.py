@@ -7,7 +7,7 @@ does not depend on who else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from ad_lib.features import AttentionFeatures
 from ad_lib.labels import Regions, attention_by_label
 
 
+@runtime_checkable
 class Attend(Protocol):
     """A layer's output if the queries of the latents attended to the style's tokens."""
 

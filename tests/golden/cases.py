@@ -1,0 +1,561 @@
+"""Whole recorded runs: what each kind of case is replayed with, and what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ad_lib import Backbone, RequestError
+from ad_lib.features import References
+from ad_lib.guide import Distillation, noised_start, previous_timestep, sample_with_distillation
+from ad_lib.losses import distilled_attention
+from ad_lib.multidiffusion import Views, expand_with_distillation
+from ad_lib.noise import Noise
+from ad_lib.optimize import LossTrace, optimize_latents
+from ad_lib.prompts import PromptEmbeds, joined
+from ad_lib.seamless import seamless
+from ad_lib.vae import finetune_decoder, using_decoder
+from tests.golden.recordings import (
+    FLOOR,
+    Figure,
+    Golden,
+    Row,
+    recorded_regions,
+    relative,
+    tolerance,
+    worst,
+)
+
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 1,
+    "num_inference_steps": 200,
+    "iters": 1,
+    "lr": 0.05,
+    "weight": 0.0,
+    "attn_scale": 1.0,
+    "adain": False,
+    "start_time": 999,
+    "tiling": False,
+    "guidance_scale": 1.0,
+    "num_images_per_prompt": 1,
+    "prompt": "",
+    "negative_prompt": None,
+    "init_from_style": False,
+}
+"""What the reference does with arguments that a case does not list."""
+
+AXES = {"enable": "both", "x_only": "x", "y_only": "y"}
+"""The reference's names of seamless axes; every other value of `tiling` is off there."""
+
+Disturb = Callable[[Tensor], Tensor]
+"""What is done to the latents that a run starts from."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a whole run gives: the loss of every Adam step, the last latents, their picture."""
+
+    losses: Tensor
+    latents: Tensor
+    image: Tensor
+
+    def errors(self, losses: Tensor, latents: Tensor, image: Tensor) -> dict[str, float]:
+        """The worst deviations, by the name of the recorded sensitivity that judges them."""
+        deviations = ((self.losses - losses) / losses).abs()
+        return {
+            "loss_rel_max": float(deviations.max()) if len(deviations) else 0.0,
+            "latents_last_max": worst(self.latents, latents),
+            "image_max": worst(self.image, image),
+        }
+
+
+@dataclass
+class Watched:
+    """A feature extractor and a denoiser that note what the recording noted.
+
+    The reference's loss is a mean over the batch, ours a sum; Adam's epsilon sees that, so the
+    gradient is divided here.
+
+    Attributes:
+        gradients: of the latents, before each Adam step.
+        noise_preds: after guidance.
+    """
+
+    gradients: list[Tensor] = field(default_factory=list)
+    noise_preds: list[Tensor] = field(default_factory=list)
+
+    def extractor(self, extract: Any) -> Any:
+        def watched(latents: Tensor, t: Tensor, **options: Any) -> Any:
+            view = latents.view_as(latents)
+            if view.requires_grad:
+                view.register_hook(partial(self._mean_gradient, len(latents)))
+            return extract(view, t, **options)
+
+        return watched
+
+    def predictor(self, predict: Any) -> Any:
+        def watched(latents: Tensor, t: Tensor) -> Tensor:
+            self.noise_preds.append(predict(latents, t))
+            return self.noise_preds[-1]
+
+        return watched
+
+    def _mean_gradient(self, batch: int, gradient: Tensor) -> Tensor:
+        self.gradients.append(gradient / batch)
+        return self.gradients[-1]
+
+
+class Case:
+    """One recorded run and the parts of the library that replay it."""
+
+    def __init__(self, golden: Golden, name: str) -> None:
+        self.golden = golden
+        self.name = name
+        self.case = golden.cases[name]
+        self.args = DEFAULTS | self.case["args"]
+        self.recorded = golden.arrays(f"cases/{name}.npz")
+        self.backbone: Backbone = golden.backbone(self.case["model"])
+        self.watched = Watched()
+
+    @property
+    def batch(self) -> int:
+        return self.recorded["init_latents"].shape[0]
+
+    @cached_property
+    def style(self) -> References:
+        latents = self.recorded["style_latents"]
+        return References(latents, [range(len(latents))] * self.batch)
+
+    @cached_property
+    def content(self) -> References | None:
+        if not self.case.get("content"):
+            return None
+        return References(self.recorded["content_latents"], [[0]] * self.batch)
+
+    @property
+    def tiled(self) -> AbstractContextManager[None]:
+        axes: Any = AXES.get(self.args["tiling"], "none")
+        return seamless(self.backbone.unet, self.backbone.vae, axes=axes)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the picture, or of a view, in pixels."""
+        height, width = (8 * side for side in self.recorded["init_latents"].shape[2:])
+        return height, width
+
+    def extractor(self) -> Any:
+        prompt = None
+        if "null_time_ids" in self.recorded:
+            prompt = replace(self.backbone.null_prompt, time_ids=self.recorded["null_time_ids"])
+        layers = tuple(self.case["self_layers"])
+        extract = self.backbone.feature_extractor(layers, self.image_size, prompt)
+        return self.watched.extractor(extract)
+
+    def predictor(self) -> Any:
+        prompt, negative = self.prompts()
+        scale = self.args["guidance_scale"]
+        predict = self.backbone.noise_predictor(self.image_size, prompt, negative, scale)
+        return self.watched.predictor(predict)
+
+    def prompts(self) -> tuple[PromptEmbeds, PromptEmbeds]:
+        """Positive and negative ones, for every picture of the batch (one for a panorama)."""
+        copies = self.args["num_images_per_prompt"]
+        texts, negatives = _listed(self.args["prompt"]), _listed(self.args["negative_prompt"])
+        negatives = negatives * (len(texts) // len(negatives))
+        positive = [self.backbone.encode_prompt(one, self.args.get("prompt_2")) for one in texts]
+        negative = [self.backbone.encode_negative_prompt(one) for one in negatives]
+        return (
+            self._with_sizes(joined([one for one in positive for _ in range(copies)]), ""),
+            self._with_sizes(joined([one for one in negative for _ in range(copies)]), "negative_"),
+        )
+
+    def _with_sizes(self, prompts: PromptEmbeds, prefix: str) -> PromptEmbeds:
+        """SDXL's sizes as the case gives them; negative ones default to the positive ones."""
+        if prompts.pooled_prompt_embeds is None:
+            return prompts
+        asked = prefix if f"{prefix}original_size" in self.args else ""
+        size = list(self.image_size)
+        ids = [
+            *self.args.get(f"{asked}original_size", size),
+            *self.args.get(f"{asked}crops_coords_top_left", (0, 0)),
+            *self.args.get(f"{asked}target_size", size),
+        ]
+        return replace(prompts, time_ids=torch.tensor([ids], dtype=torch.float32))
+
+    def distillation(self) -> Distillation:
+        return Distillation(
+            num_optimization_steps=self.args["iters"],
+            learning_rate=self.args["lr"],
+            content_weight=self.args["weight"],
+            attend=partial(distilled_attention, attn_scale=float(self.args["attn_scale"])),
+            adain=self.args["adain"],
+            start_time=self.args["start_time"],
+        )
+
+    def losses(self, trace: LossTrace) -> Tensor:
+        return (trace.style + self.args["weight"] * trace.content).mean(1)
+
+    # ------------------------------------------------------------------------ comparing
+
+    def encoding(self) -> Figure:
+        """The worst deviation of the encoded inputs, relative to the recorded latents."""
+        sizes = self.case
+        images = {
+            "style_latents": [
+                self.golden.image(name, tuple(sizes["style_size"])) for name in self.case["style"]
+            ]
+        }
+        if self.case.get("content"):
+            image = self.golden.image(self.case["content"], tuple(sizes["content_size"]))
+            images["content_latents"] = [image]
+        with self.tiled:
+            errors = [
+                relative(
+                    torch.cat([self.backbone.encode(one) for one in found]), self.recorded[role]
+                )
+                for role, found in images.items()
+            ]
+        return Figure("encode", max(errors))
+
+    def timesteps(self) -> Figure:
+        ours = self.backbone.timesteps(self.args["num_inference_steps"])
+        return Figure("timesteps", worst(ours, self.recorded["timesteps"]), 0.0)
+
+    def feature_timesteps(self) -> Figure:
+        """Those of the steps on which anything is distilled; a panorama lists them per batch."""
+        scheduler, start = self.backbone.scheduler, self.args["start_time"]
+        ours = [int(previous_timestep(scheduler, t)) for t in scheduler.timesteps if t < start]
+        if "view_batches" in self.case:
+            per_step = len(self.case["view_batches"]) // len(scheduler.timesteps)
+            ours = [t for t in ours for _ in range(per_step)]
+        recorded = self.recorded.get("feature_t", torch.empty(0))
+        ours = ours if self.args["iters"] else []
+        return Figure("feature_t", float(ours != recorded.tolist()), 0.0)
+
+    def prompt_figures(self) -> Iterator[Figure]:
+        for prefix, ours in zip(("", "negative_"), self.prompts(), strict=True):
+            for name, embeds in (
+                (f"{prefix}prompt_embeds", ours.prompt_embeds),
+                (
+                    f"{prefix.replace('_', '_pooled_') or 'pooled_'}prompt_embeds",
+                    ours.pooled_prompt_embeds,
+                ),
+            ):
+                if name in self.recorded and embeds is not None:
+                    scale = max(1.0, float(self.recorded[name].abs().max()))
+                    yield Figure("prompts", worst(embeds, self.recorded[name]) / scale, where=name)
+
+    def first_figures(
+        self, losses: Tensor, latents: Tensor, *, own_sensitivity: float = 0.0
+    ) -> tuple[Figure, ...]:
+        """The first step, where rounding has had no time to grow.
+
+        Args:
+            losses: of the first step.
+            latents: after it.
+            own_sensitivity: of the latents to 1e-6, measured here where nothing is recorded.
+        """
+        error = worst(latents, self.recorded["latents_step"][0])
+        limit = max(tolerance(self.case, "latents_first_max"), 10 * own_sensitivity)
+        figures = [Figure("first latents", error, limit)]
+        if len(self.recorded.get("loss_total", [])) and len(losses):
+            error = relative(losses[0], self.recorded["loss_total"][0])
+            limit = tolerance(self.case, "loss_rel_first")
+            figures.insert(0, Figure("first loss", error, limit))
+        if "noise_pred" in self.recorded:
+            error = relative(self.watched.noise_preds[0], self.recorded["noise_pred"][0])
+            figures.append(Figure("first noise_pred", error))
+        return tuple(figures)
+
+    def run_figures(
+        self, ours: Run, first: Sequence[Figure], run_again: Callable[[Disturb], Run]
+    ) -> Iterator[Figure]:
+        """What the whole run is judged by: the losses, the last latents, the picture.
+
+        L1 takes signs: a difference of 1e-7 that another processor rounds to the other side of zero
+        changes a gradient by a whole term, and no recording can say which processor does. So where
+        a run leaves the recorded tolerance, it is disturbed here as the recording was, by 1e-6 or
+        by what its first step, which is held tightly, is off; and it is granted ten times what that
+        does.
+        """
+        stride = next(s for name, s in _KEPT_PIXELS.items() if name in self.recorded)
+        image = next(self.recorded[name] for name in _KEPT_PIXELS if name in self.recorded)
+        shown = replace(ours, image=ours.image[..., ::stride, ::stride])
+        losses = self.recorded.get("loss_total", torch.empty(0))
+        errors = shown.errors(losses, self.recorded["latents_step"][-1], image)
+        limits = {figure: tolerance(self.case, figure) for figure in errors}
+        amount = max(1e-6, *(figure.error for figure in first))
+        for seed in range(NUM_PROBES):
+            if all(error <= limits[figure] for figure, error in errors.items()):
+                break
+            other = run_again(disturbed(seed, amount)).errors(ours.losses, ours.latents, ours.image)
+            for figure, deviation in other.items():
+                limits[figure] = max(limits[figure], 10 * deviation)
+        for figure, error in errors.items():
+            yield Figure(_FIGURE_NAMES[figure], error, limits[figure])
+
+
+NUM_PROBES = 24
+"""Disturbed runs, at most, that measure a case's sensitivity on this machine."""
+
+_KEPT_PIXELS = {"image": 1, "image_sub2": 2, "image_sub4": 4}
+"""Arrays of the final picture and the stride at which they keep pixels; a case has one."""
+
+_FIGURE_NAMES = {
+    "loss_rel_max": "losses",
+    "latents_last_max": "last latents",
+    "image_max": "image",
+}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def undisturbed(latents: Tensor) -> Tensor:
+    """The recorded latents."""
+    return latents
+
+
+def disturbed(seed: int, amount: float) -> Disturb:
+    """The latents moved by Gaussian noise, as the recording did to learn a case's sensitivity."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def disturb(latents: Tensor) -> Tensor:
+        return latents + amount * torch.randn(latents.shape, generator=generator)
+
+    return disturb
+
+
+def recorded_noise(recorded: dict[str, Tensor]) -> Noise:
+    """The recorded draws of each tag, in order: one for every latent that is noised."""
+    draws = {
+        name.removeprefix("noise_"): iter(array.flatten(0, -4))
+        for name, array in recorded.items()
+        if name.startswith("noise_")
+    }
+
+    def draw(tag: str, shape: Sequence[int]) -> Tensor:
+        return next(draws[tag]).reshape(tuple(shape))
+
+    return draw
+
+
+# ---------------------------------------------------------------------------- kinds
+
+
+def replay_optimize(golden: Golden, name: str) -> Row:
+    """Algorithm 1 from the recorded initial latents."""
+    case = Case(golden, name)
+    args, recorded, backbone = case.args, case.recorded, case.backbone
+    attend = partial(distilled_attention, attn_scale=float(args["attn_scale"]))
+    if "source_mask" in recorded and "target_mask" in recorded:
+        size = (recorded["init_latents"].shape[2], recorded["init_latents"].shape[3])
+        masks = recorded["source_mask"], recorded["target_mask"]
+        attend = partial(attend, regions=recorded_regions(*masks, case.batch, size))
+    timesteps_figure = case.timesteps()
+    timesteps = backbone.scheduler.timesteps
+
+    def optimize(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
+        start, content = disturb(recorded["init_latents"]), None
+        if case.content:  # the run starts from its content, exactly
+            content = replace(case.content, latents=disturb(recorded["content_latents"]))
+            start = content.one_per_item()
+        latents, trace = optimize_latents(
+            case.extractor(),
+            timesteps,
+            start,
+            replace(case.style, latents=disturb(recorded["style_latents"])),
+            content,
+            num_optimization_steps=args["iters"],
+            learning_rate=args["lr"],
+            content_weight=args["weight"],
+            attend=attend,
+        )
+        return latents, case.losses(trace)
+
+    def run(disturb: Disturb) -> Run:
+        latents, losses = optimize(timesteps, disturb)
+        return Run(losses, latents, backbone.decode(latents))
+
+    try:
+        latents, losses = optimize(timesteps[:1], undisturbed)
+    except RequestError as refused:
+        return Row(name, (Figure("refused", 0.0, 0.0),), note=f"bug there: {refused}")
+    first = case.first_figures(losses, latents)
+    figures = (case.encoding(), timesteps_figure)
+    if case.content and case.batch > 1:
+        note = "rounding decides the reference's first step; right is: copies of one item agree"
+        copies = _copies_figure(run)
+        return Row(name, (*figures, first[0], copies), steps=len(timesteps), note=note)
+    if "grad_iter" in recorded:
+        error = relative(case.watched.gradients[0], recorded["grad_iter"][0])
+        figures = (*figures, Figure("first gradient", error, GRADIENT_FLOOR))
+    ours = run(undisturbed)
+    return Row(name, (*figures, *first, *case.run_figures(ours, first, run)), steps=len(timesteps))
+
+
+def _copies_figure(run: Callable[[Disturb], Run]) -> Figure:
+    """Whether equal items of a batch stay equal, up to ten times what 1e-6 does to them."""
+    latents = run(undisturbed).latents
+    apart = max(worst(latents[:1], one[None]) for one in latents)
+    sensitivity = worst(latents, run(disturbed(0, 1e-6)).latents)
+    return Figure("copies differ", apart, max(FLOOR, 10 * sensitivity))
+
+
+GRADIENT_FLOOR = 1e-4
+"""Of a gradient through L1: a term of 1e-7 may have another sign on another processor."""
+
+
+def replay_sample(golden: Golden, name: str) -> Row:
+    """Algorithm 2 from the recorded noise, on Stable Diffusion or SDXL."""
+    case = Case(golden, name)
+    recorded, backbone = case.recorded, case.backbone
+    timesteps_figure = case.timesteps()
+    timesteps = backbone.scheduler.timesteps
+
+    def sample(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
+        backbone.scheduler.timesteps = timesteps
+        noise = recorded_noise(recorded)
+        style = replace(case.style, latents=disturb(recorded["style_latents"]))
+        content = case.content
+        latents, trace = sample_with_distillation(
+            case.predictor(),
+            case.extractor(),
+            backbone.scheduler,
+            disturb(_start(case)),
+            style,
+            [noise] * case.batch,
+            case.distillation(),
+            content and replace(content, latents=disturb(recorded["content_latents"])),
+        )
+        return latents, case.losses(trace)
+
+    def run(disturb: Disturb) -> Run:
+        latents, losses = sample(timesteps, disturb)
+        return Run(losses, latents, backbone.decode(latents))
+
+    with case.tiled:
+        figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
+        latents, losses = sample(timesteps[:1], undisturbed)
+        first = case.first_figures(losses, latents)
+        ours = run(undisturbed)
+        rest = tuple(case.run_figures(ours, first, run))
+    prompts = max(case.prompt_figures(), key=lambda figure: figure.error)
+    return Row(name, (*figures, prompts, *first, *rest), steps=len(timesteps))
+
+
+def _start(case: Case) -> Tensor:
+    """z_T: the recorded noise, or the style under the recorded noise."""
+    if not case.args["init_from_style"]:
+        return case.recorded["noise_init"]
+    noise = recorded_noise({"noise_init": case.recorded["noise_init_style"]})
+    return noised_start(case.style, case.backbone.scheduler, [noise])
+
+
+def replay_panorama(golden: Golden, name: str) -> Row:
+    """MultiDiffusion from the recorded noise, on the published grid of views."""
+    case = Case(golden, name)
+    args, recorded, backbone = case.args, case.recorded, case.backbone
+    timesteps_figure = case.timesteps()
+    timesteps = backbone.scheduler.timesteps
+    views = Views(size=case.case["window"], stride=args["stride"])
+
+    def expand(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
+        backbone.scheduler.timesteps = timesteps
+        latents, trace = expand_with_distillation(
+            case.predictor(),
+            case.extractor(),
+            backbone.scheduler,
+            disturb(recorded["noise_init"]),
+            replace(case.style, latents=disturb(recorded["style_latents"])),
+            recorded_noise(recorded),
+            case.distillation(),
+            views=views,
+            view_batch_size=args["view_batch_size"],
+        )
+        return latents, case.losses(trace)
+
+    def run(disturb: Disturb) -> Run:
+        latents, losses = expand(timesteps, disturb)
+        return Run(losses, latents, backbone.decode(latents))
+
+    figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
+    latents, losses = expand(timesteps[:1], undisturbed)
+    own_sensitivity = 0.0
+    if not case.case["sensitivity"]:
+        disturbed_latents, _ = expand(timesteps[:1], disturbed(0, 1e-6))
+        own_sensitivity = worst(latents, disturbed_latents)
+    case.recorded["loss_total"] = _mean_over_views(case)
+    first = case.first_figures(losses, latents, own_sensitivity=own_sensitivity)
+    ours = run(undisturbed)
+    rest = tuple(case.run_figures(ours, first, run))
+    return Row(name, (*figures, *first, *rest), steps=len(timesteps))
+
+
+def _mean_over_views(case: Case) -> Tensor:
+    """The recorded losses, one for each batch of views, as means over all views of a step."""
+    steps, iters = case.args["num_inference_steps"], case.args["iters"]
+    losses = case.recorded["loss_total"].view(steps, -1, iters)
+    sizes = torch.tensor(case.case["view_batches"], dtype=torch.float32).view(steps, -1, 1)
+    return ((losses * sizes).sum(1) / sizes.sum(1)).flatten()
+
+
+def replay_vae_finetune(golden: Golden, name: str) -> Row:
+    """Fine-tuning the decoder on one picture."""
+    case, recorded = golden.cases[name], golden.arrays(f"cases/{name}.npz")
+    vae = golden.backbone(case["model"]).vae
+    args = case["args"]
+    image = golden.image(case["image"], tuple(case["size"]))
+    tuned = finetune_decoder(
+        vae, image, num_epochs=args["num_epochs"], learning_rate=args["learning_rate"]
+    )
+    with torch.no_grad():
+        latents: Any = vae.encode(2 * image - 1, return_dict=False)[0].mode()
+        before = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+        with using_decoder(vae, tuned):
+            after = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+    losses = recorded["loss_total"]
+    parameters = {
+        n.removeprefix("after__"): a for n, a in recorded.items() if n.startswith("after__")
+    }
+    return Row(
+        name,
+        (
+            Figure("encode", relative(latents, recorded["latents"])),
+            Figure("before", worst(before, recorded["reconstruction_before"])),
+            Figure("first loss", relative(tuned.losses[0], losses[0])),
+            Figure(
+                "losses",
+                float(((tuned.losses - losses) / losses).abs().max()),
+                tolerance(case, "loss_rel_max"),
+            ),
+            Figure(
+                "after",
+                worst(after, recorded["reconstruction_after"]),
+                tolerance(case, "image_max"),
+            ),
+            Figure(
+                "parameters",
+                max(relative(tuned.weights[n], theirs) for n, theirs in parameters.items()),
+                10 * FLOOR,
+            ),
+        ),
+        steps=len(losses),
+    )
+
+
+CASES: dict[str, Callable[[Golden, str], Row]] = {
+    "optimize": replay_optimize,
+    "sample": replay_sample,
+    "sdxl_sample": replay_sample,
+    "panorama": replay_panorama,
+    "vae_finetune": replay_vae_finetune,
+}
+"""How each kind of case is replayed."""
