@@ -149,7 +149,10 @@ class Backbone:
         return self.scheduler.timesteps.to(self.device)
 
     def feature_extractor(
-        self, layers: tuple[int, int] | None = None, image_size: tuple[int, int] | None = None
+        self,
+        layers: tuple[int, int] | None = None,
+        image_size: tuple[int, int] | None = None,
+        prompt: PromptEmbeds | None = None,
     ) -> ExtractFeatures:
         """The U-Net as a callable from latents to the features of a range of layers.
 
@@ -157,11 +160,13 @@ class Backbone:
             layers: half-open range in execution order; None is the last six.
             image_size: (height, width) in pixels of the picture in the making, which SDXL is told
                 for references of other sizes too; None is the size of the latents at hand.
+            prompt: conditions the features; None is the empty prompt, as published.
 
         Raises:
             RequestError: the U-Net has no such layers.
         """
         chosen = self._chosen(layers)
+        condition = prompt or self.null_prompt
 
         def extract(
             latents: Tensor, timestep: Tensor, *, projections_only: bool = False
@@ -171,7 +176,7 @@ class Backbone:
                 chosen,
                 latents.to(self.dtype),
                 timestep,
-                self.null_prompt.conditioning(len(latents), image_size or self._pixels(latents)),
+                condition.conditioning(len(latents), image_size or self._pixels(latents)),
                 projections_only=projections_only,
             )
 

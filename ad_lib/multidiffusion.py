@@ -92,10 +92,11 @@ def expand_with_distillation(
     Reference: Bar-Tal et al. 2023 (arXiv:2302.08113), MultiDiffusion; Zhou et al. 2025.
     """
     losses = []
+    height, width = latents.shape[-2:]
     for step, t in enumerate(scheduler.timesteps):
         total, count = torch.zeros_like(latents), torch.zeros_like(latents[:1, :1])
         of_views = []
-        for batch in _batches(views.at(*latents.shape[-2:], step), view_batch_size):
+        for batch in _batches(views.at(height, width, step), view_batch_size):
             crops = torch.cat([latents[..., rows[:, None], columns] for rows, columns in batch])
             crops = denoised(predict_noise, scheduler, crops, t)
             if t < distillation.start_time:
