@@ -73,7 +73,7 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
     y = bottom_of_headings + 8
     for row, row_height in zip(sheet.rows, heights, strict=True):
         for left, cell in zip(lefts, row, strict=True):
-            _draw_cell(image, draw, cell, (left, y), side, _picture_height(row, side))
+            _draw_cell(image, draw, cell, (left, y), side)
         y += row_height + GAP + 4
     if 0 < sheet.num_inputs < len(lefts):
         x = lefts[sheet.num_inputs] - INPUT_GAP // 2
@@ -82,31 +82,26 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
 
 
 def _draw_cell(
-    image: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    cell: Cell,
-    place: tuple[int, int],
-    side: int,
-    height: int,
+    image: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, place: tuple[int, int], side: int
 ) -> None:
     x, y = place
+    height = _cell_height(cell, side)
     if cell.picture is None:
         draw.rectangle([x, y, x + side - 1, y + height - 1], fill=EMPTY)
-        lines = _wrapped(cell.text, FIGURE, side - 20, max(1, height // 20))
+        lines = _wrapped(cell.text, FIGURE, side - 20, height // _line_height(FIGURE) - 1)
         _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else SOFT_INK)
     else:
         shown = cell.picture.resize(_shown_size(cell.picture, side), Image.Resampling.LANCZOS)
-        image.paste(shown, (x + (side - shown.width) // 2, y + (height - shown.height) // 2))
+        image.paste(shown, (x + (side - shown.width) // 2, y))
     _write(draw, (x, y + height + 5), cell.figures, FIGURE, SOFT_INK)
 
 
 def _row_height(row: Sequence[Cell], side: int) -> int:
-    return _picture_height(row, side) + 5 + max(_height(cell.figures, FIGURE) for cell in row)
+    return max(_cell_height(cell, side) + 5 + _height(cell.figures, FIGURE) for cell in row)
 
 
-def _picture_height(row: Sequence[Cell], side: int) -> int:
-    heights = [_shown_size(cell.picture, side)[1] for cell in row if cell.picture is not None]
-    return max(heights, default=side // 2)
+def _cell_height(cell: Cell, side: int) -> int:
+    return _shown_size(cell.picture, side)[1] if cell.picture is not None else side // 2
 
 
 def _shown_size(picture: Image.Image, side: int) -> tuple[int, int]:

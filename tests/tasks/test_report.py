@@ -57,7 +57,7 @@ KNOWN_TAGS = {
     *VOID,
     *("html", "head", "title", "style", "body", "main", "article", "nav", "details", "summary"),
     *("h1", "h2", "p", "div", "span", "dl", "dt", "dd", "label", "figure", "figcaption"),
-    *("pre", "code"),
+    *("pre", "code", "a"),
 }
 
 
