@@ -117,6 +117,7 @@ def named_in_errors(weights: Weights, part: str) -> Iterator[None]:
         yield
     except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
         first_line = (str(error).strip() or repr(error)).splitlines()[0]
+        first_line = first_line.split(" If you want to instead")[0]  # advice for other callers
         raise BackboneError(
             f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
         ) from None

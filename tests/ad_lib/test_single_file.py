@@ -56,6 +56,41 @@ def refusal(file: Path | str, **options) -> str:
     return message
 
 
+PUBLISHED_KEYS = {
+    "sd15": {
+        "model.diffusion_model.time_embed.0.weight",
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight",
+        "model.diffusion_model.input_blocks.9.0.op.weight",
+        "model.diffusion_model.middle_block.1.proj_in.weight",
+        "model.diffusion_model.output_blocks.2.1.conv.weight",
+        "model.diffusion_model.output_blocks.5.2.conv.weight",
+        "model.diffusion_model.output_blocks.11.0.skip_connection.weight",
+        "first_stage_model.encoder.down.0.downsample.conv.weight",
+        "first_stage_model.decoder.mid.attn_1.proj_out.weight",
+        "first_stage_model.decoder.up.3.block.2.conv1.weight",
+        "first_stage_model.decoder.up.1.block.0.nin_shortcut.weight",
+        "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+    },
+    "sdxl": {
+        "model.diffusion_model.label_emb.0.0.weight",
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight",
+        "model.diffusion_model.input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight",
+        "model.diffusion_model.output_blocks.2.2.conv.weight",
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight",
+        "conditioner.embedders.1.model.positional_embedding",
+        "conditioner.embedders.1.model.text_projection",
+        "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight",
+        "conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_proj.bias",
+    },
+}
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_the_files_have_the_keys_of_the_published_checkpoints(files, family):
+    keys = load_file(files[family]).keys()
+    assert keys >= PUBLISHED_KEYS[family]
+
+
 @pytest.mark.parametrize("family", FOLDERS)
 def test_every_tensor_is_that_of_the_folder(files, family):
     ours = networks(load(files[family], family))
@@ -169,7 +204,9 @@ def test_an_inpainting_model_is_refused(copy):
         key = "model.diffusion_model.input_blocks.0.0.weight"
         tensors[key] = torch.cat([tensors[key]] * 3, 1)[:, :9].contiguous()
 
-    assert "the unet of" in refusal(copy("sd15", widen), config=str(TINY_BACKBONE))
+    message = refusal(copy("sd15", widen), config=str(TINY_BACKBONE))
+    assert "the unet of" in message
+    assert message.endswith("but got torch.Size([24, 9, 3, 3]).")
 
 
 def test_a_configuration_of_the_other_family_is_refused(files):
