@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from PIL import Image
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from ad_lib import load_backbone
+from ad_lib.metrics import METRIC_NAMES
+from ad_lib.presets import PRESETS
 from flows.cli import app, main
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import Cli
+from tests.conftest import TINY_BACKBONE
 from tests.flows.jobs import write_job
 from tests.flows.test_readme import blocks
 
@@ -98,7 +103,72 @@ def test_render_makes_one_picture_of_the_size_that_was_asked_for(cli: Cli, pictu
         assert image.size == (100, 72)
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "report", "render"])
+def test_render_tells_the_figures_beside_those_of_doing_nothing(cli: Cli, pictures: Path):
+    answer = cli(
+        *("render", "--content", "content/a.png", "--style", "style/x.png", "-o", "a.png"),
+        *("--backbone", TINY_BACKBONE, "--size", "64", "--set", "num_inference_steps=1"),
+    )
+    assert answer.code == 0, answer
+    assert "figure result identity style copy" in answer.out
+    (unchanged,) = re.findall(r"ssim_luma \S+ (\S+) \S+", answer.out)
+    assert float(unchanged) == 1.0
+    (copied,) = re.findall(r"swd_patch \S+ \S+ (\S+)", answer.out)
+    assert float(copied) == 0.0
+    assert all(name in answer.out for name in METRIC_NAMES)
+
+
+SINGLE: dict[str, list[str]] = {
+    "texture-masked": ["--source-mask", "mask.png", "--target-mask", "mask.png"],
+    "texture-layout": ["--layout", "content/a.png"],
+    "style-t2i": ["--prompt", "a cat", "--negative-prompt", "rain", "--dtype", "float32"],
+    "texture-sample": [],
+    "texture-optimize": [],
+    "texture-expand": [
+        *("--set", "reference_size=64", "--set", "view_size=8", "--set", "view_stride=8"),
+    ],
+}
+
+
+@pytest.mark.parametrize("preset", SINGLE)
+def test_every_task_renders_from_files(
+    pictures: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(pictures)
+    Image.new("RGB", (128, 96), "red").save("mask.png")
+    arguments = [
+        *("render", "--preset", preset, "--style", "style/x.png", "-o", "out.png"),
+        *("--backbone", str(TINY_BACKBONE), "--size", "64", "--set", "num_inference_steps=1"),
+    ]
+    answer = CliRunner().invoke(app, [*arguments, *SINGLE[preset]])
+    assert answer.exit_code == 0, answer.output
+    with Image.open("out.png") as image:
+        assert min(image.size) == 64
+
+
+def test_render_sees_through_a_controlnet(pictures: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(pictures)
+    control = ControlNetModel.from_unet(load_backbone(str(TINY_BACKBONE), device="cpu").unet)
+    control.save_pretrained("controlnet")
+    arguments = [
+        *("render", "--preset", "texture-sample", "--style", "style/x.png", "-o", "out.png"),
+        *("--backbone", str(TINY_BACKBONE), "--size", "64", "--set", "num_inference_steps=1"),
+        *("--controlnet", "controlnet", "--control", "content/a.png"),
+    ]
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 0, answer.output
+
+
+def test_presets_lists_every_task_with_what_it_takes():
+    answer = CliRunner().invoke(app, ["presets"])
+    assert answer.exit_code == 0
+    told = " ".join(answer.output.split())
+    for preset in PRESETS.values():
+        assert f"{preset.name} " in told
+        assert f"takes {', '.join(preset.roles)}" in told
+    assert "[control]" in told
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "report", "render", "presets"])
 def test_every_command_explains_itself_and_its_options(command: str):
     answer = CliRunner().invoke(app, [command, "--help"])
     assert answer.exit_code == 0
@@ -127,10 +197,36 @@ WRONG = {
     "no such backbone": (["run", "job.yaml", "--set", "backbone=sd51"], "no backbone 'sd51'"),
     "no run there": (["status", "nowhere"], "is not a run folder"),
     "size of nothing": (
-        ["render", "--style", "style/x.png", "-o", "o.png", "--size", "big"],
+        [
+            *("render", "--content", "content/a.png", "--style", "style/x.png"),
+            *("-o", "o.png", "--size", "big"),
+        ],
         "--size takes N or WIDTHxHEIGHT",
     ),
     "unknown output": (["render", "--style", "style/x.png", "-o", "o.xyz"], "must end in .png"),
+    "layout of nothing": (
+        ["render", "--style", "style/x.png", "-o", "o.png", "--layout", "style/x.png"],
+        "style-transfer takes content, style; drop --layout",
+    ),
+    "no mask": (
+        ["render", "--style", "style/x.png", "-o", "o.png", "--preset", "texture-masked"],
+        "texture-masked needs a target_mask image; give --target-mask FILE",
+    ),
+    "a prompt for nothing": (
+        [
+            *("render", "--style", "style/x.png", "-o", "o.png"),
+            *("--preset", "texture-sample", "--prompt", "a cat"),
+        ],
+        "texture-sample takes no prompt; got 'a cat'",
+    ),
+    "sweep over other inputs": (
+        ["run", "job.yaml", "--set", "sweep=[{task: texture-sample}]"],
+        "sweep: 'texture-sample' takes texture, but style-transfer takes content and style",
+    ),
+    "unknown figure": (
+        ["run", "job.yaml", "--set", "quality.ssim.min=1"],
+        "unknown key 'ssim' in quality; did you mean",
+    ),
     "no equals sign": (["run", "job.yaml", "--set", "size"], "--set takes KEY=VALUE"),
     "unknown option": (["run", "job.yaml", "--fast"], "No such option"),
 }

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from PIL import Image
 
 from infra.store import open_store
 from manifests.examples.pack import IMAGES, pack
-from manifests.job import load_job
+from manifests.job import Job, load_job
+from tasks.planning import plan_items, store_plan
+from tasks.resolving import resolve_job
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
+from tests.tasks.runs import finish
 
 EXAMPLES = IMAGES.parent
 SMALL = [
@@ -36,6 +42,61 @@ def test_every_example_runs_as_it_is_written(cli: Cli, examples: Path, name: str
     answer = cli("run", examples / name, *SMALL)
     assert answer.code == 0, answer
     audit(examples / load_job(examples / name).output.uri)
+
+
+RECIPES = sorted(path.name for path in (EXAMPLES / "paper").glob("*.yaml"))
+
+
+def few_steps(sweep: Any) -> Any:
+    """The sweep with the same entries, and hardly a step in any of them."""
+    if isinstance(sweep, dict):
+        steps = range(1, 1 + len(sweep.get("num_inference_steps", ())))
+        return sweep | ({"num_inference_steps": list(steps)} if steps else {})
+    return [entry | {"num_inference_steps": 1} for entry in sweep]
+
+
+def small_recipe(name: str, uri: Path) -> Job:
+    """A recipe of the paper at a size and number of steps that a test can wait for."""
+    path = EXAMPLES / "paper" / name
+    written = yaml.safe_load(path.read_text())
+    settings = {"num_inference_steps": 1, "num_optimization_steps": 1}
+    if written["task"] == "texture-expand":
+        settings |= {"reference_size": 64, "view_size": 8, "view_stride": 8}
+    swept = written["sweep"]
+    if isinstance(swept, list) or "num_inference_steps" in swept:
+        swept, settings = few_steps(swept), settings | {"num_inference_steps": 2}
+    changes = {
+        **{"backbone": str(TINY_BACKBONE), "output.uri": str(uri), "output.size": "64"},
+        **{"limits.max_items": "1", "compute.device": "cpu"},
+        **{f"settings.{setting}": str(value) for setting, value in settings.items()},
+        "sweep": yaml.safe_dump(swept, default_flow_style=True, width=10_000),
+    }
+    return load_job(path, changes)
+
+
+def test_every_figure_that_was_promised_has_its_recipe():
+    figures = [11, 14, 15, 16, 17, 22, 23, 24, 25, 26]
+    assert [f"fig{number}.yaml" for number in figures] == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_of_the_paper_makes_its_contact_sheet(name: str, tmp_path: Path):
+    job = small_recipe(name, tmp_path / "run")
+    resolved = resolve_job(job, str(EXAMPLES / "paper"))
+    index = finish(store_plan(resolved, plan_items(resolved)))
+    assert index.counts.ok == index.counts.planned == len(job.sweep_entries)
+    audit(tmp_path / "run")
+    with Image.open(tmp_path / "run" / "contact_sheet.jpg") as sheet:
+        assert sheet.width > 256 * len(job.sweep_entries)
+
+
+@pytest.mark.slow
+def test_a_recipe_is_one_command(cli: Cli, examples: Path):
+    answer = cli("run", examples / "paper" / "fig16.yaml", *SMALL[2:6], "--limit", "1")
+    assert answer.code == 0, answer
+    (sheet,) = (examples.parents[1] / "runs" / "paper" / "fig16").glob("contact_sheet.jpg")
+    assert "side by side:" in answer.out
+    assert sheet.name in answer.out
 
 
 @pytest.mark.slow
