@@ -69,7 +69,7 @@ def test_every_key_of_a_job_stands_in_the_readme():
 
 def test_every_column_of_the_metadata_stands_in_the_readme():
     table = README.partition("| column | meaning |")[2].partition("\n\n")[0]
-    assert set(METADATA_SCHEMA.names) <= set(re.findall(r"`([a-z_]+)`", table)) | {"attempt_id"}
+    assert set(METADATA_SCHEMA.names) <= set(re.findall(r"`([a-z0-9_]+)`", table)) | {"attempt_id"}
 
 
 def test_every_preset_stands_in_the_readme():
