@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from PIL import Image, ImageDraw
 
+import ad_lib
+from ad_lib.backbone import Backbone
 from ad_lib.errors import RequestError
 from ad_lib.metrics import METRIC_NAMES
 from ad_lib.presets import PRESETS, REQUEST_FIELDS
+from ad_lib.requests import Request
 from manifests.errors import FingerprintMismatch, JobError
 from manifests.items import ErrorClass
 from manifests.job import ROLES
@@ -22,6 +29,7 @@ from tasks.planning import open_prepared, plan_items
 from tasks.resolving import resolve_job
 from tests.audit import Audit, audit
 from tests.bad_images import picture
+from tests.conftest import TINY_BACKBONE
 from tests.tasks.runs import make_job, prepare, render_pending
 
 STEPS: dict[str, Any] = {"num_inference_steps": 2}
@@ -102,6 +110,43 @@ def test_every_task_renders_from_a_job_with_figures_for_every_picture(sources, t
             assert (row[name] is not None) == expected, name
         assert len(row["phash"]) == 16
         assert row["prompt"] == ("a cat" if PRESETS[task].takes_prompt else None)
+
+
+def made_by_the_library(backbone: Backbone, row: dict[str, Any]) -> np.ndarray:
+    """What ad_lib makes of the row's own pictures, seed and settings, without a job."""
+    pictures: dict[str, Any] = {"styles": []}
+    for one in row["inputs"]:
+        name = REQUEST_FIELDS[one["role"]]
+        picture = Image.open(one["uri"]).convert("RGB")
+        pictures[name] = [picture] if name == "styles" else picture
+    params = json.loads(row["params"])
+    request = Request.preset(
+        row["task"],
+        **pictures,
+        **params["settings"],
+        prompt=row["prompt"] or "",
+        width=params["width"],
+        height=params["height"],
+        seed=row["seed"],
+    )
+    return np.int16(ad_lib.render(backbone, [request])[0].image)
+
+
+@pytest.mark.parametrize("task", PRESETS)
+def test_a_job_makes_what_the_library_makes_of_the_same_pictures(sources, tiny_backbone, task):
+    Image.fromarray(picture(seed=5)).resize((300, 150)).save(sources / "style" / "y.png")
+    mask(210, size=(300, 150)).save(sources / "source" / "y.png")
+    settings = STEPS | {"reference_size": 96} | SMALLER.get(task, {})
+    inputs = INPUTS[task] | {"style" if "style" in INPUTS[task] else "texture": "style/y.png"}
+    changes = job_of(task, settings=settings, inputs=inputs, output={"uri": "run", "size": 64})
+    found = render(sources, limits={"max_items": 1}, **changes)
+    (row,) = found.rows
+    assert row["status"] == "ok", row["error_message"]
+    (path,) = (sources / "run").glob("data/*.tar")
+    with tarfile.open(path) as tar:
+        stored = Image.open(tar.extractfile(row["outputs"][0]["name"]))
+        difference = np.int16(stored.convert("RGB")) - made_by_the_library(tiny_backbone, row)
+    assert np.abs(difference).max() <= 2, "the same up to rounding"
 
 
 # ---------------------------------------------------------------------------- masks
@@ -261,6 +306,53 @@ def test_parts_of_a_row_that_do_not_fit_together_fail_it_before_rendering(source
     assert {p.error_class for p in problems.values() if p} == {ErrorClass.UNSUPPORTED}
 
 
+# ---------------------------------------------------------------------------- models
+
+
+@pytest.fixture
+def controlnet(sources: Path, tiny_backbone: Backbone) -> Path:
+    """A ControlNet of the tiny backbone that changes what it sees."""
+    torch.manual_seed(0)
+    network = ControlNetModel.from_unet(tiny_backbone.unet)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    network.save_pretrained(sources / "controlnet")
+    return sources / "controlnet"
+
+
+def controlled(name: str | None = "./controlnet") -> dict[str, Any]:
+    backbone = {"name": str(TINY_BACKBONE), "controlnet": name}
+    inputs = {"texture": "style/x.png", "control": "content"}
+    return job_of("texture-sample", inputs=inputs, backbone=backbone)
+
+
+def test_control_images_are_seen_through_the_controlnet_of_the_job(sources, controlnet):
+    found = render(sources, **controlled())
+    assert found.counts["ok"] == 3
+    assert {one["role"] for row in found.rows for one in row["inputs"]} == {"texture", "control"}
+    alone, control = found.rows[0]["model_revision"].split("+")
+    assert alone.startswith("sha256:")
+    assert control.startswith("sha256:")
+    assert len({row["outputs"][0]["sha256"] for row in found.rows}) == 3
+
+
+def test_another_controlnet_is_another_run(sources, controlnet):
+    before = prepare(sources, **controlled()).plan
+    ControlNetModel.from_pretrained(controlnet).half().save_pretrained(controlnet)
+    with pytest.raises(FingerprintMismatch, match="model_revision"):
+        prepare(sources, **controlled())
+    after = prepare(sources, output__uri="other", **controlled()).plan
+    assert not {item.item_id for item in before.items} & {item.item_id for item in after.items}
+
+
+def test_a_controlnet_without_control_images_is_refused(sources, controlnet):
+    changes = controlled() | {"inputs": {"texture": "style"}}
+    with pytest.raises(JobError, match=r"controlnet has no control image to see: add inputs.cont"):
+        prepare(sources, **changes)
+    with pytest.raises(JobError, match="controlnet has no control image to see: drop it"):
+        prepare(sources, backbone=controlled()["backbone"])
+
+
 # ---------------------------------------------------------------------------- sizes
 
 
@@ -271,13 +363,6 @@ def test_without_a_size_a_result_has_the_proportions_of_what_says_where_things_a
         Image.open(path).resize((192, 96), Image.Resampling.NEAREST).save(path)
     items = items_of(sources, output={"uri": "run"}, **job_of(task))
     assert {(item.width, item.height) for item in items} == {(1024, 512)}
-
-
-def test_a_reference_may_have_a_size_of_its_own(sources):
-    Image.fromarray(picture()).resize((300, 150)).save(sources / "style" / "x.png")
-    settings = STEPS | {"reference_size": 96}
-    found = render(sources, **job_of("texture-optimize", settings=settings))
-    assert found.counts["ok"] == 2
 
 
 def test_the_settings_of_every_item_are_recorded_whole(sources):
