@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ad_lib.colour import keep_colours, match_channel_statistics
 from ad_lib.inputs import BatchInputs
-from ad_lib.seamless import seamless, wrapped_axes
+from ad_lib.seamless import cut_where_calm, seamless, wrapped_axes
 from ad_lib.vae import decode_tiled, using_decoder
 
 WHOLE_UP_TO = 192
@@ -22,6 +22,8 @@ def finished(inputs: BatchInputs, latents: Tensor) -> Tensor:
     height, width = inputs.image_size
     with _tuned_decoder(inputs):
         images = _decoded(inputs, latents)[..., :height, :width]
+    if not inputs.is_laid_out:
+        images = cut_where_calm(images, inputs.settings.seamless)
     return _recoloured(inputs, images)
 
 

@@ -54,6 +54,12 @@ class BatchInputs:
         """(height, width) in pixels of every result."""
         return self.requests[0].height, self.requests[0].width
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether a picture says what lies where, so that results must not be shifted."""
+        first = self.requests[0]
+        return any((first.content, first.target_mask, first.control_image))
+
     @cached_property
     def style(self) -> References:
         """The references' clean latents."""

@@ -16,6 +16,9 @@ from ad_lib.presets import REQUEST_FIELDS, Preset, Settings, find_preset
 MIN_SIDE = 64
 """Pixels; below this the U-Net's deepest level has no room for its features."""
 
+LATENT_CELL = 8
+"""Pixels per latent cell of every backbone; other sizes are padded and cropped back."""
+
 MAX_SEED = 2**64 - 1
 
 
@@ -145,6 +148,16 @@ def _check_sizes(request: Request) -> None:
         )
     if not 0 <= request.seed <= MAX_SEED:
         raise RequestError(f"seed must lie in 0..2**64-1; got {request.seed}")
+
+    for name, side, axes in (
+        ("width", request.width, ("x", "both")),
+        ("height", request.height, ("y", "both")),
+    ):
+        if request.settings.seamless in axes and side % LATENT_CELL:
+            raise RequestError(
+                f"a picture that is seamless along {axes[0]} needs a {name} divisible by "
+                f"{LATENT_CELL}; got {side}: make it {round(side / LATENT_CELL) * LATENT_CELL}"
+            )
 
 
 def _check_prompt(request: Request, preset: Preset) -> None:

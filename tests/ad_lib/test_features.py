@@ -8,6 +8,7 @@ import torch
 from ad_lib.backbone import Backbone
 from ad_lib.errors import RequestError
 from ad_lib.features import AttentionFeatures, References, extract_features, self_attention_layers
+from ad_lib.losses import distilled_attention
 
 TIMESTEP = torch.tensor(501)
 
@@ -216,3 +217,39 @@ def test_references_carry_no_graph(tiny_backbone, latents):
     for seen in references.features(tiny_backbone.feature_extractor(), TIMESTEP):
         assert not seen.key.requires_grad
         assert not seen.value.requires_grad
+
+
+@pytest.mark.parametrize("weight", [1, 2, 3])
+def test_a_reference_of_weight_n_counts_as_if_it_were_listed_n_times(
+    tiny_backbone, latents, weight
+):
+    extract = tiny_backbone.feature_extractor()
+    current = extract(latents[:1], TIMESTEP)
+    weighted = References(latents, [[0, 1]], [1, weight]).features(extract, TIMESTEP)
+    repeated = References(latents, [[0] + [1] * weight]).features(extract, TIMESTEP)
+    for mine, ours, theirs in zip(current, weighted, repeated, strict=True):
+        torch.testing.assert_close(
+            distilled_attention(mine, ours), distilled_attention(mine, theirs), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_a_reference_of_weight_zero_is_not_seen(tiny_backbone, latents):
+    extract = tiny_backbone.feature_extractor()
+    current = extract(latents[:1], TIMESTEP)
+    weighted = References(latents, [[0, 1]], [1, 0]).features(extract, TIMESTEP)
+    alone = References(latents, [[0]]).features(extract, TIMESTEP)
+    for mine, ours, theirs in zip(current, weighted, alone, strict=True):
+        torch.testing.assert_close(
+            distilled_attention(mine, ours), distilled_attention(mine, theirs), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_references_of_different_sizes_are_one_sequence_in_their_order(counted):
+    wide, narrow = torch.randn(4, 1, 5), torch.randn(4, 1, 2)
+    extract, batches = counted
+    references = References([wide, narrow], [[0, 1], [1, 0]])
+    (seen,) = references.features(extract, TIMESTEP)
+    first, second = wide.flatten(1).T, narrow.flatten(1).T
+    torch.testing.assert_close(seen.query[0, 0], torch.cat([first, second]))
+    torch.testing.assert_close(seen.query[1, 0], torch.cat([second, first]))
+    assert [len(batch) for batch in batches] == [1, 1]

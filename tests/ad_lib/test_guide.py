@@ -8,8 +8,15 @@ from PIL import Image
 
 from ad_lib import Request, render
 from ad_lib.embedded.networks import build_scheduler
-from ad_lib.features import AttentionFeatures
-from ad_lib.guide import Distillation, noised, previous_timestep, sample_with_distillation
+from ad_lib.features import AttentionFeatures, References
+from ad_lib.guide import (
+    Distillation,
+    adain,
+    noised,
+    noised_start,
+    previous_timestep,
+    sample_with_distillation,
+)
 from ad_lib.losses import attention_distillation_loss
 from ad_lib.noise import seeded_noise
 from ad_lib.random_weights import random_backbone
@@ -168,6 +175,84 @@ def test_attention_to_the_style_pulls_the_latents_to_it(scheduler):
     plain, _ = sample(scheduler, only_value, style=shared(style), num_optimization_steps=0)
     pulled, _ = sample(scheduler, only_value, style=shared(style), num_optimization_steps=9)
     assert (pulled.mean() - 3).abs() < (plain.mean() - 3).abs()
+
+
+def test_adain_gives_the_channel_statistics_of_all_styles_pooled():
+    latents, styles = latents_of(2, seed=3, size=5), latents_of(3, seed=4, size=4) * 2 + 1
+    moved = adain(latents, References(styles, [[0, 1], [2, 2]]))
+    for item, rows in enumerate(([0, 1], [2, 2])):
+        pooled = styles[rows].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(moved[item].mean((1, 2)), pooled.mean(1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(moved[item].flatten(1).std(1), pooled.std(1))
+
+
+def test_adain_comes_before_the_features_and_once_per_timestep(scheduler):
+    style = latents_of(seed=1) * 3 + 2
+    seen = []
+
+    def watched(latents, timestep, **options):
+        seen.append(latents.detach().clone())
+        return toy(latents, timestep, **options)
+
+    sample(scheduler, watched, style=shared(style), adain=True, variant="paper", seeds=(5,))
+    for reference, current in zip(seen[0::3], seen[1::3], strict=True):
+        torch.testing.assert_close(
+            current.flatten(2).std(2), reference.flatten(2).std(2), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(("variant", "tags"), [("reference", 2), ("paper", 1)])
+def test_the_paper_notes_one_noise_for_both_and_the_released_code_draws_two(
+    scheduler, variant, tags
+):
+    drawn, draw = [], seeded_noise(1)
+
+    def counted(tag, shape):
+        drawn.append(tag)
+        return draw(tag, shape)
+
+    style = shared(latents_of(seed=1))
+    distillation = Distillation(**SETTINGS, adain=True, variant=variant)
+    sample_with_distillation(
+        predict_noise, toy, scheduler, latents_of(), style, [counted], distillation
+    )
+    assert len(drawn) == 4 * tags
+    assert len(set(drawn)) == tags
+
+
+def test_below_the_start_time_it_distils_and_above_it_only_denoises(scheduler):
+    _, trace = sample(scheduler, start_time=501)  # 751 and 501 are not below
+    assert len(trace.style) == 2 * 2
+    plain, _ = sample(scheduler, start_time=0)
+    expected, _ = sample(scheduler, num_optimization_steps=0)
+    assert torch.equal(plain, expected)
+
+
+def test_without_optimisation_nothing_is_drawn_and_no_reference_is_seen(scheduler):
+    def refuse(*_, **__):
+        raise AssertionError("nobody needs it")
+
+    style = shared(latents_of(seed=1))
+    distillation = Distillation(num_optimization_steps=0, learning_rate=0.1, adain=True)
+    sample_with_distillation(
+        predict_noise, refuse, scheduler, latents_of(), style, [refuse], distillation
+    )
+
+
+def test_content_in_sampling_is_seen_under_its_own_noise_and_weighed(scheduler):
+    content = one_each(latents_of(seed=9))
+    _, free = sample(scheduler, content=content, content_weight=0.0)
+    _, kept = sample(scheduler, content=content, content_weight=5.0)
+    assert (free.content > 0).all()
+    assert kept.content[-1] < free.content[-1]
+    assert kept.style[-1] > free.style[-1]
+
+
+def test_a_start_from_the_style_is_the_style_under_all_the_noise(scheduler):
+    style = latents_of(seed=1)
+    alpha = scheduler.alphas_cumprod[999]
+    expected = alpha.sqrt() * style + (1 - alpha).sqrt() * seeded_noise(3)("init", style.shape)
+    torch.testing.assert_close(noised_start(shared(style), scheduler, [seeded_noise(3)]), expected)
 
 
 # ---------------------------------------------------------------------------- rendered

@@ -1,0 +1,165 @@
+"""MultiDiffusion: views cover every cell, and their mean is what Algorithm 2 gives in each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ad_lib import render
+from ad_lib.embedded.networks import build_scheduler
+from ad_lib.features import References
+from ad_lib.guide import Distillation, sample_with_distillation
+from ad_lib.metrics import measure
+from ad_lib.multidiffusion import Views, expand_with_distillation
+from ad_lib.noise import seeded_noise
+from tests.ad_lib.requests_of_every_task import request
+from tests.ad_lib.test_guide import predict_noise
+from tests.ad_lib.test_optimize import latents_of, shared, toy
+
+DISTILLATION = Distillation(num_optimization_steps=2, learning_rate=0.05)
+
+
+@pytest.fixture
+def scheduler():
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(3)
+    return scheduler
+
+
+def expand(scheduler, latents, views, view_batch_size=4, **changes):
+    style = changes.pop("style", shared(latents_of(seed=1)))
+    return expand_with_distillation(
+        changes.pop("predict_noise", predict_noise),
+        toy,
+        scheduler,
+        latents,
+        style,
+        seeded_noise(5),
+        changes.pop("distillation", DISTILLATION),
+        views=views,
+        view_batch_size=view_batch_size,
+        **changes,
+    )
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    size=st.integers(8, 24),
+    stride=st.integers(1, 24),
+    shift=st.booleans(),
+    wrap=st.tuples(st.booleans(), st.booleans()),
+    step=st.integers(0, 60),
+)
+def test_every_cell_is_covered_and_no_view_leaves_the_picture(
+    height, width, size, stride, shift, wrap, step
+):
+    views = Views(size=size, stride=min(stride, size), shift=shift, wrap=wrap)
+    count = torch.zeros(height, width)
+    for rows, columns in views.at(height, width, step):
+        assert len(rows) == min(size, height)
+        assert len(columns) == min(size, width)
+        assert len(rows.unique()) == len(rows)
+        if not wrap[0]:
+            assert (rows.diff() == 1).all()
+        count[rows[:, None], columns] += 1
+    assert (count >= 1).all()
+
+
+def test_the_published_grid_starts_every_stride_and_ends_at_the_edge():
+    views = Views(size=16, stride=8).at(24, 28)
+    assert [(int(rows[0]), int(columns[0])) for rows, columns in views] == [
+        (0, 0), (0, 8), (0, 12), (8, 0), (8, 8), (8, 12),
+    ]  # fmt: skip
+
+
+def test_a_shifted_grid_moves_from_step_to_step_and_the_published_one_does_not():
+    starts = {
+        shift: {tuple(int(r[0]) for r, _ in Views(size=16, stride=8, shift=shift).at(64, 16, step))
+                for step in range(8)}
+        for shift in (True, False)
+    }  # fmt: skip
+    assert len(starts[False]) == 1
+    assert len(starts[True]) >= 4
+
+
+def test_one_view_of_the_whole_picture_is_algorithm_2(scheduler):
+    start = latents_of(seed=3)
+    style = shared(latents_of(seed=1))
+    expanded, trace = expand(scheduler, start, Views(size=4), style=style)
+    sampled, own = sample_with_distillation(
+        predict_noise, toy, scheduler, start, style, [seeded_noise(5)], DISTILLATION
+    )
+    torch.testing.assert_close(expanded, sampled)
+    torch.testing.assert_close(trace.style, own.style)
+
+
+def test_without_optimisation_overlapping_views_of_a_local_network_are_plain_ddim(scheduler):
+    def local(latents, t):
+        return 0.9 * latents + t / 5000
+
+    expected = start = torch.randn(1, 4, 9, 13, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        expected = scheduler.step(local(expected, t), t, expected).prev_sample
+    plain = Distillation(num_optimization_steps=0, learning_rate=0.05)
+    views = Views(size=4, stride=3, shift=True, wrap=(True, False))
+    latents, trace = expand(scheduler, start, views, predict_noise=local, distillation=plain)
+    torch.testing.assert_close(latents, expected)
+    assert trace.style.shape == (0, 1)
+
+
+def test_where_views_overlap_the_result_is_their_mean(scheduler):
+    def by_view(latents, t):
+        """Each view of a batch gets a noise of its own."""
+        place = torch.arange(1.0, len(latents) + 1).view(-1, 1, 1, 1)
+        return place.expand_as(latents)
+
+    start = torch.zeros(1, 4, 4, 6)
+    scheduler.timesteps = scheduler.timesteps[-1:]
+    plain = Distillation(num_optimization_steps=0, learning_rate=0.05)
+    latents, _ = expand(
+        scheduler, start, Views(size=4, stride=2), predict_noise=by_view, distillation=plain
+    )
+    left, middle, right = latents[0, 0, 0, 0], latents[0, 0, 0, 2], latents[0, 0, 0, 5]
+    torch.testing.assert_close(middle, (left + right) / 2)
+    assert left != right
+
+
+def test_views_of_one_batch_see_the_same_noise_on_the_style(scheduler):
+    draws, draw = [], seeded_noise(5)
+
+    def counted(tag, shape):
+        draws.append(tag)
+        return draw(tag, shape)
+
+    start = torch.randn(1, 4, 4, 10, generator=torch.Generator().manual_seed(0))
+    expand_with_distillation(
+        predict_noise,
+        toy,
+        scheduler,
+        start,
+        References(latents_of(seed=1), [[0]]),
+        counted,
+        DISTILLATION,
+        views=Views(size=4, stride=2),
+        view_batch_size=3,
+    )
+    assert draws == ["style"] * 2 * 3  # four views are two batches, at each of three timesteps
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 73), (72, 240)])
+def test_an_expanded_texture_has_its_size(tiny_backbone, size):
+    (result,) = render(tiny_backbone, [request("texture-expand", width=size[0], height=size[1])])
+    assert result.image.size == size
+
+
+@pytest.mark.parametrize("axes", ["x", "y", "both"])
+def test_an_expanded_texture_is_seamless_along_the_axes_asked_for(tiny_backbone, axes):
+    asked = request("texture-expand", width=128, height=128, seamless=axes)
+    (result,) = render(tiny_backbone, [asked])
+    figures = measure(result.image, styles=list(asked.styles))
+    for axis in ("x", "y"):
+        if axes in (axis, "both"):
+            assert figures[f"seam_ratio_{axis}"] <= 1.1
