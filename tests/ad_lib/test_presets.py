@@ -32,6 +32,40 @@ def test_a_preset_carries_the_published_numbers(name, content_weight, roles):
     )
 
 
+PUBLISHED = {
+    # task: (size, steps, iterations, learning rate, lambda, guidance, AdaIN)
+    "style-transfer": (512, 200, 1, 0.05, 0.25, 1, False),
+    "appearance-transfer": (512, 200, 1, 0.05, 0.2, 1, False),
+    "style-t2i": (1024, 50, 2, 0.015, None, 7, True),
+    "style-t2i-sd15": (512, 50, 3, 0.015, None, 7.5, True),
+    "texture-optimize": (512, 200, 1, 0.05, 0, 1, False),
+    "texture-sample": (512, 50, 3, 0.05, 0, 1, False),
+    "texture-masked": (512, 200, 1, 0.05, 0.15, 1, False),
+    "texture-layout": (512, 200, 1, 0.05, None, 1, False),
+    "texture-expand": (None, 50, 3, 0.05, 0, 1, False),
+}
+"""The published settings; None where the authors state no number."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_published_numbers_are_the_presets(name):
+    preset = find_preset(name)
+    ours = (
+        preset.size,
+        preset.settings.num_inference_steps,
+        preset.settings.num_optimization_steps,
+        preset.settings.learning_rate,
+        preset.settings.content_weight,
+        preset.settings.guidance_scale,
+        preset.settings.adain,
+    )
+    for mine, published in zip(ours, PUBLISHED[name], strict=True):
+        assert published in (mine, None)
+    assert preset.settings.attn_scale == 1
+    assert preset.settings.variant == "reference"
+    assert preset.settings.layers is None  # the last six
+
+
 def test_the_sampled_texture_carries_the_published_numbers():
     preset = find_preset("texture-sample")
     assert (preset.roles, preset.size, preset.algorithm) == (("texture",), 512, "sample")

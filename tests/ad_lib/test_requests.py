@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ad_lib import PRESETS, Request, RequestError, Settings
+from ad_lib.requests import fit_role
 
 PAINTING = Image.new("RGB", (80, 80), "red")
 PHOTO = Image.new("RGB", (200, 100), "blue")
@@ -19,6 +20,15 @@ def transfer(**changes):
 
 def texture(**changes):
     return Request.preset("texture-optimize", **{"styles": [PAINTING]} | changes)
+
+
+def t2i(**changes):
+    given = {"styles": [PAINTING], "prompt": "a red fox"} | changes
+    return Request.preset("style-t2i-sd15", **given)
+
+
+def expand(**changes):
+    return Request.preset("texture-expand", **{"styles": [PAINTING]} | changes)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,43 @@ def texture(**changes):
             "'style-transfr'",
             "did you mean 'style-transfer'",
         ),
+        (
+            lambda: t2i(prompt=" "),
+            "style-t2i-sd15 needs a prompt",
+            "give prompt",
+        ),
+        (lambda: texture(prompt="a fox"), "takes no prompt; got 'a fox'", "use style-t2i"),
+        (
+            lambda: t2i(negative_prompt="blurry", guidance_scale=1.0),
+            "'blurry'",
+            "raise guidance_scale",
+        ),
+        (lambda: texture(guidance_scale=7.0), "guidance_scale; got 7.0", "drop it, or choose"),
+        (lambda: texture(content_weight=0.3), "content_weight; got 0.3", "style-transfer"),
+        (lambda: t2i(content_weight=0.5), "content_weight 0.5", "give content=..."),
+        (lambda: t2i(timesteps=300), "timesteps; got 300", "texture-optimize"),
+        (lambda: texture(view_stride=8), "view_stride; got 8", "texture-expand"),
+        (lambda: transfer(style_weights=[1, 2]), "2 numbers for 1 styles", "one for each"),
+        (lambda: transfer(style_weights=[0]), "got [0]", "must not all be 0"),
+        (lambda: transfer(style_weights=[-1]), "got -1", "at least 0"),
+        (lambda: texture(colors="content"), "has none", "colors='style'"),
+        (lambda: texture(colors="blue"), "got 'blue'", "'result', 'content', 'style'"),
+        (lambda: texture(seamless="xy"), "got 'xy'", "'none', 'x', 'y', 'both'"),
+        (lambda: texture(seamless="x", width=100, height=99), "got 100", "make it 96"),
+        (lambda: texture(source_mask=PAINTING), "takes no source_mask", "drop source_mask"),
+        (lambda: transfer(control_image=PHOTO), "takes no control_image", "drop control_image"),
+        (
+            lambda: t2i(controlnet_conditioning_scale=0.5),
+            "controlnet_conditioning_scale 0.5",
+            "or give one",
+        ),
+        (lambda: t2i(init="style", styles=[PAINTING, PHOTO]), "got 2", "give one"),
+        (lambda: t2i(init="style", reference_size=64), "64", "drop reference_size"),
+        (lambda: expand(view_stride=65), "got 65", "1..64"),
+        (lambda: expand(content=PHOTO), "texture-expand starts from noise", "drop content=..."),
+        (lambda: t2i(adain="yes"), "got 'yes'", "True, False"),
+        (lambda: t2i(start_time=1000), "got 1000", "0..999"),
+        (lambda: texture(reference_size=32), "got 32", "64..8192"),
     ],
 )
 def test_a_refusal_gives_the_value_and_the_way_out(build, value, remedy):
@@ -94,3 +141,35 @@ def test_a_request_is_frozen_and_holds_its_styles_as_a_tuple():
     assert request.styles == (PAINTING, PHOTO)
     with pytest.raises(AttributeError):
         request.seed = 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_refuses_every_setting_that_its_task_does_not_read(name):
+    preset, changed = PRESETS[name], {"timesteps": 5, "view_stride": 3, "guidance_scale": 2.0}
+    for setting, value in changed.items():
+        if preset.uses(setting):
+            assert getattr(preset.settings_with({setting: value}), setting) == value
+        else:
+            with pytest.raises(RequestError, match=setting):
+                preset.settings_with({setting: value})
+
+
+def test_the_size_follows_a_target_mask_or_a_control_image():
+    mask = Image.new("RGB", (300, 100), "red")
+    textured = Request.preset(
+        "texture-masked",
+        styles=[PAINTING],
+        source_mask=Image.new("RGB", PAINTING.size, "red"),
+        target_mask=mask,
+    )
+    assert (textured.width, textured.height) == (1536, 512)
+    assert (t2i(control_image=mask).width, t2i(control_image=mask).height) == (1536, 512)
+
+
+@pytest.mark.parametrize("role", ["style", "texture", "content", "source_mask", "target_mask"])
+@pytest.mark.parametrize("reference_size", [None, 96])
+def test_fitting_a_picture_twice_changes_nothing(role, reference_size):
+    image = Image.effect_mandelbrot((140, 90), (-2, -1, 1, 1), 20).convert("RGB")
+    settings = Settings(reference_size=reference_size)
+    once = fit_role(role, image, 72, 64, settings)
+    assert fit_role(role, once, 72, 64, settings).tobytes() == once.tobytes()
