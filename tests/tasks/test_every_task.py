@@ -224,6 +224,14 @@ def test_words_are_part_of_what_a_run_is(sources):
             open_prepared(resolve_job(make_job(**other), str(sources)))
 
 
+def test_another_negative_prompt_is_another_item(sources):
+    ids = [
+        {item.item_id for item in items_of(sources, **t2i("a cat", negative_prompt=negative))}
+        for negative in (None, "rain", "snow")
+    ]
+    assert len(set.union(*ids)) == 6
+
+
 def test_words_reach_the_rows_and_the_pictures(sources):
     words = t2i(["a cat", "a dog"], style="style/x.png", negative_prompt="rain")
     found = render(sources, **words)
