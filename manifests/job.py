@@ -86,7 +86,9 @@ class Inputs(_Part):
         if self.table is not None and self.roles():
             raise ValueError("give either table or sources by role, not both")
         if self.table is not None and (self.prompt or self.negative_prompt):
-            raise ValueError("a table has its prompts in its columns; drop prompt and the like")
+            raise ValueError(
+                "a table has its prompts in its own columns; drop prompt and negative_prompt"
+            )
         if self.prompt == ():
             raise ValueError("prompt is an empty list; give a prompt, or drop the key")
         if self.table is None and not self.roles():

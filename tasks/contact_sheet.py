@@ -9,6 +9,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
+
 from infra.store import Store
 from manifests.commits import Index, IndexedShard, RunRecord
 from manifests.items import Input, Item
@@ -96,7 +98,8 @@ def _row(store: Store, job: Job, items: Sequence[Item], found: Found) -> list[Ce
 
 def _input_cell(one: Input) -> Cell:
     picture = input_picture(one)
-    return Cell(picture, text="no longer there", figures=(one.key,))
+    shown = _reduced(picture) if picture else None
+    return Cell(shown, text="no longer there", figures=(one.key,))
 
 
 def _result_cell(store: Store, item: Item | None, found: Found) -> Cell:
@@ -107,7 +110,13 @@ def _result_cell(store: Store, item: Item | None, found: Found) -> Cell:
         text = f"{row['error_class']}: {row['error_message']}"
         return Cell(text=text, figures=tuple(_figures(row)), is_bad=True)
     picture = result_picture(store, shard, row["outputs"][0]["name"])
-    return Cell(picture, figures=tuple(_figures(row)))
+    return Cell(_reduced(picture), figures=tuple(_figures(row)))
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """No larger than any cell, so that a sheet of large pictures fits into memory."""
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _figures(row: dict[str, Any]) -> list[str]:

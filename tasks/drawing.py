@@ -89,7 +89,7 @@ def _draw_cell(
     if cell.picture is None:
         draw.rectangle([x, y, x + side - 1, y + height - 1], fill=EMPTY)
         lines = _wrapped(cell.text, FIGURE, side - 20, height // _line_height(FIGURE) - 1)
-        _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else SOFT_INK)
+        _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else INK)
     else:
         shown = cell.picture.resize(_shown_size(cell.picture, side), Image.Resampling.LANCZOS)
         image.paste(shown, (x + (side - shown.width) // 2, y))

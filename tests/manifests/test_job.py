@@ -218,7 +218,7 @@ def test_one_size_is_a_square_and_no_size_is_the_presets(load):
         ),
         (
             "task: a\noutput: {uri: o}\ninputs: {table: t.csv, prompt: a cat}\n",
-            "a table has its prompts in its columns; drop prompt and the like",
+            "a table has its prompts in its own columns; drop prompt and negative_prompt",
         ),
         (
             "task: a\noutput: {uri: o}\ninputs: {style: s/, prompt: []}\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,7 +74,9 @@ def test_more_tries_take_more_time_and_the_row_says_how_much(pictures, monkeypat
 
     def timed(*arguments: Any, **options: Any) -> Any:
         results = render(*arguments, **options)
-        return [rendering.replace(result, seconds=float(next(times))) for result in results]
+        return [
+            replace(result, seconds=float(next(times)), peak_memory_bytes=7) for result in results
+        ]
 
     render = rendering.render
     monkeypatch.setattr(rendering, "render", timed)
@@ -81,6 +84,7 @@ def test_more_tries_take_more_time_and_the_row_says_how_much(pictures, monkeypat
     quality = {"swd_patch": {"max": 0}, "retries": 2}
     (row,) = made(pictures, quality=quality, **small).rows
     assert row["seconds"] == 1 + 2 + 3
+    assert row["peak_memory_bytes"] == 7
 
 
 def test_without_retries_what_lies_outside_is_rejected_at_once(pictures, free):
