@@ -6,6 +6,7 @@ Derived from commits like the report, so that making it again writes nothing.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,11 +123,13 @@ def _reduced(picture: Image.Image) -> Image.Image:
 def _figures(row: dict[str, Any]) -> list[str]:
     """What matters of a picture, in short lines; low losses and distances are near the style."""
     style = [("style loss", "style_loss", ".3f"), ("swd", "swd_patch", ".4f")]
-    content = [("ssim", "ssim_luma", ".2f"), ("chroma", "chroma_gain", ".2f")]
+    likeness = [("ssim", "ssim_luma", ".2f"), ("chroma", "chroma_gain", ".2f")]
     cost = [f"{row['seconds']:.1f} s"] if row["seconds"] is not None else []
     if row["peak_memory_bytes"]:
         cost.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
-    lines = [_told(row, style), _told(row, content), "   ".join(cost)]
+    if json.loads(row["params"])["settings"]["seamless"] != "none":
+        likeness += [("seams", "seam_ratio_x", ".2f"), ("and", "seam_ratio_y", ".2f")]
+    lines = [_told(row, style), _told(row, likeness), "   ".join(cost)]
     return [line for line in lines if line]
 
 
