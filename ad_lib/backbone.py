@@ -230,7 +230,8 @@ class Backbone:
             unused: Any = {"safety_checker": None, "feature_extractor": None}
             pipeline = StableDiffusionPipeline(**parts, **unused, requires_safety_checker=False)
         else:
-            pipeline = StableDiffusionXLPipeline(**parts)
+            force_zeros = self.force_zeros_for_empty_prompt
+            pipeline = StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=force_zeros)
         pipeline.save_pretrained(folder)
 
     def _chosen(self, layers: tuple[int, int] | None) -> list[Attention]:
