@@ -195,7 +195,7 @@ class Preset:
         """Whether the task reads a setting."""
         fields_used = {REQUEST_FIELDS[role] for role in self.all_roles}
         if setting == "content_weight":
-            return "content" in fields_used
+            return not fields_used.isdisjoint({"content", "target_mask"})
         if setting == "controlnet_conditioning_scale":
             return "control_image" in fields_used
         return setting in _READS[self.algorithm]

@@ -189,7 +189,8 @@ def _check_combination(request: Request, preset: Preset) -> None:
             f"colors='content' needs a content image, and this {request.task} has none; use "
             "colors='style' or 'result'"
         )
-    if request.content is None and settings.content_weight != preset.settings.content_weight:
+    has_content = request.content is not None or request.target_mask is not None
+    if not has_content and settings.content_weight != preset.settings.content_weight:
         raise RequestError(
             f"content_weight {settings.content_weight} needs a content image; drop it, or give "
             "content=..."

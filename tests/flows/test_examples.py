@@ -79,15 +79,7 @@ def test_every_figure_that_was_promised_has_its_recipe():
     assert [f"fig{number}.yaml" for number in figures] == RECIPES
 
 
-REFUSED = pytest.mark.xfail(
-    strict=True,
-    reason="ad_lib refuses content_weight of texture-masked, whose start is its content",
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=REFUSED if n == "fig15.yaml" else ()) for n in RECIPES]
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_of_the_paper_makes_its_contact_sheet(name: str, tmp_path: Path):
     job = small_recipe(name, tmp_path / "run")
     resolved = resolve_job(job, str(EXAMPLES / "paper"))
