@@ -49,9 +49,13 @@ def item_id(
     variant: int,
     prompt: str | None = None,
     negative_prompt: str | None = None,
+    noise_of: str | None = None,
 ) -> str:
-    """32 hex digits that name an item: what goes in, what is done with it, and by which model."""
-    words = {"prompt": prompt, "negative_prompt": negative_prompt}
+    """32 hex digits that name an item: what goes in, what is done with it, and by which model.
+
+    An item of a sweep has the noise of another one, `noise_of`, so that the two can be compared.
+    """
+    words = {"prompt": prompt, "negative_prompt": negative_prompt, "noise_of": noise_of}
     identity: dict[str, Any] = {
         "inputs": [[one.role, one.sha256 or f"uri:{one.full_uri}"] for one in inputs],
         "task": task,

@@ -63,21 +63,12 @@ def _item(
     numbers = [str(variant)] if variant else []
     variant += rank * resolved.job.variants
     width, height = _result_size(resolved.job.output, variation.preset, row.inputs)
-    params = {"settings": asdict(variation.settings), "width": width, "height": height}
-    identity = item_id(
-        row.inputs,
-        task=variation.preset.name,
-        params=params,
-        model_revision=resolved.model.revision,
-        seed=resolved.job.seed,
-        variant=variant,
-        prompt=row.prompt,
-        negative_prompt=row.negative_prompt,
-    )
+    params = _params(variation, width, height)
+    identity, seed = _identity_and_seed(resolved, row, variation, variant)
     item = Item(
         item_id=identity,
         key=_sample_key(row, variation, numbers, identity),
-        seed=seed_of(identity),
+        seed=seed,
         task=variation.preset.name,
         params=canonical_json(params),
         variant=variant,
@@ -92,6 +83,46 @@ def _item(
         problem=row.problem,
     )
     return replace(item, problem=_problem(item))
+
+
+def _params(variation: Variation, width: int, height: int) -> dict[str, object]:
+    return {"settings": asdict(variation.settings), "width": width, "height": height}
+
+
+def _identity_and_seed(
+    resolved: ResolvedJob, row: TableRow, variation: Variation, variant: int
+) -> tuple[str, int]:
+    """An item's id, and the seed that follows from it.
+
+    In a sweep it follows from the id that the item would have without one, so that all columns
+    start from the same noise and differ in nothing but what is swept.
+    """
+    unswept = Variation("", "", resolved.preset, resolved.settings)
+    base = _identity(resolved, row, unswept, variant)
+    if (variation.preset, variation.settings) == (unswept.preset, unswept.settings):
+        return base, seed_of(base)
+    return _identity(resolved, row, variation, variant, noise_of=base), seed_of(base)
+
+
+def _identity(
+    resolved: ResolvedJob,
+    row: TableRow,
+    variation: Variation,
+    variant: int,
+    noise_of: str | None = None,
+) -> str:
+    size = _result_size(resolved.job.output, variation.preset, row.inputs)
+    return item_id(
+        row.inputs,
+        task=variation.preset.name,
+        params=_params(variation, *size),
+        model_revision=resolved.model.revision,
+        seed=resolved.job.seed,
+        variant=variant,
+        prompt=row.prompt,
+        negative_prompt=row.negative_prompt,
+        noise_of=noise_of,
+    )
 
 
 def _sample_key(row: TableRow, variation: Variation, numbers: list[str], identity: str) -> str:

@@ -54,11 +54,22 @@ def test_every_combination_of_inputs_is_rendered_with_every_entry(pictures):
     assert list(by_label.values()) == [pairs] * 3
 
 
-def test_an_entry_is_the_item_that_a_job_of_its_own_would_have(pictures):
-    alone = items_of(pictures, settings={"num_inference_steps": 2, "content_weight": 1.5})
+def test_the_columns_of_a_sweep_start_from_the_same_noise(pictures):
+    swept = items_of(pictures, **WEIGHTS, variants=2)
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for item in swept:
+        seeds.setdefault((item.inputs, item.variant), set()).add(item.seed)
+    assert [len(same) for same in seeds.values()] == [1] * 6 * 2
+    assert len(set.union(*seeds.values())) == 6 * 2
+
+
+def test_an_entry_with_the_jobs_own_settings_is_the_item_of_a_job_without_a_sweep(pictures):
+    alone = items_of(pictures)
+    assert {settings_of(item)["content_weight"] for item in alone} == {0.25}
     swept = items_of(pictures, **WEIGHTS)
-    assert {item.item_id for item in alone} < {item.item_id for item in swept}
-    assert {item.seed for item in alone} < {item.seed for item in swept}
+    assert {(item.item_id, item.seed) for item in alone} < {
+        (item.item_id, item.seed) for item in swept
+    }
 
 
 def test_an_entry_may_have_a_task_of_its_own(pictures):
