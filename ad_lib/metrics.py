@@ -1,15 +1,13 @@
 """How good a picture is, in numbers that need no downloaded weights and draw the same every time.
 
 Pictures are (B, 3, H, W) in [0, 1]; a function gives one figure per item of the batch, whatever its
-batch-mates are. `measure` takes one PIL picture and tells them all, on reduced copies where that
-bounds the cost.
+batch-mates are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, harmonic_mean
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,28 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad_lib.colour import rgb_to_lab
-from ad_lib.images import fit_image, image_to_tensor, scaled_size
-
-METRIC_NAMES = (
-    "swd_patch",
-    "gram_raw",
-    "color_emd",
-    "chroma_gain",
-    "spectrum_slope",
-    "seam_ratio_x",
-    "seam_ratio_y",
-    "patch_copy",
-    "autocorr_peak",
-    "ssim_luma",
-    "edge_f1",
-)
-"""What `measure` can tell of a picture; the last two need a content."""
 
 PATCH = 7
 """Pixels; side of the patches that `swd_patch` compares."""
-
-MIN_SIDE = 32
-"""Pixels; pictures with a shorter side have too few patches to be measured."""
 
 _FAINT = 0.1 / 255
 """A difference that 8-bit pictures cannot show."""
@@ -234,7 +213,7 @@ def spectrum_slope(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     Reference: Field 1987, the spectra of natural images.
     """
     side = min(*images.shape[-2:], 512)
-    square = luma(_middle(images, side, side))[:, 0].double()
+    square = luma(middle(images, side, side))[:, 0].double()
     window = torch.hann_window(side, dtype=square.dtype, device=square.device)
     square = (square - square.mean((1, 2), keepdim=True)) * window * window[:, None]
     frequency, power = _rings(torch.fft.fft2(square).abs() ** 2)
@@ -328,140 +307,6 @@ def luma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     return torch.einsum("bchw,c->bhw", images, images.new_tensor(_LUMA))[:, None]
 
 
-def measure(
-    image: Image.Image,
-    *,
-    styles: Sequence[Image.Image],
-    content: Image.Image | None = None,
-    reference_size: int | None = None,
-) -> dict[str, float]:
-    """Every figure of one result by its name, in the order of `METRIC_NAMES`.
-
-    Against each style: swd_patch, gram_raw, color_emd (means over the styles), chroma_gain (over
-    their mean chroma), patch_copy (of the style most copied). Against the content: ssim_luma and
-    edge_f1, absent without one. Of the result alone: the others.
-
-    Styles are brought to the size at which the result saw them, then both are reduced alike until
-    the style has the area of 256x256; of what is wider than 384 pixels then, the middle counts.
-    The content is compared at the area of 512x512, repetition sought at 256x256; seams and spectrum
-    are those of the result's own pixels.
-
-    Args:
-        image: the result; like all pictures RGB, of at least 32 pixels a side.
-        styles: its references.
-        content: what should have stayed; cropped to the result's size.
-        reference_size: the setting of that name which the result was made with.
-
-    Raises:
-        ValueError: no style, or a picture too small.
-    """
-    _check_pictures(image, styles, content)
-    with torch.inference_mode():
-        figures = _own_figures(image) | _style_figures(image, styles, reference_size)
-        if content is not None:
-            figures |= _content_figures(image, content)
-    return {name: figures[name] for name in METRIC_NAMES if name in figures}
-
-
-def measure_with_controls(
-    image: Image.Image,
-    *,
-    styles: Sequence[Image.Image],
-    content: Image.Image | None = None,
-    reference_size: int | None = None,
-) -> dict[str, dict[str, float]]:
-    """The figures of a result beside those of doing nothing and of copying the style.
-
-    Returns:
-        `measure` of the `result`, of the `identity` (the content as it is; absent without one) and
-        of the `style copy` (the first style, cropped to the result's size). A figure in which one
-        of the last two wins does not tell alone that a result is good.
-
-    Raises:
-        ValueError: no style, or a picture too small.
-    """
-    _check_pictures(image, styles, content)
-    judged = {"result": image}
-    if content is not None:
-        judged["identity"] = fit_image(content, *image.size)
-    judged["style copy"] = fit_image(styles[0], *image.size)
-    return {
-        row: measure(shown, styles=styles, content=content, reference_size=reference_size)
-        for row, shown in judged.items()
-    }
-
-
-def _check_pictures(
-    image: Image.Image, styles: Sequence[Image.Image], content: Image.Image | None
-) -> None:
-    if not styles:
-        raise ValueError("a result is measured against at least one style; got none")
-    for picture in (image, *styles, *([content] if content is not None else [])):
-        if min(picture.size) < MIN_SIDE:
-            raise ValueError(
-                f"pictures need at least {MIN_SIDE} pixels a side to be measured; got "
-                f"{picture.width}x{picture.height}: enlarge it, or leave it unmeasured"
-            )
-
-
-def _own_figures(image: Image.Image) -> dict[str, float]:
-    pixels = image_to_tensor(image)
-    return {
-        "spectrum_slope": spectrum_slope(pixels).item(),
-        "seam_ratio_x": seam_ratio_x(pixels).item(),
-        "seam_ratio_y": seam_ratio_y(pixels).item(),
-        "autocorr_peak": autocorr_peak(_scaled(image, _scale_to(image, 256))).item(),
-    }
-
-
-def _content_figures(image: Image.Image, content: Image.Image) -> dict[str, float]:
-    scale = _scale_to(image, 512)
-    ours, theirs = (_scaled(one, scale) for one in (image, fit_image(content, *image.size)))
-    return {"ssim_luma": ssim_luma(ours, theirs).item(), "edge_f1": edge_f1(ours, theirs).item()}
-
-
-_STYLE_METRICS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., float]]] = {
-    "swd_patch": (swd_patch, fmean),
-    "gram_raw": (gram_raw, fmean),
-    "color_emd": (color_emd, fmean),
-    "chroma_gain": (chroma_gain, harmonic_mean),
-    "patch_copy": (patch_copy, max),
-}
-"""What each is called, computed by, and of several styles; the harmonic mean pools chroma."""
-
-
-def _style_figures(
-    image: Image.Image, styles: Sequence[Image.Image], reference_size: int | None
-) -> dict[str, float]:
-    pairs = [_at_one_scale(image, style, reference_size) for style in styles]
-    return {
-        name: pool([distance(*pair).item() for pair in pairs])
-        for name, (distance, pool) in _STYLE_METRICS.items()
-    }
-
-
-def _at_one_scale(
-    image: Image.Image, style: Image.Image, reference_size: int | None
-) -> tuple[Tensor, Tensor]:
-    """Result and style as tensors, reduced alike, so that a pixel is as wide in both."""
-    size = image.size if reference_size is None else scaled_size(*style.size, reference_size)
-    style = fit_image(style, *size)
-    scale = max(_scale_to(style, 256), _scale_to(image, 1))
-    ours, theirs = (_middle(_scaled(one, scale), 384, 384) for one in (image, style))
-    return ours, theirs
-
-
-def _scale_to(image: Image.Image, side: int) -> float:
-    """The factor, 1 at most, that leaves side x side pixels, and no side below `MIN_SIDE`."""
-    area = side / math.sqrt(image.width * image.height)
-    return min(1.0, max(area, MIN_SIDE / min(image.size)))
-
-
-def _scaled(image: Image.Image, scale: float) -> Tensor:
-    width, height = (max(MIN_SIDE, round(side * scale)) for side in image.size)
-    return image_to_tensor(image.resize((width, height), Image.Resampling.BOX))
-
-
 def _window(values: Tensor) -> Tensor:
     """Means under a Gaussian of deviation 1.5 over 11x11 pixels, where the window fits."""
     offsets = torch.arange(-5, 6, dtype=values.dtype, device=values.device)
@@ -508,7 +353,7 @@ def _mean_chroma(images: Tensor) -> Tensor:
     return rgb_to_lab(images)[:, 1:].norm(dim=1).mean((1, 2))
 
 
-def _middle(images: Tensor, height: int, width: int) -> Tensor:
+def middle(images: Tensor, height: int, width: int) -> Tensor:
     """The middle of pictures that are larger than height x width."""
     top = max(0, (images.shape[-2] - height) // 2)
     left = max(0, (images.shape[-1] - width) // 2)

@@ -160,7 +160,7 @@ def _codec(output: Path) -> str:
 
 
 def _figures(request: Any, image: Image.Image) -> Table:
-    from ad_lib.metrics import measure_with_controls
+    from ad_lib.measure import measure_with_controls
 
     judged = measure_with_controls(
         image,

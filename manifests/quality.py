@@ -85,4 +85,4 @@ class Quality(BaseModel):
 METRIC_COLUMNS = tuple(
     name for name in Quality.model_fields if name not in ("retries", *LOSS_COLUMNS)
 )
-"""What is measured of every picture; a test holds it to `ad_lib.metrics.METRIC_NAMES`."""
+"""What is measured of every picture; a test holds it to `ad_lib.measure.METRIC_NAMES`."""

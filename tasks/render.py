@@ -25,7 +25,8 @@ from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
 from ad_lib.errors import ImageError, NumericsError, RequestError
 from ad_lib.images import decode_image
-from ad_lib.metrics import measure, phash
+from ad_lib.measure import measure
+from ad_lib.metrics import phash
 from ad_lib.requests import Request, fit_role
 from infra.store import ObjectNotFound, Store, StoreError
 from manifests.commits import Commit, RunRecord, ShardStats

@@ -17,9 +17,8 @@ from skimage.metrics import structural_similarity
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ad_lib.images import fit_image, image_to_tensor, tensor_to_image
+from ad_lib.measure import METRIC_NAMES, _at_one_scale, measure, measure_with_controls
 from ad_lib.metrics import (
-    METRIC_NAMES,
-    _at_one_scale,
     autocorr_peak,
     chroma_gain,
     color_emd,
@@ -28,8 +27,6 @@ from ad_lib.metrics import (
     gram_raw,
     hamming_distance,
     luma,
-    measure,
-    measure_with_controls,
     patch_copy,
     phash,
     seam_ratio_x,

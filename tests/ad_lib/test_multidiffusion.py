@@ -11,7 +11,7 @@ from ad_lib import render
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.features import References
 from ad_lib.guide import Distillation, sample_with_distillation
-from ad_lib.metrics import measure
+from ad_lib.measure import measure
 from ad_lib.multidiffusion import Views, expand_with_distillation
 from ad_lib.noise import seeded_noise
 from tests.ad_lib.requests_of_every_task import request
