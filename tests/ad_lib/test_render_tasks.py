@@ -12,6 +12,7 @@ from ad_lib import PRESETS, finish, render
 from ad_lib.colour import rgb_to_lab
 from ad_lib.images import fit_image, image_to_tensor
 from ad_lib.measure import measure
+from ad_lib.noise import seeded_noise
 from ad_lib.synthesis import ordered_timesteps
 from tests.ad_lib.requests_of_every_task import photo, request
 
@@ -52,6 +53,37 @@ def test_a_texture_is_seamless_along_the_axes_asked_for(tiny_backbone, task, axe
     for axis in ("x", "y"):
         if axes in (axis, "both"):
             assert figures[f"seam_ratio_{axis}"] <= 1.1
+
+
+@pytest.mark.parametrize(
+    ("task", "view_size"),
+    [
+        ("texture-optimize", 0),
+        ("texture-sample", 0),
+        ("texture-expand", 8),
+        ("texture-expand", 16),  # a view is as long as the picture
+    ],
+)
+@pytest.mark.parametrize(("axes", "shift"), [("x", (0, 8)), ("y", (8, 0)), ("both", (8, 8))])
+def test_a_seamless_texture_does_not_depend_on_where_its_noise_was_cut(
+    tiny_backbone, task, axes, shift, view_size
+):
+    """It lies on a torus: shifted noise is the same texture, which is cut at the same place."""
+
+    def shifted(seed):
+        draw = seeded_noise(seed)
+        return lambda tag, shape: (
+            draw(tag, shape).roll(shift, (1, 2)) if tag == "init" else draw(tag, shape)
+        )
+
+    views = {"view_size": view_size, "view_stride": 8, "view_shift": False, "view_batch_size": 99}
+    size = {"width": 128, "height": 128, "seamless": axes, "num_inference_steps": 1}
+    asked = request(task, **size, **(views if view_size else {}))
+    pictures = [
+        np.asarray(render(tiny_backbone, [asked], noise=noise)[0].image, float)
+        for noise in (seeded_noise, shifted)
+    ]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 1
 
 
 def test_the_backbone_is_afterwards_as_it_was(tiny_backbone):
