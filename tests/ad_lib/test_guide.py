@@ -186,6 +186,14 @@ def test_adain_gives_the_channel_statistics_of_all_styles_pooled():
         torch.testing.assert_close(moved[item].flatten(1).std(1), pooled.std(1))
 
 
+def test_in_adain_a_style_of_weight_two_counts_as_if_it_were_listed_twice():
+    latents, styles = latents_of(1, seed=3, size=5), latents_of(2, seed=4) * 2 + 1
+    torch.testing.assert_close(
+        adain(latents, References(styles, [[0, 1]], [1.0, 2.0])),
+        adain(latents, References(styles, [[0, 1, 1]])),
+    )
+
+
 def test_adain_comes_before_the_features_and_once_per_timestep(scheduler):
     style = latents_of(seed=1) * 3 + 2
     seen = []

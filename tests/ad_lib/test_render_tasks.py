@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from ad_lib import PRESETS, finish, render
 from ad_lib.colour import rgb_to_lab
 from ad_lib.images import fit_image, image_to_tensor
+from ad_lib.inputs import BatchInputs
 from ad_lib.measure import measure
 from ad_lib.noise import seeded_noise
 from ad_lib.synthesis import ordered_timesteps
@@ -178,3 +181,39 @@ def test_a_random_order_of_timesteps_is_the_same_for_everybody(tiny_backbone):
     assert first == again
     assert first != sorted(first, reverse=True)
     assert sorted(first) == sorted(tiny_backbone.timesteps(30).tolist())
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"), [("style-transfer", {}), ("style-t2i-sd15", {"variant": "paper"})]
+)
+def test_a_style_of_weight_zero_leaves_the_other_alone(tiny_backbone, task, settings):
+    asked = request(task, num_inference_steps=1, **settings)
+
+    def first_loss(*styles, weights=None):
+        chosen = replace(asked.settings, style_weights=weights)
+        changed = replace(asked, styles=tuple(map(photo, styles)), settings=chosen)
+        return render(tiny_backbone, [changed])[0].style_losses[0]
+
+    alone = first_loss(50)
+    assert first_loss(50, 51, weights=(1.0, 0.0)) == pytest.approx(alone, rel=1e-4)
+    assert first_loss(50, 51) != pytest.approx(alone, rel=1e-3)
+
+
+def test_sampling_may_start_from_the_style(tiny_backbone):
+    """At the last training timestep hardly anything of it is left, so a short run shows it."""
+    noise, style = (
+        BatchInputs(tiny_backbone, [asked], [seeded_noise(0)]).initial_latents
+        for asked in (request("style-t2i-sd15", init=init) for init in ("noise", "style"))
+    )
+    alpha = tiny_backbone.scheduler.alphas_cumprod[999]
+    left = style - (1 - alpha).sqrt() * noise
+    clean = BatchInputs(tiny_backbone, [request("style-t2i-sd15")], [seeded_noise(0)]).style
+    torch.testing.assert_close(left / alpha.sqrt(), clean.one_per_item(), atol=1e-4, rtol=1e-4)
+
+
+def test_settings_reach_the_loss(tiny_backbone):
+    losses = {
+        scale: rendered(tiny_backbone, "texture-optimize", attn_scale=scale).style_losses[0]
+        for scale in (1.0, 3.0)
+    }
+    assert losses[1.0] != losses[3.0]
