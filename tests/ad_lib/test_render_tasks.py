@@ -79,7 +79,7 @@ def test_a_seamless_texture_does_not_depend_on_where_its_noise_was_cut(
             draw(tag, shape).roll(shift, (1, 2)) if tag == "init" else draw(tag, shape)
         )
 
-    views = {"view_size": view_size, "view_stride": 8, "view_shift": False, "view_batch_size": 99}
+    views = {"view_size": view_size, "view_stride": 4, "view_shift": False, "view_batch_size": 99}
     size = {"width": 128, "height": 128, "seamless": axes, "num_inference_steps": 1}
     asked = request(task, **size, **(views if view_size else {}))
     pictures = [
