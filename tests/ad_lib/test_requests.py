@@ -173,3 +173,10 @@ def test_fitting_a_picture_twice_changes_nothing(role, reference_size):
     settings = Settings(reference_size=reference_size)
     once = fit_role(role, image, 72, 64, settings)
     assert fit_role(role, once, 72, 64, settings).tobytes() == once.tobytes()
+
+
+@pytest.mark.parametrize("reference_size", [None, 96])
+def test_a_source_mask_is_fitted_as_the_texture_that_it_labels(reference_size):
+    texture, settings = Image.new("RGB", (140, 90)), Settings(reference_size=reference_size)
+    fitted = [fit_role(role, texture, 72, 64, settings) for role in ("texture", "source_mask")]
+    assert fitted[0].size == fitted[1].size
