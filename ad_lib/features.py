@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -41,6 +41,7 @@ class AttentionFeatures:
         return AttentionFeatures(self.query[one], self.key[one], self.value[one], out, self.bias)
 
 
+@runtime_checkable
 class ExtractFeatures(Protocol):
     """Features of latents at a timestep, one entry per layer that the loss uses."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -22,6 +22,7 @@ from ad_lib.noise import Noise
 from ad_lib.optimize import LossTrace
 
 
+@runtime_checkable
 class PredictNoise(Protocol):
     """The frozen network as a denoiser: the noise in latents at a timestep, guidance included."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class AttentionDistillationPipeline:
         torch_dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         controlnet: str | None = None,
-    ) -> Self:
+    ) -> AttentionDistillationPipeline:
         """A pipeline on the CPU from what `load_backbone` knows by name, a hub id or a folder.
 
         Args:
@@ -89,7 +89,7 @@ class AttentionDistillationPipeline:
         config: str | None = None,
         torch_dtype: torch.dtype = torch.float32,
         controlnet: str | None = None,
-    ) -> Self:
+    ) -> AttentionDistillationPipeline:
         """A pipeline on the CPU from one `.safetensors` file of the SD1.5 or SDXL family.
 
         Args:
@@ -121,7 +121,7 @@ class AttentionDistillationPipeline:
         """The networks' precision."""
         return self.backbone.dtype
 
-    def to(self, device: str | torch.device) -> Self:
+    def to(self, device: str | torch.device) -> AttentionDistillationPipeline:
         """The same pipeline with its networks on another device."""
         self.backbone.to(device)
         return self
