@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from ad_lib.images import scaled_size
-from ad_lib.presets import Preset, Settings
+from ad_lib.presets import Preset
 from ad_lib.weights import EMBEDDED
 from manifests.errors import JobError
 from manifests.identity import canonical_json, item_id, seed_of
@@ -75,7 +75,7 @@ def _item(
         width=width,
         height=height,
         inputs=row.inputs,
-        cost_seconds=_cost_seconds(resolved, variation.settings, width, height),
+        cost_seconds=_cost_seconds(resolved, variation, width, height),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         label=variation.label,
@@ -163,7 +163,7 @@ def _problem(item: Item) -> Problem | None:
     return refusal(item)
 
 
-def _cost_seconds(resolved: ResolvedJob, settings: Settings, width: int, height: int) -> float:
+def _cost_seconds(resolved: ResolvedJob, variation: Variation, width: int, height: int) -> float:
     compute = resolved.job.compute
     if compute.seconds_per_item is not None:
         return compute.seconds_per_item
@@ -171,7 +171,10 @@ def _cost_seconds(resolved: ResolvedJob, settings: Settings, width: int, height:
     if device == "auto":
         device = _default_device()
     kind = (resolved.model.backbone.model_id == EMBEDDED, device)
+    settings = variation.settings
     steps = settings.num_inference_steps * max(1, settings.num_optimization_steps)
+    if variation.preset.algorithm == "expand":  # views overlap: so often is each pixel computed
+        steps *= (settings.view_size / settings.view_stride) ** 2
     per_step = SECONDS_PER_STEP.get(kind, SECONDS_PER_STEP_ELSEWHERE)
     return round(steps * per_step * width * height / 512**2, 3)
 

@@ -347,3 +347,19 @@ def test_a_run_on_s3_is_planned_and_found_again(pictures, s3_bucket):
     assert (first.is_new, second.is_new) == (True, False)
     assert first.plan == second.plan
     assert set(files_of(uri)) == {"run.json", "plan/plan.parquet"}
+
+
+def test_an_expansion_is_as_dear_as_its_overlapping_views(pictures):
+    job = {"inputs": {"texture": "style"}, "output": {"uri": "run", "size": 128}}
+    steps = {"num_inference_steps": 10, "num_optimization_steps": 1}
+    costs = {
+        stride: items_of(
+            pictures,
+            task="texture-expand",
+            settings={**steps, "view_size": 64, "view_stride": stride},
+            **job,
+        )[0].cost_seconds
+        for stride in (64, 32, 16)
+    }
+    assert costs[32] == pytest.approx(4 * costs[64], rel=0.01)
+    assert costs[16] == pytest.approx(16 * costs[64], rel=0.01)
