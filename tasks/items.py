@@ -15,7 +15,7 @@ from manifests.items import ErrorClass, Input, Item, Problem, slug
 from manifests.job import Output
 from tasks.requests import refusal
 from tasks.resolving import ResolvedJob, Variation
-from tasks.sources import TableRow
+from tasks.tables import TableRow
 
 SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
 """Rough time of one step at 512x512 by (embedded, device): it only sizes the shards."""

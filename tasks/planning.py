@@ -19,7 +19,8 @@ from tasks.items import make_items
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob
 from tasks.run_folder import find_run, load_plan, pending_shards
-from tasks.sources import TableRow, images_in
+from tasks.sources import images_in
+from tasks.tables import TableRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from manifests.identity import digest, fingerprint, run_identity, source_digest
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
 from tasks.prompts import read_prompts
-from tasks.sources import SourceFile, TableRow, list_files, read_table, resolve_uri
+from tasks.sources import SourceFile, list_files, resolve_uri
+from tasks.tables import TableRow, read_table
 from tasks.weights import FoundModel, find_model
 
 RENDERING_REVISION = 2

@@ -17,7 +17,8 @@ from manifests.errors import JobError
 from manifests.items import ErrorClass, Input
 from manifests.job import Source
 from tasks.preflight import inspect_input
-from tasks.sources import images_in, list_files, read_input, read_table, resolve_uri
+from tasks.sources import images_in, list_files, read_input, resolve_uri
+from tasks.tables import read_table
 from tests.bad_images import write_corrupt_member_tar, write_truncated_tar
 
 PIXELS = 10**8

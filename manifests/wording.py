@@ -1,0 +1,58 @@
+"""How text that came from outside is made safe to show and to store.
+
+File names, table cells and messages of libraries reach terminals, Parquet rows and HTML pages.
+Whatever they hold, what is shown is bounded, has no control characters and names no password.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_MESSAGE_LETTERS = 2000
+
+_HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Control and format characters (escape sequences, reversed writing), half surrogate pairs, and
+line separators."""
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#'\"@]*:[^/\s?#'\"]*(?=@)")
+_SECRET_VALUE = re.compile(
+    r"(?i)\b((?:[\w-]*(?:signature|credential|password|passwd|secret|token|api[_-]?key))=)"
+    r"[^&\s'\"]+"
+)
+
+
+def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
+    r"""The text with control characters as escapes, passwords as `***`, and a bounded length.
+
+    Line breaks stay. An ESC becomes `\x1b`, half a surrogate pair `\ud800`.
+
+    Args:
+        text: any text, such as a file name or the message of a library.
+        max_letters: a longer text keeps its beginning and says how much was left out.
+    """
+    if len(text) > 4 * max_letters:  # so that the work is bounded too
+        text, left_out = text[: 4 * max_letters], len(text) - 4 * max_letters
+    else:
+        left_out = 0
+    text = _USER_AND_PASSWORD.sub("***", text)
+    text = _SECRET_VALUE.sub(r"\1***", text)
+    text = "".join(map(_visible, text))
+    if left_out or len(text) > max_letters:
+        ending = "… ({} more letters)"
+        kept = max_letters - len(ending) - 10
+        text = text[:kept] + ending.format(len(text) - kept + left_out)
+    return text
+
+
+def safe_line(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
+    """The same on one line: line breaks and repeated spaces become one space."""
+    return safe_text(" ".join(text.split()), max_letters)
+
+
+def _visible(letter: str) -> str:
+    if letter.isprintable() or letter == "\n":
+        return letter
+    if unicodedata.category(letter) in _HIDDEN_CATEGORIES:
+        return letter.encode("unicode_escape").decode()
+    return letter
