@@ -26,6 +26,32 @@ NOT_IDENTITY = {
 }
 """Fields of a job that its fingerprint leaves out, each with the reason."""
 
+_FIRST_FIGURES = (
+    *("style_loss_first", "style_loss", "content_loss", "swd_patch", "gram_raw", "color_emd"),
+    *("chroma_gain", "spectrum_slope", "seam_ratio_x", "seam_ratio_y", "patch_copy"),
+    *("autocorr_peak", "ssim_luma", "edge_f1"),
+)
+
+ALWAYS_HASHED = frozenset(
+    [
+        *("task", "seed", "variants", "backbone.dtype"),
+        *("output.codec", "output.quality", "output.size", "output.resize_mode"),
+        *("pairing.mode", "pairing.styles_per_content", "pairing.seed"),
+        *("limits.max_items", "limits.max_pixels", "quality", "quality.retries"),
+        *(f"quality.{name}{end}" for name in _FIRST_FIGURES for end in ("", ".min", ".max")),
+    ]
+)
+"""Fields of a job that its fingerprint covers even where they are at their default.
+
+The list is closed. A field that is added to jobs later is hashed only where it is not at its
+default, so that a new version continues the runs of an earlier one.
+"""
+
+
+MAX_DIFFERENCES = 20
+MAX_SHOWN_LETTERS = 80
+"""Of a field's value in the message that tells how two runs differ."""
+
 
 def canonical_json(value: Any) -> str:
     """The one way in which we write JSON that is hashed: sorted keys, no spaces, plain text."""
@@ -83,6 +109,20 @@ def source_digest(objects: Iterable[tuple[str, int | None]]) -> str:
     return digest(sorted([name, size or 0] for name, size in objects))
 
 
+def job_identity(job: Job) -> dict[str, Any]:
+    """The fields of a job that change its pictures, flat, by dotted name.
+
+    Those of `ALWAYS_HASHED` are always there, the others only where they are not at their default.
+    """
+    fields = _flat(job.model_dump(mode="json"))
+    chosen = _flat(job.model_dump(mode="json", exclude_defaults=True)).keys()
+    return {
+        name: value
+        for name, value in fields.items()
+        if not _is_left_out(name) and (name in ALWAYS_HASHED or name in chosen)
+    }
+
+
 def run_identity(
     job: Job,
     *,
@@ -92,10 +132,8 @@ def run_identity(
     rendering_revision: int,
 ) -> dict[str, Any]:
     """Every field that makes a run what it is, flat, by dotted name."""
-    fields = _flat(job.model_dump(mode="json"))
-    kept = {name: value for name, value in fields.items() if not _left_out(name)}
     return {
-        **kept,
+        **job_identity(job),
         **_flat({"settings": dict(settings), "sources": dict(sources)}),
         "model_revision": model_revision,
         "rendering_revision": rendering_revision,
@@ -108,15 +146,22 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One line for each field in which two identities differ."""
-    return [
-        f"  {name}: the run folder has {stored.get(name)!r}, the job says {wanted.get(name)!r}"
-        for name in sorted({*stored, *wanted})
-        if stored.get(name) != wanted.get(name)
+    """One line for each field in which two identities differ, `MAX_DIFFERENCES` at most."""
+    names = [name for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]
+    lines = [
+        f"  {_shortened(name)}: the run folder has {_shortened(repr(stored.get(name)))}, "
+        f"the job says {_shortened(repr(wanted.get(name)))}"
+        for name in names[:MAX_DIFFERENCES]
     ]
+    more = len(names) - len(lines)
+    return [*lines, f"  and {more} more fields"] if more else lines
 
 
-def _left_out(name: str) -> bool:
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_LETTERS else f"{text[: MAX_SHOWN_LETTERS - 1]}…"
+
+
+def _is_left_out(name: str) -> bool:
     return any(name == left or name.startswith(f"{left}.") for left in NOT_IDENTITY)
 
 

@@ -18,7 +18,7 @@ from manifests.identity import (
     seed_of,
     source_digest,
 )
-from manifests.job import Job, Pairing
+from manifests.job import Job, Output, Pairing
 from manifests.pairing import pair
 from manifests.plan import cut_into_shards
 from tests.manifests.builders import make_input, make_inputs, make_item
@@ -157,6 +157,47 @@ def test_an_identity_survives_its_own_json():
     stored = json.loads(canonical_json(identity()))
     assert differences(stored, identity()) == []
     assert fingerprint(stored) == fingerprint(identity())
+
+
+SHORT_JOB = {name: JOB[name] for name in ("task", "inputs", "output")}
+RECORDED_FINGERPRINT = "fac5f6530335d74184dccf1c284437b305451275739f7804f5ebb32e8eca0f31"
+RECORDED_SHORT_FINGERPRINT = "7570fe05ff053b9dee66ac98b48e89c12d3ef126ce6decd2a8fdd7fc93163863"
+
+
+def test_a_fingerprint_never_changes_between_versions():
+    """Recorded: whoever changes it locks the users out of every run folder that exists."""
+    assert fingerprint(identity()) == RECORDED_FINGERPRINT
+    assert fingerprint(identity(SHORT_JOB)) == RECORDED_SHORT_FINGERPRINT
+
+
+class LaterOutput(Output):
+    new_choice: int = 3
+
+
+class LaterJob(Job):
+    output: LaterOutput
+    new_list: tuple[int, ...] = ()
+
+
+def test_a_field_that_a_later_version_adds_is_hashed_only_where_it_is_not_at_its_default():
+    def later(**changes: Any) -> dict[str, Any]:
+        output = {**SHORT_JOB["output"], **changes.pop("output", {})}
+        return run_identity(LaterJob(**{**SHORT_JOB, "output": output, **changes}), **FOUND)
+
+    assert fingerprint(later()) == RECORDED_SHORT_FINGERPRINT
+    written_out = later(new_list=[], output={"new_choice": 3})
+    assert fingerprint(written_out) == RECORDED_SHORT_FINGERPRINT
+    (line,) = differences(identity(SHORT_JOB), later(output={"new_choice": 4}))
+    assert line.startswith("  output.new_choice: ")
+    (line,) = differences(identity(SHORT_JOB), later(new_list=[1]))
+    assert line.startswith("  new_list: ")
+
+
+def test_differences_are_bounded_in_number_and_length():
+    other = {f"x{number}": "y" * 10_000 for number in range(1000)}
+    lines = differences(identity(), identity() | other)
+    assert lines[-1] == "  and 980 more fields"
+    assert sum(map(len, lines)) < 6000
 
 
 INPUTS = [make_input("content", "a"), make_input("style", "x")]
