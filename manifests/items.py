@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from manifests.wording import safe_line
 
 REFERENCE_ROLES = ("style", "texture")
 """The images whose look is distilled; the others say what is drawn, and where."""
@@ -40,10 +43,16 @@ class ErrorClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with an input, in one sentence."""
+    """What is wrong with an input or an item, in one sentence.
+
+    The message is made safe to show, and bounded, when the problem is made.
+    """
 
     error_class: ErrorClass
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", safe_line(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,30 @@ class Item:
 
 
 def slug(text: str, max_length: int = 48) -> str:
-    """The text in the characters that WebDataset keys allow: `[a-z0-9_-]+`."""
+    """The text in the characters that WebDataset keys allow: `[a-z0-9_-]+`.
+
+    Different texts may have the same slug; `distinct_slug` keeps them apart.
+    """
+    return _in_key_letters(text)[:max_length].strip("-") or "x"
+
+
+def distinct_slug(text: str, max_length: int) -> str:
+    """A slug that ends in eight digits of a hash of the text where letters of it were lost.
+
+    Letters are lost where the text is not ASCII (accents included) or too long; case, spaces
+    and punctuation are not counted. What is made of ASCII letters, digits, `_` and `-` stays as it
+    is. `max_length` is at least 10.
+    """
+    plain = _in_key_letters(text)
+    lost = any(
+        not letter.isascii() and unicodedata.category(letter)[0] not in "PZ" for letter in text
+    )
+    if not lost and len(plain) <= max_length:
+        return plain or "x"
+    digits = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{plain[: max_length - 9].strip('-')}-{digits}".strip("-")
+
+
+def _in_key_letters(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-")[:max_length].strip("-") or "x"
+    return re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-")

@@ -6,6 +6,7 @@ Relative paths in a job file are relative to the file, in a table to the table.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +14,65 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
-from manifests.errors import JobError, nearest
+from manifests.errors import JobError, nearest, nearest_key
+from manifests.limits import (
+    MAX_ITEMS,
+    MAX_JOB_BYTES,
+    MAX_TEXT_LETTERS,
+    MAX_VARIANTS,
+    MAX_WHOLE,
+    MIN_WHOLE,
+)
 from manifests.quality import Quality
 from manifests.sweep import SweepEntry, sweep_entries
+from manifests.wording import unusable_letter
+from manifests.yaml_text import YamlError, compose, value_of
 
 Role = Literal["content", "layout", "style", "texture", "source_mask", "target_mask", "control"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-NonEmpty = Annotated[str, Field(min_length=1)]
+MAX_PIXELS = 1_000_000_000
+"""The highest `limits.max_pixels`: a picture of so many pixels takes 3 GB as it is decoded."""
+
+
+def _usable(text: str) -> str:
+    if letter := unusable_letter(text):
+        raise ValueError(f"it holds {letter}, which no file name or text may have")
+    return text
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]{0,19})(\.[0-9]+)?", value):
+        plain = value.replace("_", "").lstrip("0")
+        way_out = f": write {plain}" if re.fullmatch(r"[0-9]{1,20}", plain) else ""
+        raise ValueError(f"give a number, not a word{way_out}")
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")
+    return value
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_LETTERS), AfterValidator(_usable)]
+NonEmpty = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LETTERS), AfterValidator(_usable)]
+Name = Annotated[str, Field(max_length=200), AfterValidator(_usable)]
+Whole = Annotated[int, Field(ge=MIN_WHOLE, le=MAX_WHOLE), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(gt=0, le=1e9), BeforeValidator(_number)]
+"""Above 0, and at most 30 years."""
+
+
+Count = Annotated[int, Field(gt=0), BeforeValidator(_number)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _source(value: Any) -> Any:
@@ -44,6 +83,12 @@ def _uris(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _at_least_one(uris: tuple[str, ...]) -> tuple[str, ...]:
+    if not uris:
+        raise ValueError("give at least one URI")
+    return uris
+
+
 class Source(_Part):
     """Where the images of one role come from.
 
@@ -51,9 +96,9 @@ class Source(_Part):
     (`…/{000..099}.tar`); several may be listed.
     """
 
-    uri: Annotated[tuple[NonEmpty, ...], BeforeValidator(_uris)] = Field(min_length=1)
-    license: str | None = None
-    attribution: str | None = None
+    uri: Annotated[tuple[NonEmpty, ...], BeforeValidator(_uris), AfterValidator(_at_least_one)]
+    license: Text | None = None
+    attribution: Text | None = None
 
 
 OptionalSource = Annotated[Source | None, BeforeValidator(_source)]
@@ -68,6 +113,7 @@ class Inputs(_Part):
             prompt on each line.
         negative_prompt: what guidance leads away from, of every item.
         table: instead of all others; its columns are the roles, `prompt` and `negative_prompt`.
+        table_may_name_local_files: whether a table on S3 may name files of the machine that plans.
     """
 
     content: OptionalSource = None
@@ -79,7 +125,8 @@ class Inputs(_Part):
     control: OptionalSource = None
     prompt: Annotated[tuple[NonEmpty, ...] | None, BeforeValidator(_uris)] = None
     negative_prompt: NonEmpty | None = None
-    table: str | None = None
+    table: NonEmpty | None = None
+    table_may_name_local_files: bool = False
 
     @model_validator(mode="after")
     def _one_way(self) -> Inputs:
@@ -111,8 +158,8 @@ class Pairing(_Part):
     """
 
     mode: Literal["zip", "product", "random"] = "product"
-    styles_per_content: PositiveInt = 1
-    seed: int = 0
+    styles_per_content: Count = 1
+    seed: Whole = 0
 
 
 def _pairing(value: Any) -> Any:
@@ -131,11 +178,11 @@ class BackboneChoice(_Part):
         dtype: precision of the networks; `auto` is bfloat16 on CUDA and float32 elsewhere.
     """
 
-    name: str = "embedded"
-    revision: str | None = None
+    name: NonEmpty = "embedded"
+    revision: NonEmpty | None = None
     config: NonEmpty | None = None
     controlnet: NonEmpty | None = None
-    controlnet_revision: str | None = None
+    controlnet_revision: NonEmpty | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
@@ -151,7 +198,14 @@ def _size(value: Any) -> Any:
     raise ValueError("give one number of pixels, or [width, height]")
 
 
-Side = Annotated[int, Field(ge=64, le=8192)]
+Side = Annotated[int, Field(ge=64, le=8192), BeforeValidator(_number)]
+
+
+def _codec(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    plain = value.lower().removeprefix(".")
+    return "jpg" if plain == "jpeg" else plain
 
 
 class Output(_Part):
@@ -159,7 +213,7 @@ class Output(_Part):
 
     Attributes:
         uri: the run folder, local or `s3://bucket/prefix`.
-        codec: `png` and `webp` (without quality) are lossless.
+        codec: `png` and `webp` (without quality) are lossless; `jpeg` is another word for `jpg`.
         quality: 1..100, of `jpg` (95 unless given) and of lossy `webp`.
         size: pixels, one number or [width, height]; the preset's unless given.
         resize_mode: `center_crop` gives exactly `size`; `keep_ratio` scales the shorter side to
@@ -169,8 +223,8 @@ class Output(_Part):
     """
 
     uri: NonEmpty
-    codec: Literal["png", "webp", "jpg"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    codec: Annotated[Literal["png", "webp", "jpg"], BeforeValidator(_codec)] = "png"
+    quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(_number)] | None = None
     size: Annotated[tuple[Side, Side], BeforeValidator(_size)] | None = None
     resize_mode: Literal["center_crop", "keep_ratio", "no"] | None = None
 
@@ -182,7 +236,7 @@ class Output(_Part):
 
 
 def _max_failed(value: Any) -> Any:
-    share = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value)
+    share = isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value)
     number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not share and not number:
         raise ValueError("give a number of items such as 5, or a share such as '2%'")
@@ -199,9 +253,9 @@ class Limits(_Part):
         max_pixels: larger input images are refused.
     """
 
-    max_items: PositiveInt | None = None
+    max_items: Count | None = None
     max_failed: Annotated[int | str, BeforeValidator(_max_failed)] = 0
-    max_pixels: PositiveInt = 89_478_485
+    max_pixels: Annotated[Count, Field(le=MAX_PIXELS)] = 89_478_485
 
     def allows(self, failed: int, planned: int) -> bool:
         """Whether so many failed items of a run still count as success."""
@@ -222,12 +276,16 @@ class Compute(_Part):
         io_threads: threads that fetch, decode and encode.
     """
 
-    batch_size: PositiveInt = 4
-    device: str = "auto"
-    shard_seconds: Annotated[float, Field(gt=0)] = 300.0
-    shard_items: PositiveInt = 1000
-    seconds_per_item: Annotated[float, Field(gt=0)] | None = None
-    io_threads: PositiveInt = 8
+    batch_size: Annotated[Count, Field(le=1024)] = 4
+    device: Name = "auto"
+    shard_seconds: Seconds = 300.0
+    shard_items: Annotated[Count, Field(le=MAX_ITEMS)] = 1000
+    seconds_per_item: Seconds | None = None
+    io_threads: Annotated[Count, Field(le=256)] = 8
+
+
+MAX_SENTENCES = 6
+"""Wrong values that one message names."""
 
 
 def _sweep(value: Any) -> Any:
@@ -248,17 +306,17 @@ class Job(_Part):
         quality: what a picture must be like to be kept.
     """
 
-    task: str
+    task: NonEmpty
     inputs: Inputs
     output: Output
-    name: str | None = None
+    name: Name | None = None
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     backbone: Annotated[BackboneChoice, BeforeValidator(_backbone)] = BackboneChoice()
     pairing: Annotated[Pairing, BeforeValidator(_pairing)] = Pairing()
     limits: Limits = Limits()
     compute: Compute = Compute()
-    seed: int = 0
-    variants: PositiveInt = 1
+    seed: Whole = 0
+    variants: Annotated[Count, Field(le=MAX_VARIANTS)] = 1
     sweep: Annotated[Any, BeforeValidator(_sweep)] = None
     quality: Quality | None = None
 
@@ -285,13 +343,14 @@ def load_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
         JobError: unreadable, not YAML, an unknown key or a wrong value; with the line number.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise JobError(f"job file {str(path)!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"job file {str(path)!r} is not UTF-8 text") from None
-    tree = _parse(path, text)
-    content = _plain(tree, path)
+        tree = compose(_text(path))
+        if not isinstance(tree, yaml.MappingNode):
+            raise JobError(
+                f"{path}: a job file is a mapping of keys such as 'task: style-transfer'"
+            )
+        content = value_of(tree)
+    except YamlError as error:
+        raise JobError(f"{path}, line {error.line}: {error.reason}") from None
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     return _validated(content, tree, path, overrides or {})
@@ -302,60 +361,30 @@ def job_from_dict(content: Mapping[str, Any]) -> Job:
     return Job.model_validate(dict(content))
 
 
-def _parse(path: Path, text: str) -> yaml.MappingNode:
+def _text(path: Path) -> str:
+    name = f"job file {str(path)!r}"
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise JobError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise JobError(f"{path}: not a job file: it nests too deeply") from None
-    if not isinstance(tree, yaml.MappingNode):
-        raise JobError(f"{path}: a job file is a mapping of keys such as 'task: style-transfer'")
-    return tree
-
-
-def _plain(tree: yaml.MappingNode, path: Path) -> dict[str, Any]:
-    loader: Any = yaml.SafeLoader("")
+        with path.open("rb") as file:
+            data = file.read(MAX_JOB_BYTES + 1)
+    except OSError as error:
+        raise JobError(f"{name} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_JOB_BYTES:
+        raise JobError(
+            f"{name} is larger than {MAX_JOB_BYTES >> 20} MiB: list many inputs in a table"
+        )
     try:
-        _refuse_repeated_keys(tree, path)
-        return loader.construct_document(tree)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise JobError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except JobError:
-        raise
-    except ValueError as error:  # such as a date in month 13
-        raise JobError(f"{path}: a value does not fit its YAML type: {error}") from None
-    except RecursionError:
-        raise JobError(f"{path}: not a job file: an alias holds itself") from None
-    finally:
-        loader.dispose()
-
-
-def _refuse_repeated_keys(node: yaml.Node, path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise JobError(f"{path}, line {line}: a key is a plain word, not a list or mapping")
-            if key.value in seen:
-                raise JobError(f"{path}, line {line}: the key {key.value!r} stands here twice")
-            seen.add(key.value)
-            _refuse_repeated_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_repeated_keys(value, path)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise JobError(f"{name} is not UTF-8 text, in line {line}: save it as UTF-8") from None
 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
     try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise JobError(f"--set {key}={value}: the value is not valid YAML") from None
+        written = compose(value)
+        parsed = None if written is None else value_of(written)
+    except YamlError as error:
+        raise JobError(f"--set {key}={value[:200]}: {error.reason}") from None
     *parents, last = key.split(".")
     place: dict[str, Any] = content
     for parent in parents:
@@ -383,7 +412,10 @@ def _validated(
         return Job.model_validate(content)
     except ValidationError as error:
         places = _Places(tree, path, overrides)
-        lines = [_sentence(problem, places) for problem in error.errors()]
+        problems = error.errors()
+        lines = [_sentence(problem, places) for problem in problems[:MAX_SENTENCES]]
+        if len(problems) > MAX_SENTENCES:
+            lines.append(f"{path}: and {len(problems) - MAX_SENTENCES} more")
         raise JobError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -398,7 +430,7 @@ class _Places:
     def of(self, keys: list[str]) -> str:
         for key, value in self.overrides.items():
             if f"{'.'.join(keys)}.".startswith(f"{key}."):
-                return f"--set {key}={value}"
+                return f"--set {key}={value[:200]}"
         line = _line_of(self.tree, keys)
         return f"{self.path}, line {line}" if line else f"{self.path}"
 
@@ -410,15 +442,25 @@ def _sentence(problem: Any, places: _Places) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
         inside = f" in {'.'.join(keys[:-1])}" if keys[:-1] else ""
-        return f"{where}: unknown key {keys[-1]!r}{inside}; {nearest(keys[-1], known)}"
+        hint = nearest(keys[-1], known) if keys[:-1] else nearest_key(keys[-1], known)
+        return f"{where}: unknown key {_shown(keys[-1])}{inside}; {hint}"
     if problem["type"] == "missing":
         return f"{where}: the key {'.'.join(keys)!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if problem["type"] == "string_unicode":
+        message = "it holds half a surrogate pair, which no text may have"
     if problem["type"] == "model_type":
         message = f"give a mapping of {', '.join(_known_keys(keys))}"
-    got = "" if isinstance(problem["input"], dict) else f"; got {problem['input']!r}"
+    got = "" if isinstance(problem["input"], dict) else f"; got {_shown(problem['input'])}"
     return f"{where}: {'.'.join(keys) or 'job'}: {message}{got}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, without the middle of a long one."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = shortened.maxlong = 80
+    return shortened.repr(value)
 
 
 def _line_of(node: yaml.Node, keys: list[str]) -> int | None:

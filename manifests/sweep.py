@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Any
 
 import yaml
 
-from manifests.items import slug
+from manifests.items import distinct_slug
+from manifests.limits import MAX_SWEEP_ENTRIES
+from manifests.wording import unusable_letter
 
 MAX_LABEL = 120
 """Letters; a label stands in keys and above a column of the contact sheet."""
@@ -32,7 +35,7 @@ class SweepEntry:
     @property
     def suffix(self) -> str:
         """The label in the letters that sample keys allow."""
-        return slug(self.label, MAX_LABEL)
+        return distinct_slug(self.label, MAX_LABEL)
 
 
 def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
@@ -50,6 +53,7 @@ def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
     if isinstance(sweep, Mapping):
         entries = _grid(sweep)  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(sweep, list | tuple):
+        _refuse_many(len(sweep))  # pyright: ignore[reportUnknownArgumentType]
         entries = [_entry(one) for one in sweep]  # pyright: ignore[reportUnknownVariableType]
     else:
         raise ValueError("give {setting: [values]}, or a list of {setting: value}")
@@ -63,18 +67,31 @@ def _grid(sweep: Mapping[Any, Any]) -> list[SweepEntry]:
     for name, values in sweep.items():
         if not isinstance(name, str) or not isinstance(values, list | tuple) or not values:
             raise ValueError(f"{name} needs a list of values, such as [0.1, 0.2]")
+    _refuse_many(prod(len(values) for values in sweep.values()))
     combinations = product(*sweep.values()) if sweep else ()
     return [_entry(dict(zip(sweep, values, strict=True))) for values in combinations]
 
 
+def _refuse_many(num_entries: int) -> None:
+    if num_entries > MAX_SWEEP_ENTRIES:
+        raise ValueError(
+            f"it has {num_entries:,} entries, at most {MAX_SWEEP_ENTRIES:,} are possible: list "
+            "fewer values, or give some settings in another job"
+        )
+
+
 def _entry(written: Any) -> SweepEntry:
     if not isinstance(written, Mapping) or not all(isinstance(name, str) for name in written):  # pyright: ignore
-        raise ValueError(f"an entry is a mapping such as {{learning_rate: 0.02}}; got {written!r}")
+        raise ValueError(
+            f"an entry is a mapping such as {{learning_rate: 0.02}}; got {written!r:.40}"
+        )
     settings: dict[str, Any] = {**written}
     label, task = settings.pop("label", None), settings.pop("task", None)
     for name, value in (("label", label), ("task", task)):
         if value is not None and not (isinstance(value, str) and value.strip()):
-            raise ValueError(f"{name} is a name; got {value!r}")
+            raise ValueError(f"{name} is a name; got {value!r:.40}")
+    if label and (letter := unusable_letter(label)):
+        raise ValueError(f"a label holds {letter}")
     return SweepEntry(label or _described(task, settings), task, settings)
 
 

@@ -15,11 +15,23 @@ _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control and format characters (escape sequences, reversed writing), half surrogate pairs, and
 line separators."""
 
-_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#'\"@]*:[^/\s?#'\"]*(?=@)")
-_SECRET_VALUE = re.compile(
-    r"(?i)\b((?:[\w-]*(?:signature|credential|password|passwd|secret|token|api[_-]?key))=)"
-    r"[^&\s'\"]+"
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]*(?=@)|(?<=://)[^/\s@:]+(?=@)")
+_SECRET_NAME = (
+    r"(?:signature|credential|passwd|password|secret|token|authorization"
+    r"|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?|\bsig|\bpwd)"
 )
+_SECRET_VALUE = re.compile(
+    rf"(?i)({_SECRET_NAME}"
+    r"(?:=['\"]?"  # token=abc, token="abc"
+    r"|['\"]\s*:\s*['\"]"  # {"token": "abc"}
+    r"|(?<=authorization):\s*(?:basic|bearer)?\s*|(?<=password):\s*))"
+    r"[^&\s'\",;}]+"
+)
+_SECRET_SHAPE = re.compile(r"\b(?:hf_|ghp_|github_pat_|sk-)[A-Za-z0-9_-]{16,}|\bAKIA[0-9A-Z]{16}\b")
+"""Tokens of well-known services, which show by their beginning that they are secret."""
+
+
+_LINE_BREAKS = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 
 
 def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
@@ -37,6 +49,7 @@ def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
         left_out = 0
     text = _USER_AND_PASSWORD.sub("***", text)
     text = _SECRET_VALUE.sub(r"\1***", text)
+    text = _SECRET_SHAPE.sub("***", text)
     text = "".join(map(_visible, text))
     if left_out or len(text) > max_letters:
         ending = "… ({} more letters)"
@@ -46,8 +59,8 @@ def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
 
 
 def safe_line(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
-    """The same on one line: line breaks and repeated spaces become one space."""
-    return safe_text(" ".join(text.split()), max_letters)
+    """The same on one line: line breaks and the spaces around them become one space."""
+    return safe_text(_LINE_BREAKS.sub(" ", text.strip()), max_letters)
 
 
 def _visible(letter: str) -> str:
@@ -56,3 +69,18 @@ def _visible(letter: str) -> str:
     if unicodedata.category(letter) in _HIDDEN_CATEGORIES:
         return letter.encode("unicode_escape").decode()
     return letter
+
+
+def unusable_letter(text: str) -> str | None:
+    r"""The first letter that no file name or caption may hold, in words; None where all are fine.
+
+    These are half surrogate pairs, which UTF-8 cannot write, and control characters other than
+    tabs and line breaks.
+    """
+    for letter in text:
+        category = unicodedata.category(letter)
+        if category == "Cs":
+            return f"half a surrogate pair ({_visible(letter)})"
+        if category == "Cc" and letter not in "\t\r\n":
+            return f"the control character {_visible(letter)}"
+    return None

@@ -11,7 +11,7 @@ from ad_lib.presets import Preset
 from ad_lib.weights import EMBEDDED
 from manifests.errors import JobError
 from manifests.identity import canonical_json, item_id, seed_of
-from manifests.items import ErrorClass, Input, Item, Problem, slug
+from manifests.items import ErrorClass, Input, Item, Problem, distinct_slug, slug
 from manifests.job import Output
 from tasks.requests import refusal
 from tasks.resolving import ResolvedJob, Variation
@@ -26,8 +26,17 @@ MIN_SIDE, MAX_SIDE = 64, 8192
 SHAPING_ROLES = ("content", "layout", "target_mask", "control")
 """The image that a result takes its proportions from: the first of these that an item has."""
 
-PROMPT_LETTERS = 40
-"""So much of a prompt stands in a sample's key."""
+MAX_PROMPT_LETTERS = 40
+"""Maximum prompt characters in a sample key."""
+
+MAX_KEY_LETTERS = 200
+"""Maximum characters of a sample key; with a suffix, file systems and tars allow 255."""
+
+MAX_OWN_KEY_LETTERS = 120
+"""Maximum characters of a table's own key within a sample key."""
+
+NUMBER_LETTERS = 12
+"""Characters that a sample key keeps free for digits of its item's id or for a variant."""
 
 
 def make_items(resolved: ResolvedJob, rows: Sequence[TableRow]) -> Iterator[Item]:
@@ -128,11 +137,14 @@ def _identity(
 def _sample_key(row: TableRow, variation: Variation, numbers: list[str], identity: str) -> str:
     """A readable name: the row's own key, or the keys of its inputs and ten digits of the id."""
     swept = [variation.suffix] if variation.suffix else []
+    room = MAX_KEY_LETTERS - NUMBER_LETTERS - sum(len(suffix) + 1 for suffix in swept)
     if row.key:
-        return "-".join([slug(row.key, 120), *swept, *numbers])
+        own = distinct_slug(row.key, min(MAX_OWN_KEY_LETTERS, room))
+        return "-".join([own, *swept, *numbers])
     names = [slug(one.key) for one in row.inputs]
-    names += [slug(row.prompt, PROMPT_LETTERS)] if row.prompt else []
-    return "-".join([*dict.fromkeys(names), *swept, identity[:10]])
+    names += [slug(row.prompt, MAX_PROMPT_LETTERS)] if row.prompt else []
+    readable = "-".join(dict.fromkeys(names))[:room].strip("-")
+    return "-".join([readable, *swept, identity[:10]])
 
 
 def _result_size(output: Output, preset: Preset, inputs: Sequence[Input]) -> tuple[int, int]:

@@ -86,16 +86,18 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one(load,
         (LINES + "a: [\n", "job.yaml, line 8: not valid YAML: "),
         (LINES + "a: b: c\n", "job.yaml, line 7: not valid YAML: "),
         (LINES + "---\ntask: x\n", "job.yaml, line 7: not valid YAML: "),
-        (LINES + "a: !!python/name:os.system x\n", "job.yaml, line 7: not valid YAML: "),
-        (LINES + "a: \0\n", "job.yaml: not valid YAML: unacceptable character"),
-        (LINES + "seed: 2024-13-45\n", "job.yaml: a value does not fit its YAML type: "),
-        (LINES + "seed: !!int three\n", "job.yaml: a value does not fit its YAML type: "),
+        (LINES + "a: \0\n", "job.yaml, line 7: not valid YAML: the character U+0000 may not"),
+        (LINES + "a: \t- b\n", "job.yaml, line 7: not valid YAML: "),
+        (LINES + "seed: !!int three\n", "job.yaml, line 7: 'three' is no int: drop the tag"),
         (LINES + "? [a, b]\n: c\n", "job.yaml, line 7: a key is a plain word"),
-        ("a: &a {b: *a}\n", "job.yaml: not a job file: an alias holds itself"),
-        ("[" * 5000, "job.yaml: not a job file: it nests too deeply"),
+        ("a: &a {b: *a}\n", "job.yaml, line 1: an alias stands for what it is itself a part of"),
+        ("[" * 5000, "job.yaml, line 1: it nests deeper than 100 levels"),
+        (LINES + "- " * 500 + "x\n", "job.yaml, line 7: not valid YAML: "),
         ("", "job.yaml: a job file is a mapping"),
         ("- task: x\n", "job.yaml: a job file is a mapping"),
-        (b"task: \xff\xfe", "job file 'job.yaml' is not UTF-8 text"),
+        (b"task: \xff\xfe", "job file 'job.yaml' is not UTF-8 text, in line 1: save it as UTF-8"),
+        (LINES.encode("utf-16"), "job file 'job.yaml' is not UTF-8 text, in line 1"),
+        (LINES + "a: " + "x" * 2**20, "job file 'job.yaml' is larger than 1 MiB: list many"),
     ],
 )
 def test_a_file_that_is_not_a_yaml_mapping_is_refused_in_one_sentence(load, text, start):
@@ -152,7 +154,7 @@ def test_a_wrong_value_is_refused_with_the_value_and_the_line(load, key, value, 
         ("backbone", "7", "backbone: give a mapping of name, revision, config, controlnet"),
         ("inputs__content", "5", "inputs.content: give a mapping of uri, license, attribution"),
         ("pairing", "shuffle", "pairing.mode: input should be 'zip', 'product' or 'random'"),
-        ("compute__batch_size", "many", "compute.batch_size: input should be a valid integer"),
+        ("compute__batch_size", "many", "compute.batch_size: give a number, not a word; got"),
         ("inputs__style", "''", "inputs.style.uri.0: string should have at least 1 character"),
     ],
 )
@@ -170,8 +172,16 @@ def test_a_wrong_override_is_refused_as_an_override_not_as_a_line_of_the_file(
     [
         ("task__x", "1", "--set task.x: 'task' holds no keys"),
         ("output__uri__x", "1", "--set output.uri.x: 'uri' holds no keys"),
-        ("seed", "[", "--set seed=[: the value is not valid YAML"),
-        ("seed", "2024-13-45", "--set seed=2024-13-45: the value is not valid YAML"),
+        (
+            "seed",
+            "{",
+            "--set seed={: not valid YAML: expected the node content, but found '<stream end>'",
+        ),
+        (
+            "seed",
+            "2024-13-45",
+            "--set seed=2024-13-45: seed: give a number, not a word; got '2024-13-45'",
+        ),
         ("sed", "1", "--set sed=1: unknown key 'sed'; did you mean 'seed'?"),
     ],
 )
@@ -327,6 +337,86 @@ def test_a_job_with_a_sweep_and_bounds_is_recorded_as_it_is(load):
     text = LINES + "sweep: [{label: a}, {label: b}]\nquality: {retries: 2, swd_patch: {max: 1}}\n"
     job = load(text)
     assert job_from_dict(job.model_dump(mode="json", exclude_unset=True)) == job
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2**64),
+        ("seed", -(2**63) - 1),
+        ("variants", 10**9),
+        ("compute.shard_seconds", ".inf"),
+        ("compute.seconds_per_item", ".nan"),
+        ("compute.io_threads", 10**9),
+        ("compute.batch_size", 10**9),
+        ("limits.max_pixels", 10**12),
+        ("name", '"\\ud800"'),
+        ("name", '"\\e[2J"'),
+        ("name", "x" * 201),
+        ("output.uri", '"a\\0b"'),
+        ("inputs.content", '"a\\0b"'),
+        ("backbone.name", '"\\udfff"'),
+        ("inputs.prompt", "x" * 10_001),
+        ("sweep", "{" + ", ".join(f"s{n}: [1, 2]" for n in range(40)) + "}"),
+        ("quality", "{ssim_luma: {max: .inf}}"),
+    ],
+)
+def test_what_no_run_could_hold_is_refused_with_its_key(load, key, value):
+    message = refusal(load, **{key.replace(".", "__"): f"{value}"})
+    assert key in message or "does not fit 64 bits" in message
+    assert len(message) < 2000
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("written", "seed"),
+    [("1e5", 100_000), ("'7'", 7), ("0x1F", 31), ("0o17", 15), ("-3", -3)],
+)
+def test_numbers_are_those_of_yaml_1_2(load, written, seed):
+    assert load(seed=written).seed == seed
+    assert load(LINES + f"seed: {written}\n").seed == seed
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("0512", "could be an octal or a decimal number: write 512, or '0512' in quotes"),
+        ("1_000", "seed: give a number, not a word: write 1000; got '1_000'"),
+        ("12:30:45", "seed: give a number, not a word; got '12:30:45'"),
+        ("true", "seed: give a number, not true or false"),
+    ],
+)
+def test_a_number_that_could_mean_two_things_is_refused(load, written, sentence):
+    assert sentence in refusal(load, seed=written)
+
+
+@pytest.mark.parametrize(
+    ("codec", "expected"), [("jpeg", "jpg"), ("JPG", "jpg"), ("PNG", "png"), (".webp", "webp")]
+)
+def test_a_codec_is_understood_however_people_write_it(load, codec, expected):
+    assert load(output__codec=codec).output.codec == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("steps: 50", "unknown key 'steps'; did you mean 'settings.num_inference_steps'?"),
+        ("model: sd15", "unknown key 'model'; did you mean 'backbone'?"),
+        ("batch: 4", "unknown key 'batch'; did you mean 'compute.batch_size'?"),
+        ("lambda: 1", "unknown key 'lambda'; did you mean 'settings.content_weight'?"),
+        ("compute: {batch: 4}", "unknown key 'batch' in compute; did you mean 'batch_size'?"),
+        ("size: 64", "unknown key 'size'; did you mean 'output.size'?"),
+    ],
+)
+def test_a_key_of_another_program_is_refused_with_ours(load, line, hint):
+    assert hint in refusal(load, LINES + line + "\n")
+
+
+def test_many_wrong_values_are_told_in_a_bounded_message(load):
+    wrong = "".join(f"key{n}: {'x' * 1000}\n" for n in range(500))
+    message = refusal(load, LINES + wrong)
+    assert len(message) <= 2000
+    assert message.splitlines()[-1] == "job.yaml: and 494 more"
 
 
 yaml_values = st.recursive(

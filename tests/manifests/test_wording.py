@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.wording import MAX_MESSAGE_LETTERS, safe_line, safe_text
+from manifests.wording import MAX_MESSAGE_LETTERS, safe_line, safe_text, unusable_letter
 
 ANY_TEXT = st.text(st.characters(codec=None))
 
@@ -40,10 +40,42 @@ def test_a_text_of_any_length_becomes_a_bounded_one_that_says_what_was_left_out(
         ("https://x.org/a?X-Amz-Signature=abc123&b=1", "abc123"),
         ("--set password=hunter2", "hunter2"),
         ("hf_token=abc 'api-key=def'", "abc"),
+        ("http://anna:hun?ter#2'@host/", "ter#2"),
+        ("https://ghp_secretsecret@github.com/x", "secretsecret"),
+        ("AWS_SECRET_ACCESS_KEY=hunter2", "hunter2"),
+        ('{"token": "hunter2"}', "hunter2"),
+        ("Authorization: Bearer hunter2", "hunter2"),
+        ("password: hunter2", "hunter2"),
+        ("https://x.blob.core.windows.net/a?sig=hunter2&x=1", "hunter2"),
+        ("see hf_abcdefghijklmnopqrstuvwxyz", "abcdefghij"),
+        ("key AKIAABCDEFGHIJKLMNOP here", "ABCDEFGHIJ"),
     ],
 )
 def test_passwords_are_not_shown(text, secret):
     assert secret not in safe_text(text)
+
+
+@given(ANY_TEXT)
+def test_what_is_safe_already_stays_as_it_is(text):
+    assert safe_text(safe_text(text)) == safe_text(text)
+
+
+@pytest.mark.parametrize("piece", ["a-", "://", "://a:", "token", "\n ", "@", ":", "=", "'"])
+def test_no_text_takes_long(piece):
+    safe_line(piece * 1_000_000)  # some patterns would take hours
+
+
+def test_writing_that_runs_backwards_is_shown_as_what_it_is():
+    assert safe_line("a\u202egpj.exe") == r"a\u202egpj.exe"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("a\nb\tc é 東", None), ("a\0", r"\x00"), ("\ud83d", r"\ud83d"), ("\x85", r"\x85")],
+)
+def test_a_letter_that_no_text_may_hold_is_named(text, found):
+    told = unusable_letter(text)
+    assert (told is None) if found is None else (found in (told or ""))
 
 
 def test_ordinary_text_is_left_as_it_is():
