@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -59,9 +60,7 @@ def load_from_folder(
             use_safetensors=True,
             output_loading_info=True,
         )
-    # Loaders fill what is missing with random numbers, or leave it without any.
-    _check_whole(weights, part, info["missing_keys"])
-    return network
+    return _finished(network, weights, part, info["missing_keys"])
 
 
 def _load_from_file(
@@ -80,10 +79,9 @@ def _load_from_file(
             network = create_diffusers_clip_model_from_ldm(
                 network_class, checkpoint, part, folder, dtype, local_files_only=True
             )
-    # What is not in the file has stayed without numbers.
+    # A tensor that is not in the file is still on the meta device, without numbers.
     missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
-    _check_whole(weights, part, missing)
-    return network
+    return _finished(network, weights, part, missing)
 
 
 def _translated(
@@ -123,9 +121,29 @@ def named_in_errors(weights: Weights, part: str) -> Iterator[None]:
         ) from None
 
 
-def _check_whole(weights: Weights, part: str, missing_keys: Any) -> None:
+def _finished(network: Any, weights: Weights, part: str, missing_keys: Iterable[str]) -> Any:
+    """The loaded network in memory of its own; every network that is read from a file ends here.
+
+    Raises:
+        BackboneError: tensors are missing, which the loaders fill with random numbers or leave
+            empty.
+    """
     if missing := sorted(missing_keys):
         raise BackboneError(
             f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
             f"{missing[0]!r}: fetch or convert it again"
         )
+    copy_into_own_memory(network)
+    return network
+
+
+def copy_into_own_memory(network: torch.nn.Module) -> None:
+    """Copies every parameter and buffer into memory that torch allocates, one tensor at a time.
+
+    Loaders map a file into memory and leave the tensors there, at addresses that depend on the
+    layout of the file. Some matrix kernels round differently at different alignments, so the same
+    weights would give slightly different pictures from a folder and from a single file. torch
+    allocates at multiples of 64 bytes. A tensor that several modules share stays shared.
+    """
+    for tensor in chain(network.parameters(), network.buffers()):
+        tensor.data = tensor.data.clone()
