@@ -9,6 +9,7 @@ never below 1e-5. Exit code 1 if any figure is above its tolerance or a recordin
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="a golden set")
     golden = Golden(parser.parse_args(arguments).folder)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     failed = 0
     for row in replay(golden):
         sys.stdout.write(f"{row}\n")
