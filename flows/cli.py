@@ -1,7 +1,12 @@
 """The command line `stylefarm`.
 
-Exit codes: 0 complete, 2 wrong usage or unusable input, 3 more items failed than the job allows,
-4 incomplete, 5 the run folder belongs to another job.
+Exit codes:
+    0  complete; also when there was nothing to do.
+    2  wrong usage, or an input, a store or a model that cannot be used.
+    3  complete, but more items failed than the job allows.
+    4  incomplete: stopped by a signal, or shards are still pending. Run it again.
+    5  the run folder belongs to another job.
+    1  an error of stylefarm itself.
 """
 
 from __future__ import annotations
@@ -9,32 +14,38 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from typer.exceptions import TyperException
+
+from flows.stopping import EXIT_INCOMPLETE, run_stoppable
+from flows.terminal import Terminal, prepare_streams
+
+if TYPE_CHECKING:
+    from manifests.job import Job
+    from tasks.resolving import ResolvedJob
 
 EXIT_USAGE = 2
 EXIT_FAILED_ITEMS = 3
-EXIT_INCOMPLETE = 4
 EXIT_FINGERPRINT = 5
 DEBUG_VARIABLE = "STYLEFARM_DEBUG"
+PACKAGES = ("ad_lib", "manifests", "infra", "tasks")
 
 app = typer.Typer(
     name="stylefarm",
-    help="Turn manifests of images into stylised datasets and texture assets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+terminal = Terminal()
 
 
 class Precision(StrEnum):
-    """Of the networks."""
+    """The data type of the networks."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -64,6 +75,24 @@ OutputUri = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        terminal.say(f"stylefarm {version('stylefarm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def stylefarm(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Turn manifests of images into stylised datasets and texture assets."""
+
+
 @app.command()
 def run(
     job: JobPath,
@@ -79,17 +108,20 @@ def run(
     Every input is read and checked before anything is rendered. What is finished is in the run
     folder, whatever happens; the same command continues from there and recomputes nothing.
     """
+    resolved = _resolved(job, overrides, limit, output)
     from flows import session
 
-    loaded = _load(job, overrides, limit, output)
-    resolved = session.resolve(loaded, job)
     if dry_run:
-        session.show_dry_run(console, resolved)
+        session.show_dry_run(terminal, resolved)
         return
-    prepared = session.prepare(console, resolved)
-    index = session.finish(console, loaded, job, prepared)
-    session.show_outcome(console, prepared.uri, index, has_sweep=bool(loaded.sweep_entries))
-    raise typer.Exit(_exit_code(loaded, index))
+    prepared = session.prepare(terminal, resolved)
+    index = session.finish(terminal, resolved.job, job, prepared)
+    session.show_outcome(terminal, resolved.job, prepared.uri, index)
+    if index.counts.pending:
+        raise typer.Exit(EXIT_INCOMPLETE)
+    if not resolved.job.limits.allows(index.counts.failed, index.counts.planned):
+        session.show_failed_items(terminal, resolved.job, prepared.uri, index)
+        raise typer.Exit(EXIT_FAILED_ITEMS)
 
 
 @app.command()
@@ -100,18 +132,18 @@ def plan(
     output: OutputUri = None,
 ) -> None:
     """Check every input and write the plan, without rendering."""
+    resolved = _resolved(job, overrides, limit, output)
     from flows import session
 
-    resolved = session.resolve(_load(job, overrides, limit, output), job)
-    session.prepare(console, resolved)
+    session.prepare(terminal, resolved)
 
 
 @app.command()
 def status(run_uri: RunUri) -> None:
     """Say how far a run is, from its commits."""
-    from flows import session
+    from flows.status import show_status
 
-    session.show_status(console, _absolute(run_uri))
+    show_status(terminal, _absolute(run_uri))
 
 
 @app.command()
@@ -120,15 +152,23 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Bring index.json and report.html up to date, and say where the page is."""
+    from tasks.run_folder import open_run
+
+    open_run(_absolute(run_uri))  # a wrong path is told at once
     from flows import session
 
-    session.show_report(console, _absolute(run_uri), show)
+    session.show_report(terminal, _absolute(run_uri), show)
 
 
 @app.command()
 def render(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")],
-    style: Annotated[list[Path], typer.Option(help="A style or texture image. May be repeated.")],
+    style: Annotated[
+        list[Path], typer.Option(help="The image whose style is taken. May be repeated.")
+    ] = [],  # noqa: B006 - typer copies it
+    texture: Annotated[
+        list[Path], typer.Option(help="The image whose texture is taken. May be repeated.")
+    ] = [],  # noqa: B006
     content: Annotated[Path | None, typer.Option(help="The image whose structure is kept.")] = None,
     layout: Annotated[
         Path | None, typer.Option(help="A rough painting of where a texture's colours lie.")
@@ -171,25 +211,32 @@ def render(
             "given.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the noise.")] = 0,
     settings: Annotated[
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the preset."),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Render one picture from files, without a job, and tell its figures.
+    """Render one picture from files, without a job, and print its figures.
 
-    They stand beside those of the unchanged content (identity) and of the style itself (style
-    copy), so that a good number can be seen for what it is.
+    Beside them are the figures of the unchanged content (identity) and of the style itself (style
+    copy), because a good figure alone says little.
     """
     from flows import single
 
-    files = {"content": content, "layout": layout, "control": control}
-    files |= {"source_mask": source_mask, "target_mask": target_mask}
+    files = {
+        "content": [content],
+        "style": style,
+        "texture": texture,
+        "layout": [layout],
+        "source_mask": [source_mask],
+        "target_mask": [target_mask],
+        "control": [control],
+    }
+    given = {role: [path for path in paths if path] for role, paths in files.items()}
     asked = single.OnePicture(
         output=output,
-        styles=style,
-        pictures={role: path for role, path in files.items() if path is not None},
+        files={role: paths for role, paths in given.items() if paths},
         preset=preset,
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -204,62 +251,95 @@ def render(
         seed=seed,
         settings=_pairs(settings),
     )
-    single.render_one(console, asked)
+    single.render_one(terminal, asked)
 
 
 @app.command()
 def presets() -> None:
     """List the tasks: what each takes, its published numbers, and what it does."""
-    from flows import single
+    from flows.presets import show_presets
 
-    single.show_presets(console)
+    show_presets(terminal)
 
 
 def main() -> None:
     """Runs the command line; every error is a sentence and an exit code, never a traceback."""
+    prepare_streams()
     _quiet_libraries()
+    sys.exit(run_stoppable(_run_command, terminal))
+
+
+def _run_command() -> int:
     try:
-        app()
+        return app(standalone_mode=False) or 0
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
-            raise
-        sys.exit(_complain(*_explained(error)))
+            _show_causes(error)
+        sentence, code = _explained(error)
+        if sentence:
+            terminal.complain(sentence)
+        return code
+
+
+def _show_causes(error: Exception) -> None:
+    """Prints the traceback with the whole chain of causes, those cut by `from None` too."""
+    import traceback
+
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        cause.__suppress_context__ = False
+        cause = cause.__cause__ or cause.__context__
+    terminal.say_traceback("".join(traceback.format_exception(error)))
 
 
 def _explained(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code of an error."""
     from ad_lib.errors import BackboneError, ImageError, RequestError
-    from infra.prefect_api import PrefectUnavailable
-    from infra.store import StoreError
+    from infra.objects import StoreError
     from manifests.errors import FingerprintMismatch, ManifestError
+    from tasks.progress import Stopped
 
+    if isinstance(error, Stopped):
+        return "", EXIT_INCOMPLETE  # the main thread says so
     if isinstance(error, FingerprintMismatch):
         return str(error), EXIT_FINGERPRINT
-    known = (
-        ManifestError,
-        RequestError,
-        ImageError,
-        BackboneError,
-        StoreError,
-        PrefectUnavailable,
-    )
+    if isinstance(error, TyperException):
+        return _usage(error), EXIT_USAGE
+    known = (ManifestError, RequestError, ImageError, BackboneError, StoreError)
     if isinstance(error, known):
         return str(error), EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return "out of memory; lower compute.batch_size and compute.io_threads", EXIT_USAGE
     text = f"unexpected {type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 for the traceback)"
     return text, 1
 
 
-def _complain(sentence: str, code: int) -> int:
-    errors.print(f"[bold red]error:[/] {_escaped(sentence)}", soft_wrap=True)
-    return code
+def _usage(error: TyperException) -> str:
+    """What is wrong with the arguments, and where the right ones are explained."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""  # the help has been printed
+    command = context.command_path if context else "stylefarm"
+    return f"{error.format_message()} See '{command} --help'."
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _resolved(
+    path: Path, overrides: list[str], limit: int | None, output: str | None
+) -> ResolvedJob:
+    """The job with everything looked up that it names."""
+    from ad_lib.presets import find_preset
 
-    return escape(text)
+    job = _load(path, overrides, limit, output)
+    find_preset(job.task).settings_with(job.settings)  # told before anything larger is imported
+    from tasks.resolving import resolve_job
+
+    _refuse_shadowed_packages()
+    return resolve_job(job, str(path.absolute().parent))
 
 
-def _load(path: Path, overrides: list[str], limit: int | None, output: str | None) -> Any:
+def _load(path: Path, overrides: list[str], limit: int | None, output: str | None) -> Job:
     from manifests.job import load_job
 
     values = _pairs(overrides)
@@ -286,15 +366,22 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _exit_code(job: Any, index: Any) -> int:
-    if index.counts.pending:
-        return EXIT_INCOMPLETE
-    allowed = job.limits.allows(index.counts.failed, index.counts.planned)
-    return 0 if allowed else EXIT_FAILED_ITEMS
+def _refuse_shadowed_packages() -> None:
+    """Our packages have plain names; another distribution may ship one of them."""
+    from manifests.errors import ManifestError
+
+    home = Path(__file__).absolute().parent.parent
+    for name in PACKAGES:
+        found = Path(str(sys.modules[name].__file__)).absolute().parent.parent
+        if found != home:
+            raise ManifestError(
+                f"the package {name!r} comes from {found}, not from stylefarm's {home}: another "
+                "distribution ships that name; install stylefarm in an environment of its own"
+            )
 
 
 def _quiet_libraries() -> None:
-    """Keeps the terminal for what the user asked; before Prefect and torch are imported."""
+    """Keeps messages of libraries off the terminal; called before they are imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl on a busy machine
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -1,291 +1,202 @@
-"""What the commands do, step by step, and what they print. Imported when a command runs."""
+"""What `run`, `plan` and `report` do, step by step, and what they print."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-import time
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-
-from infra.store import join_uri
+from flows.bars import counting_bar, rendering_bar
+from flows.presets import warn_of_prompts
+from flows.terminal import MAX_LINES, Terminal
+from infra.prefect_api import PrefectUnavailable
+from infra.store import Store, StoreError, join_uri
 from manifests.commits import REPORT_NAME, Index
-from manifests.items import Input, Item
+from manifests.errors import ManifestError
+from manifests.items import Item
 from manifests.job import Job
+from manifests.schema import read_metadata
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.progress import board
 from tasks.report import publish
-from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import (
-    current_index,
-    last_failures,
-    open_run,
-    pending_shards,
-)
-
-MAX_LINES = 20
-PACKAGES = ("ad_lib", "manifests", "infra", "tasks")
+from tasks.resolving import ResolvedJob
+from tasks.run_folder import last_failures, open_run, pending_shards
 
 
-def resolve(job: Job, path: Path) -> ResolvedJob:
-    """The job with everything looked up that it names."""
-    _refuse_shadowed_packages()
-    return resolve_job(job, str(path.absolute().parent))
-
-
-def show_dry_run(console: Console, resolved: ResolvedJob) -> None:
-    """Preflight and plan, on the screen only."""
+def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
+    """Checks the inputs and plans, and prints what would be done."""
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     found = open_prepared(resolved)
-    items = list(found.plan.items) if found else _preflight(console, resolved)
-    _show_plan(console, items)
-    console.print("Dry run: nothing was written.")
+    items = list(found.plan.items) if found else _plan(terminal, resolved)
+    _show_plan(terminal, items)
+    terminal.say("Dry run: nothing was written.")
 
 
-def prepare(console: Console, resolved: ResolvedJob) -> PreparedRun:
+def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
     """The run of a job: the one that its folder holds, or a new one, planned and stored."""
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     if found := open_prepared(resolved):
         return found
-    items = _preflight(console, resolved)
+    items = _plan(terminal, resolved)
     prepared = store_plan(resolved, items)
-    _show_plan(console, items)
+    _show_plan(terminal, items)
     if not prepared.run.conditional_put:
-        console.print(
-            "[yellow]This store does not honour conditional writes: let only one stylefarm at a "
-            "time work on this run folder.[/]"
+        terminal.say(
+            "This store does not honour conditional writes: let only one stylefarm at a time work "
+            "on this run folder.",
+            "yellow",
         )
     return prepared
 
 
-def finish(console: Console, job: Job, path: Path, prepared: PreparedRun) -> Index:
-    """Renders what is pending, through Prefect, and publishes; returns what the commits say."""
+def finish(terminal: Terminal, job: Job, path: Path, prepared: PreparedRun) -> Index:
+    """Renders what is pending and publishes; returns what the commits say."""
     store, _ = open_run(prepared.uri)
     pending = pending_shards(store, prepared.plan)
     if pending:
         board.reset()
-        done = len(prepared.plan.items) - sum(len(items) for items in pending.values())
-        if done:
-            console.print(f"Resuming: {done} of {len(prepared.plan.items)} items are committed.")
-        with _stopped_by_signals(), _progress(console, prepared, pending):
-            flow_message = _run_flow(job, path)
-        if board.stopping:
-            console.print("[yellow]Stopped; run the same command again to finish.[/]")
-        elif pending_shards(store, prepared.plan):
-            console.print(f"[red]The flow ended early:[/] {escape(flow_message)}", soft_wrap=True)
-    for shard, error in last_failures(store, prepared.plan).items():
-        console.print(f"[red]shard {shard} failed:[/] {escape(error)}", soft_wrap=True)
+        num_items = len(prepared.plan.items)
+        num_done = num_items - sum(len(items) for items in pending.values())
+        if num_done:
+            terminal.say(f"Resuming: {num_done} of {num_items} items are committed.")
+        with rendering_bar(terminal, prepared, pending):
+            _render_with_prefect(terminal, job, path)
+            _render_what_is_left(job, store, prepared)
+    failures = last_failures(store, prepared.plan)
+    terminal.say_list(
+        (f"shard {shard} failed: {error}" for shard, error in failures.items()),
+        "red",
+        rest="more shards failed",
+    )
     return publish(prepared.uri)
 
 
-def show_outcome(console: Console, uri: str, index: Index, *, has_sweep: bool) -> None:
-    """One line on what there is, then where to look."""
-    counts = index.counts
+def show_outcome(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
+    """Prints the counts, then where to look."""
+    counts, seconds = index.counts, index.stats.render_seconds
+    numbers = {"failed": counts.failed, "pending": counts.pending}
     parts = [f"{counts.ok} of {counts.planned} items ok"]
-    parts += [
-        f"{number} {name}"
-        for name, number in (("failed", counts.failed), ("pending", counts.pending))
-        if number
-    ]
-    seconds = index.stats.render_seconds
+    parts += [f"{number} {name}" for name, number in numbers.items() if number]
     parts.append(_counted(len(index.shards), "shard"))
     parts.append(f"{seconds:.0f} s rendering ({seconds / max(1, counts.ok):.1f} s an image)")
-    console.print(" · ".join(parts), soft_wrap=True)
-    console.print(f"report: {escape(join_uri(uri, REPORT_NAME))}", soft_wrap=True)
-    if has_sweep:
-        console.print(f"side by side: {escape(join_uri(uri, CONTACT_SHEET_NAME))}", soft_wrap=True)
+    terminal.say(" · ".join(parts))
+    terminal.say(f"report: {join_uri(uri, REPORT_NAME)}")
+    if job.sweep_entries:
+        terminal.say(f"side by side: {join_uri(uri, CONTACT_SHEET_NAME)}")
 
 
-def show_status(console: Console, uri: str) -> None:
-    """Counts and errors of a run, from its commits."""
-    store, run = open_run(uri)
-    index = current_index(store, run)
-    table = Table("items", "number", title=escape(uri), title_justify="left")
-    for name, number in index.counts.model_dump().items():
-        table.add_row(name, str(number))
-    for name, number in sorted(index.stats.errors.items()):
-        table.add_row(f"  failed: {name}", str(number))
-    console.print(table)
-    console.print(
-        f"{run.identity['task']} on {run.model_id} · {len(index.shards)} of {run.num_shards} "
-        f"shards · {index.stats.output_bytes / 1e6:.1f} MB · "
-        f"{index.stats.render_seconds:.0f} s rendering",
-        soft_wrap=True,
+def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
+    """Prints which items failed and why, and what to do about it."""
+    store, _ = open_run(uri)
+    classes = ", ".join(f"{number} {name}" for name, number in sorted(index.stats.errors.items()))
+    terminal.say(f"{_counted(index.counts.failed, 'item')} failed ({classes}):", "red")
+    lines = _failed_items(store, index)
+    terminal.say_list(lines, "red", rest="more", num_lines=index.counts.failed)
+    terminal.say(
+        f"More items failed than limits.max_failed allows ({job.limits.max_failed}). Correct their "
+        "inputs and start a new run folder, or raise limits.max_failed (a number, or a share such "
+        "as 2%).",
+        "red",
     )
-    console.print("complete" if index.complete else "incomplete: 'stylefarm run' goes on")
 
 
-def show_report(console: Console, uri: str, show: bool) -> None:
+def show_report(terminal: Terminal, uri: str, show: bool) -> None:
     """Makes the page again and says where it is."""
     publish(uri)
     page = join_uri(uri, REPORT_NAME)
-    console.print(escape(page), soft_wrap=True)
+    terminal.say(page)
     if show and _has_screen():
         webbrowser.open(page if "://" in page else Path(page).as_uri())
 
 
 def _has_screen() -> bool:
-    """Whether a browser has somewhere to open; on a bare terminal it would take the terminal."""
+    """Whether a browser has somewhere to open; without a screen it would take the terminal."""
     if sys.platform in ("darwin", "win32"):
         return True
     return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
 
 
-def _run_flow(job: Job, path: Path) -> str:
-    """Runs the flow in this process; what it says about its end."""
+def _render_with_prefect(terminal: Terminal, job: Job, path: Path) -> None:
+    """Runs the flow in this process. Where Prefect does not work, says so and returns.
+
+    Prefect only watches, so its trouble is never the run's: what it did not render is rendered
+    without it.
+    """
+    try:
+        from infra.prefect_api import prefect_api
+
+        with prefect_api():
+            _run_flow(job, path)
+            board.check()
+    except (ManifestError, StoreError):
+        raise
+    except Exception as error:
+        board.check()
+        name = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
+        terminal.say(
+            f"Rendering goes on without Prefect, which only shows it: {name}{error}", "yellow"
+        )
+
+
+def _run_flow(job: Job, path: Path) -> None:
+    """Runs the flow; raises what ended it early, be it ours or Prefect's."""
     from flows.job import run_job
-    from infra.prefect_api import prefect_api
 
     content = job.model_dump(mode="json", exclude_unset=True)
-    with prefect_api():
-        state: Any = run_job(
-            job.name or path.stem, content, str(path.absolute().parent), return_state=True
-        )
-    return str(state.message)
+    base = str(path.absolute().parent)
+    state = run_job(job.name or path.stem, content, base, return_state=True)
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, BaseException):
+        raise error
 
 
-def _preflight(console: Console, resolved: ResolvedJob) -> list[Item]:
-    with progress_bar(console) as progress:
-        task = progress.add_task("checking inputs", total=None)
+def _render_what_is_left(job: Job, store: Store, prepared: PreparedRun) -> None:
+    """Renders the shards that Prefect did not get to; there are none where Prefect works."""
+    from tasks.render import render_patiently
 
-        def inspected(one: Input) -> None:
-            progress.advance(task)
+    for shard in pending_shards(store, prepared.plan):
+        if shard in board.read().begun:
+            continue
+        try:
+            render_patiently(prepared.uri, shard, job.model_dump(mode="json")["compute"])
+        except Exception:
+            board.check()  # the run folder has a note of what went wrong with the shard
 
-        return plan_items(resolved, inspected)
+
+def _plan(terminal: Terminal, resolved: ResolvedJob) -> list[Item]:
+    with counting_bar(terminal, "checking inputs") as advance:
+        return plan_items(resolved, lambda inspected: advance())
 
 
-def _show_plan(console: Console, items: list[Item]) -> None:
+def _show_plan(terminal: Terminal, items: list[Item]) -> None:
     problems = dict.fromkeys(
         f"{item.problem.error_class.value}: {item.problem.message}"
         for item in items
         if item.problem
     )
-    for line in list(problems)[:MAX_LINES]:
-        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
-    if len(problems) > MAX_LINES:
-        console.print(f"[yellow]… and {len(problems) - MAX_LINES} more problems[/]")
+    terminal.say_list(problems, "yellow", rest="more problems")
     broken = sum(1 for item in items if item.problem)
     shards = len({item.shard for item in items})
     line = f"Planned {_counted(len(items), 'item')} in {_counted(shards, 'shard')}"
     if broken:
         line += f"; {broken} cannot be rendered and will be recorded as failed"
-    console.print(f"{line}.", soft_wrap=True)
+    terminal.say(f"{line}.")
+
+
+def _failed_items(store: Store, index: Index) -> list[str]:
+    """A line for each failed item, of the first ones."""
+    lines: list[str] = []
+    for shard in index.shards:
+        if shard.counts.failed and len(lines) < MAX_LINES:
+            lines += [
+                f"{row['key']}: {row['error_class']}: {row['error_message']}"
+                for row in read_metadata(store.get(shard.parquet.name))
+                if row["status"] == "failed"
+            ]
+    return lines
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with counts and times, on a terminal only."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-@contextmanager
-def _progress(
-    console: Console, prepared: PreparedRun, pending: dict[str, list[Item]]
-) -> Iterator[None]:
-    """A bar that follows the board until the block ends."""
-    total = len(prepared.plan.items)
-    sound = sum(1 for items in pending.values() for item in items if item.problem is None)
-    num_shards = len(prepared.plan.shards())
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    done = threading.Event()
-    task = progress.add_task("starting Prefect", total=max(sound, 1e-9), figures="")
-    shown, started = 0, 0.0
-
-    def update() -> None:
-        nonlocal shown, started
-        now = board.read()
-        if now.items and not started:
-            started = time.monotonic()
-        elapsed = time.monotonic() - started
-        committed = num_shards - len(pending) + now.shards
-        figures = (
-            f"{total - sound + now.items:.0f}/{total} items · {committed}/{num_shards} shards · "
-            f"{now.items / max(elapsed, 1.0):.2f} images/s"
-        )
-        description = "rendering" if now.items else "starting"
-        progress.update(task, completed=now.items, figures=figures, description=description)
-        if now.shards > shown and not console.is_terminal:
-            console.print(figures)
-            shown = now.shards
-
-    def follow() -> None:
-        while not done.wait(0.2):
-            update()
-
-    follower = threading.Thread(target=follow, daemon=True)
-    with progress:
-        follower.start()
-        try:
-            yield
-        finally:
-            done.set()
-            follower.join()
-            update()
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """The first SIGINT or SIGTERM gives up the shard in hand; a second SIGINT ends the process."""
-
-    def stop(number: int, frame: Any) -> None:
-        board.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _refuse_shadowed_packages() -> None:
-    """Our packages have plain names; another distribution may ship one of them."""
-    from manifests.errors import ManifestError
-
-    home = Path(__file__).absolute().parent.parent
-    for name in PACKAGES:
-        found = Path(str(sys.modules[name].__file__)).absolute().parent.parent
-        if found != home:
-            raise ManifestError(
-                f"the package {name!r} comes from {found}, not from stylefarm's {home}: another "
-                "distribution ships that name; install stylefarm in an environment of its own"
-            )

@@ -1,24 +1,26 @@
-"""One picture from files, without a job; and the tasks that there are."""
+"""One picture from files, without a job: what `stylefarm render` does and prints."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from ad_lib.errors import ImageError, RequestError
+from ad_lib.presets import Preset, find_preset
+from flows.presets import warn_of_prompts
+from flows.terminal import Terminal
+from manifests.wording import safe_text
 
-from ad_lib.errors import RequestError
-from ad_lib.presets import PRESETS, Preset, find_preset
-from flows.session import progress_bar
-from manifests.job import Output
+if TYPE_CHECKING:
+    from PIL import Image
 
-PICTURES = ("content", "layout", "source_mask", "target_mask", "control")
-"""The pictures beside the styles, by role."""
+    from ad_lib.requests import Request
+
+MAX_SIDE = 8192
+"""Pixels; as in a job's `output.size`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +29,14 @@ class OnePicture:
 
     Attributes:
         output: the file to write.
-        styles: the references.
-        pictures: the other files, by role.
+        files: the images by role, as the presets name them; a style or texture may be several.
         backbone: the arguments of `load_backbone`, `dtype` by name.
         size: `N` or `WIDTHxHEIGHT`.
-        settings: replaced ones, as YAML.
+        settings: the settings that replace the preset's, values as YAML.
     """
 
     output: Path
-    styles: list[Path]
-    pictures: dict[str, Path]
+    files: dict[str, list[Path]]
     preset: str
     prompt: str
     negative_prompt: str | None
@@ -46,110 +46,91 @@ class OnePicture:
     settings: dict[str, str]
 
 
-def render_one(console: Console, asked: OnePicture) -> None:
-    """Renders one picture from files, and tells its figures beside those of doing nothing."""
+def render_one(terminal: Terminal, asked: OnePicture) -> None:
+    """Renders one picture from files, and prints its figures beside those of doing nothing.
+
+    Raises:
+        RequestError, ImageError, BackboneError: something that was asked for cannot be done;
+            nothing was written.
+    """
+    codec = _codec(asked.output)
+    preset = find_preset(asked.preset)
+    settings = _settings(preset, asked.settings)
+    _check_roles(preset, asked.files)
+    size = _parsed_size(asked.size)
+    images = {role: [_open_image(path) for path in paths] for role, paths in asked.files.items()}
+    request = _request(asked, preset, settings, images, size)
+    _check_writable(asked.output)
+    warn_of_prompts(terminal, preset, asked.backbone["name"])
+    _render(terminal, asked, request, codec)
+
+
+def _render(terminal: Terminal, asked: OnePicture, request: Request, codec: str) -> None:
     from ad_lib import load_backbone
     from ad_lib import render as render_requests
-
-    codec = _codec(asked.output)
-    request = _request(asked)
-    loaded = load_backbone(**_typed(asked.backbone))
-    with progress_bar(console) as progress:
-        task = progress.add_task("rendering", total=request.settings.num_inference_steps)
-        (result,) = render_requests(
-            loaded, [request], on_step_end=lambda items, steps: progress.advance(task)
-        )
+    from flows.bars import counting_bar
+    from manifests.job import Output
     from tasks.render import encode_image
 
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    loaded = load_backbone(**_typed(asked.backbone))
+    num_steps = request.settings.num_inference_steps
+    with counting_bar(terminal, "rendering", num_steps) as advance:
+        (result,) = render_requests(
+            loaded, [request], on_step_end=lambda num_items, num_steps: advance()
+        )
     encoding: Any = {"uri": ".", "codec": codec}
-    asked.output.write_bytes(encode_image(result.image, Output(**encoding)))
-    told = [f"{escape(str(asked.output))}: {request.width}x{request.height}"]
+    _write(asked.output, encode_image(result.image, Output(**encoding)))
+    parts = [f"{asked.output}: {request.width}x{request.height}"]
     if result.style_losses:
-        told.append(f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}")
-    console.print(", ".join([*told, f"{result.seconds:.1f} s"]), soft_wrap=True)
-    console.print(_figures(request, result.image))
+        parts.append(f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}")
+    terminal.say(", ".join([*parts, f"{result.seconds:.1f} s"]))
+    _show_figures(terminal, request, result.image)
 
 
-def show_presets(console: Console) -> None:
-    """Every task with what it takes and the published numbers."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for preset in PRESETS.values():
-        told = f"{preset.summary}\ntakes {_taken(preset)}\n{_numbers(preset)}\n"
-        table.add_row(f"[bold]{preset.name}[/]", escape(told))
-    console.print(table)
-    console.print(
-        "Steps are num_inference_steps x num_optimization_steps. Every number is a setting of that "
-        "name: under 'settings' in a job, --set KEY=VALUE in 'stylefarm render --preset TASK'.",
-    )
+def _settings(preset: Preset, texts: dict[str, str]) -> dict[str, Any]:
+    """The settings that replace the preset's, checked."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(f"--set {name}={text}: the value is no YAML: {reason}") from error
+    preset.settings_with(values)
+    return values
 
 
-def _taken(preset: Preset) -> str:
-    parts = [*preset.roles, *(["prompt"] if preset.takes_prompt else [])]
-    return ", ".join([*parts, *(f"[{role}]" for role in preset.optional_roles)])
-
-
-def _numbers(preset: Preset) -> str:
-    settings = preset.settings
-    parts = [
-        f"{preset.size} px",
-        f"{settings.num_inference_steps} x {settings.num_optimization_steps} steps",
-        f"learning_rate {settings.learning_rate}",
-    ]
-    if settings.content_weight:
-        parts.append(f"content_weight {settings.content_weight}")
-    if settings.guidance_scale != 1:
-        parts.append(f"guidance_scale {settings.guidance_scale}")
-    return ", ".join([*parts, *(["adain"] if settings.adain else [])])
-
-
-def _request(asked: OnePicture) -> Any:
-    from ad_lib import Request
-
-    preset = find_preset(asked.preset)
-    images = {role: _open_image(path) for role, path in asked.pictures.items()}
-    _check_roles(preset, images)
-    shaping = (images.get(role) for role in ("content", "layout", "target_mask", "control"))
-    width, height = _parsed_size(asked.size, next(filter(None, shaping), None))
-    return Request.preset(
-        asked.preset,
-        styles=[_open_image(path) for path in asked.styles],
-        content=images.get("layout") or images.get("content"),
-        source_mask=images.get("source_mask"),
-        target_mask=images.get("target_mask"),
-        control_image=images.get("control"),
-        prompt=asked.prompt,
-        negative_prompt=asked.negative_prompt,
-        width=width,
-        height=height,
-        seed=asked.seed,
-        **{name: yaml.safe_load(value) for name, value in asked.settings.items()},
-    )
-
-
-def _check_roles(preset: Preset, images: dict[str, Image.Image]) -> None:
-    """A layout is the content of its texture; each task knows it by one of the two names."""
-    for role in images:
+def _check_roles(preset: Preset, files: dict[str, list[Path]]) -> None:
+    for role in files:
         if role not in preset.all_roles:
-            option = f"--{role.replace('_', '-')}"
             raise RequestError(
-                f"{preset.name} takes {', '.join(preset.all_roles)}; drop {option}, or choose "
-                "another --preset"
+                f"{preset.name} takes {', '.join(preset.all_roles)}; drop {_option(role)}, or "
+                "choose another --preset"
             )
     for role in preset.roles:
-        if role in PICTURES and role not in images:
-            raise RequestError(
-                f"{preset.name} needs a {role} image; give --{role.replace('_', '-')} FILE"
-            )
+        if role not in files:
+            raise RequestError(f"{preset.name} needs a {role} image; give {_option(role)} FILE")
 
 
-def _typed(backbone: dict[str, Any]) -> dict[str, Any]:
-    import torch
+def _option(role: str) -> str:
+    return f"--{role.replace('_', '-')}"
 
-    dtype = backbone["dtype"]
-    return {**backbone, "dtype": None if dtype == "auto" else getattr(torch, dtype)}
+
+def _parsed_size(size: str | None) -> tuple[int, ...]:
+    """No number, the shorter side, or width and height."""
+    if size is None:
+        return ()
+    texts = size.lower().split("x")
+    digits = [text for text in texts if text.isascii() and text.isdigit() and len(text) <= 5]
+    numbers = tuple(int(text) for text in digits)
+    if len(numbers) == len(texts) <= 2 and all(0 < number <= MAX_SIDE for number in numbers):
+        return numbers
+    raise RequestError(
+        f"--size takes N or WIDTHxHEIGHT, such as 512 or 640x480, each at most {MAX_SIDE} pixels; "
+        f"got {safe_text(size, 100)!r}"
+    )
 
 
 def _codec(output: Path) -> str:
@@ -159,7 +140,95 @@ def _codec(output: Path) -> str:
     return suffix
 
 
-def _figures(request: Any, image: Image.Image) -> Table:
+def _check_writable(output: Path) -> None:
+    """Refuses an output that could not be written, before anything is rendered."""
+    try:
+        if output.is_dir():
+            raise RequestError(f"--output names a folder; got {str(output)!r}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"--output {str(output)!r} cannot be written: {reason}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    number, name = tempfile.mkstemp(prefix=".stylefarm-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _open_image(path: Path) -> Image.Image:
+    from ad_lib import decode_image
+
+    try:
+        return decode_image(path.read_bytes())
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}", error.kind) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{str(path)!r} cannot be read: {reason}") from error
+
+
+def _request(
+    asked: OnePicture,
+    preset: Preset,
+    settings: dict[str, Any],
+    images: dict[str, list[Image.Image]],
+    size: tuple[int, ...],
+) -> Request:
+    from ad_lib import Request
+    from ad_lib.images import scaled_size
+
+    first = {role: found[0] for role, found in images.items()}
+    width = height = None
+    if len(size) == 2:
+        width, height = size
+    elif size:
+        shaping = (first.get(role) for role in ("content", "layout", "target_mask", "control"))
+        shape = next((image.size for image in shaping if image is not None), (1, 1))
+        width, height = scaled_size(*shape, *size)
+        if max(width, height) > MAX_SIDE:
+            raise RequestError(
+                f"--size {size[0]} of an image of {shape[0]}x{shape[1]} makes {width}x{height} "
+                f"pixels, more than {MAX_SIDE} on a side; give --size WIDTHxHEIGHT"
+            )
+    return Request.preset(
+        preset.name,
+        styles=images[preset.reference_role],
+        content=first.get("layout") or first.get("content"),
+        source_mask=first.get("source_mask"),
+        target_mask=first.get("target_mask"),
+        control_image=first.get("control"),
+        prompt=asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=width,
+        height=height,
+        seed=asked.seed,
+        **settings,
+    )
+
+
+def _typed(backbone: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    dtype = backbone["dtype"]
+    return {**backbone, "dtype": None if dtype == "auto" else getattr(torch, dtype)}
+
+
+def _show_figures(terminal: Terminal, request: Request, image: Image.Image) -> None:
     from ad_lib.measure import measure_with_controls
 
     judged = measure_with_controls(
@@ -168,34 +237,8 @@ def _figures(request: Any, image: Image.Image) -> Table:
         content=request.content,
         reference_size=request.settings.reference_size,
     )
-    table = Table("figure", *judged, box=None, pad_edge=False)
-    for name in judged["result"]:
-        table.add_row(name, *(f"{figures[name]:.4g}" for figures in judged.values()))
-    return table
-
-
-def _open_image(path: Path) -> Image.Image:
-    from ad_lib import ImageError, decode_image
-
-    try:
-        return decode_image(path.read_bytes())
-    except OSError as error:
-        raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}", error.kind) from None
-
-
-def _parsed_size(size: str | None, shaping: Image.Image | None) -> tuple[int | None, int | None]:
-    from ad_lib.images import scaled_size
-
-    if size is None:
-        return None, None
-    try:
-        numbers = [int(number) for number in size.lower().split("x")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        return scaled_size(*(shaping.size if shaping else (1, 1)), numbers[0])
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise RequestError(f"--size takes N or WIDTHxHEIGHT, such as 512 or 640x480; got {size!r}")
+    rows = [
+        (name, *(f"{figures[name]:.4g}" for figures in judged.values()))
+        for name in judged["result"]
+    ]
+    terminal.say_table(("figure", *judged), rows)

@@ -1,4 +1,4 @@
-"""How far this process is: counters that rendering moves and the command line shows.
+"""How far this process is: counters that rendering updates and the command line shows.
 
 This is a plain imported module because a global in a module of tasks is reset by task runners.
 """
@@ -14,23 +14,25 @@ class Snapshot:
     """The counters at one moment.
 
     Attributes:
-        items: items rendered by this process, fractions of running ones included.
+        items: items rendered by this process; an item that is being rendered counts as a fraction.
         ok, failed: items of the shards that this process committed.
         shards: shards that this process committed.
+        begun: names of the shards that this process began to render.
     """
 
     items: float = 0.0
     ok: int = 0
     failed: int = 0
     shards: int = 0
+    begun: frozenset[str] = frozenset()
 
 
 class Stopped(RuntimeError):
-    """The user or the machine asked this process to stop; the shard in hand is given up."""
+    """The user or the machine asked this process to stop; its current shard is given up."""
 
 
 class ProgressBoard:
-    """A snapshot that threads move forward, and the wish to stop."""
+    """Counters that several threads update, and whether somebody asked this process to stop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,14 +63,25 @@ class ProgressBoard:
         if self.stopping:
             raise Stopped("stopped; run the same command again to finish")
 
+    def wait(self, seconds: float) -> None:
+        """Waits so long; raises Stopped as soon as somebody asks to stop."""
+        self._stopping.wait(seconds)
+        self.check()
+
+    def begin(self, shard: str) -> None:
+        """Notes that this process renders a shard now; raises Stopped when asked to stop."""
+        self.check()
+        with self._lock:
+            self._now = replace(self._now, begun=self._now.begun | {shard})
+
     def advance(self, items: float) -> None:
-        """Moves on by so many items, or fractions of them; raises Stopped when asked to stop."""
+        """Adds rendered items, or fractions of them; raises Stopped when asked to stop."""
         self.check()
         with self._lock:
             self._now = replace(self._now, items=self._now.items + items)
 
     def committed(self, ok: int, failed: int) -> None:
-        """Counts a shard that now exists."""
+        """Counts a shard that was committed just now."""
         with self._lock:
             now = self._now
             self._now = replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import time
 import traceback
 import uuid
@@ -13,13 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
@@ -41,9 +39,11 @@ from tasks.models import warm_backbone
 from tasks.progress import Stopped, board
 from tasks.requests import request_of, settings_of, unsupported
 from tasks.run_folder import find_commit, load_plan, open_run
+from tasks.scratch import scratch_folder
 from tasks.sources import read_input
 
-RETRY_DELAYS: list[float] = [5, 30, 120]
+RETRY_SECONDS = (5.0, 30.0, 120.0)
+"""Waits before a shard is tried again whose store did not answer."""
 LOOKAHEAD = 2
 """Batches that are fetched and decoded ahead of the one that renders."""
 
@@ -59,21 +59,23 @@ class Rendered:
     result: Result
 
 
-def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
-    """Only a store that was unreachable may answer next time; all else would fail the same way."""
-    return isinstance(state.data, StoreError) and state.data.transient
+def render_patiently(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
+    """Renders a shard as `render_shard` does, and tries again where the store did not answer.
+
+    Raises:
+        Stopped: somebody asked this process to stop.
+        StoreError: the store refuses, or did not answer after the last wait either.
+    """
+    for seconds in RETRY_SECONDS:
+        try:
+            return render_shard(run_uri, shard, compute)
+        except StoreError as error:
+            if not error.transient:
+                raise
+            board.wait(seconds * random.uniform(1, 1.5))
+    return render_shard(run_uri, shard, compute)
 
 
-@task(
-    name="render-shard",
-    task_run_name="render-{shard}",
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
 def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
     """Renders a shard and commits it; a committed one is returned as it is.
 
@@ -86,8 +88,10 @@ def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str,
         The shard's name, its counts, and whether somebody else committed it first.
 
     Raises:
-        StoreError: the store refuses or does not answer; transient ones are tried again.
+        Stopped: somebody asked this process to stop.
+        StoreError: the store refuses or does not answer.
     """
+    board.begin(shard)
     store, run = open_run(run_uri)
     if found := find_commit(store, shard):
         return _summary(found, rendered=False)
@@ -121,8 +125,8 @@ def _render_and_commit(
         dtype=job.backbone.dtype,
         device=compute.device,
     )
-    with TemporaryDirectory(prefix="stylefarm-") as scratch:
-        shard = ShardWork(backbone, job, compute, Path(scratch))
+    with scratch_folder() as scratch:
+        shard = ShardWork(backbone, job, compute, scratch)
         outcomes = shard.outcomes(items)
         stats = ShardStats(
             load_seconds=load_seconds,

@@ -18,8 +18,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store
 from manifests.commits import REPORT_NAME, Index, IndexedShard, RunRecord
@@ -44,12 +42,6 @@ class Row:
     prompt: str
     error: str
     pictures: tuple[tuple[str, str], ...]
-
-
-@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish_run(run_uri: str) -> dict[str, Any]:
-    """Brings `index.json` and `report.html` up to date; returns the index's counts."""
-    return publish(run_uri).counts.model_dump()
 
 
 def publish(run_uri: str) -> Index:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ad_lib.controlnets import find_controlnet
 from ad_lib.weights import Weights, find_weights
 
 
@@ -42,8 +41,13 @@ def find_model(
     Raises:
         BackboneError: nothing of that name.
     """
+    found_controlnet = None
+    if controlnet:
+        from ad_lib.controlnets import find_controlnet  # imports torch
+
+        found_controlnet = find_controlnet(controlnet, controlnet_revision)
     return FoundModel(
         backbone=find_weights(name, revision, config),
-        controlnet=find_controlnet(controlnet, controlnet_revision) if controlnet else None,
+        controlnet=found_controlnet,
         config=config,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.store import StoreBusy, StoreUnreachable, open_store
-from tasks.render import render_shard, worth_retrying
+from tasks.render import render_shard
 from tasks.report import publish
 from tests.audit import audit
 from tests.fault_proxy import Fault, FaultProxy
@@ -53,7 +53,7 @@ PATHS = [r"/data/.*\.tar", r"/data/.*\.parquet", "/commits/"]
 )
 def test_one_failed_write_goes_unnoticed(run, proxy, tmp_path, kind, path):
     proxy.faults = [Fault(kind, method="PUT", path=path, first=1)]
-    summary = render_shard.fn(run.uri, SHARD, {"device": "cpu"})
+    summary = render_shard(run.uri, SHARD, {"device": "cpu"})
     assert proxy.num_injected == 1
     assert (summary["ok"], summary["rendered"]) == (2, True)
     publish(run.uri)
@@ -66,22 +66,18 @@ def test_a_store_that_stays_busy_fails_the_attempt_and_the_next_one_succeeds(
 ):
     proxy.faults = [Fault("slowdown", method="PUT", path=path)]
     with pytest.raises(StoreBusy) as raised:
-        render_shard.fn(run.uri, SHARD, {"device": "cpu"})
-
-    class State:
-        data = raised.value
-
-    assert worth_retrying(None, None, State)
+        render_shard(run.uri, SHARD, {"device": "cpu"})
+    assert raised.value.transient
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2
     assert "attempts/00000/1.json" in {one.key for one in open_store(run.uri).list()}
-    assert render_shard.fn(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    assert render_shard(run.uri, SHARD, {"device": "cpu"})["rendered"]
     publish(run.uri)
     assert held(run, proxy, tmp_path / "2")["ok"] == 2
 
 
 def test_a_commit_whose_answers_are_all_lost_is_settled_by_reading_it_back(run, proxy, tmp_path):
     proxy.faults = [Fault("ack_lost", method="PUT", path="/commits/")]
-    assert render_shard.fn(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    assert render_shard(run.uri, SHARD, {"device": "cpu"})["rendered"]
     publish(run.uri)
     assert held(run, proxy, tmp_path / "copy")["ok"] == 2
 
@@ -91,5 +87,5 @@ def test_a_store_that_is_away_is_an_error_of_the_store_and_no_property_of_items(
 ):
     proxy.faults = [Fault("reset")]
     with pytest.raises(StoreUnreachable, match="does not answer"):
-        render_shard.fn(run.uri, SHARD, {"device": "cpu"})
+        render_shard(run.uri, SHARD, {"device": "cpu"})
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2

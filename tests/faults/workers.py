@@ -50,7 +50,7 @@ def render_and_die(run_uri: str, shard: str, when: When, name: str) -> None:
     from tasks.render import render_shard
 
     die_at(run_uri, when, name)
-    render_shard.fn(run_uri, shard, {"device": "cpu"})
+    render_shard(run_uri, shard, {"device": "cpu"})
 
 
 def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
@@ -91,7 +91,7 @@ def render_together(run_uri: str, shard: str, barrier: Any, outcomes: Any, other
     if other:
         encode = rendering.encode_image
         rendering.encode_image = lambda image, output: encode(image.rotate(180), output)
-    summary = rendering.render_shard.fn(run_uri, shard, {"device": "cpu"})
+    summary = rendering.render_shard(run_uri, shard, {"device": "cpu"})
     outcomes.put((os.getpid(), summary))
 
 

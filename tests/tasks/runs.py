@@ -48,7 +48,7 @@ def render_pending(run: PreparedRun) -> list[dict[str, Any]]:
     """Renders what is not committed, shard by shard; the summaries."""
     compute = run.run.job.get("compute", {})
     pending = pending_shards(open_store(run.uri), run.plan)
-    return [render_shard.fn(run.uri, shard, compute) for shard in pending]
+    return [render_shard(run.uri, shard, compute) for shard in pending]
 
 
 def finish(run: PreparedRun) -> Index:

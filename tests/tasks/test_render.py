@@ -20,11 +20,11 @@ from PIL import Image
 
 import tasks.render as rendering
 from ad_lib.errors import NumericsError
-from infra.store import AccessDenied, StoreBusy, open_store
+from infra.store import AccessDenied, LocalStore, StoreBusy, open_store
 from manifests.schema import VOLATILE_COLUMNS
 from tasks.models import warm_backbone
 from tasks.progress import Stopped, board
-from tasks.render import render_shard, worth_retrying
+from tasks.render import render_patiently, render_shard
 from tasks.report import publish
 from tests.audit import Audit, audit
 from tests.bad_images import picture
@@ -70,10 +70,10 @@ def test_a_whole_run_holds_its_contract(pictures):
 
 def test_a_committed_shard_is_returned_and_not_rendered_again(pictures, monkeypatch):
     run = prepare(pictures)
-    first = render_shard.fn(run.uri, "00001", {})
+    first = render_shard(run.uri, "00001", {})
     before = files_of(run.uri)
     monkeypatch.setattr(rendering, "render", lambda *_, **__: pytest.fail("rendered again"))
-    assert render_shard.fn(run.uri, "00001", {}) == first | {"rendered": False}
+    assert render_shard(run.uri, "00001", {}) == first | {"rendered": False}
     assert files_of(run.uri) == before
 
 
@@ -91,8 +91,8 @@ def test_a_run_in_another_folder_gives_the_same_tars_and_deterministic_columns(p
 def test_batches_and_threads_change_no_shard_and_no_identity(pictures):
     run = one_shard(pictures)
     other = one_shard(pictures, output__uri="elsewhere")
-    render_shard.fn(run.uri, "00000", {"batch_size": 1, "io_threads": 1, "device": "cpu"})
-    render_shard.fn(other.uri, "00000", {"batch_size": 3, "io_threads": 4, "device": "cpu"})
+    render_shard(run.uri, "00000", {"batch_size": 1, "io_threads": 1, "device": "cpu"})
+    render_shard(other.uri, "00000", {"batch_size": 3, "io_threads": 4, "device": "cpu"})
     one, two = audit(run.uri, published=False), audit(other.uri, published=False)
     fixed = ("item_id", "key", "seed", "status")
     assert [[row[name] for name in fixed] for row in one.rows] == [
@@ -271,14 +271,25 @@ def test_a_stopped_shard_is_given_up_without_a_note(pictures):
     assert render(run).counts["ok"] == 6
 
 
-def test_only_a_store_that_may_answer_later_is_worth_another_try():
-    class State:
-        def __init__(self, data: object) -> None:
-            self.data = data
+def test_only_a_store_that_may_answer_later_is_worth_another_try(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = prepare(pictures)
+    monkeypatch.setattr("tasks.render.RETRY_SECONDS", (0.0, 0.0))
+    put_if_absent = LocalStore.put_if_absent
+    for error, num_tries in ((StoreBusy("later"), 3), (AccessDenied("never"), 1)):
+        tried: list[str] = []
 
-    assert worth_retrying(None, None, State(StoreBusy("later")))
-    assert not worth_retrying(None, None, State(AccessDenied("never")))
-    assert not worth_retrying(None, None, State(RuntimeError("never")))
+        def refused(store: LocalStore, key: str, data: bytes) -> bool:
+            if not key.startswith("commits/"):
+                return put_if_absent(store, key, data)
+            tried.append(key)  # noqa: B023 - called in the same turn of the loop
+            raise error  # noqa: B023
+
+        monkeypatch.setattr(LocalStore, "put_if_absent", refused)
+        with pytest.raises(type(error)):
+            render_patiently(run.uri, "00000", {"device": "cpu"})
+        assert len(tried) == num_tries
 
 
 def test_a_run_is_not_continued_with_other_weights(pictures):
@@ -288,7 +299,7 @@ def test_a_run_is_not_continued_with_other_weights(pictures):
     record["model_revision"] = "sha256:other"
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"planned with backbone .* at sha256:other, but here"):
-        render_shard.fn(run.uri, "00000", {})
+        render_shard(run.uri, "00000", {})
 
 
 def test_a_backbone_is_loaded_once(pictures):

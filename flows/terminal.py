@@ -1,0 +1,128 @@
+"""What stylefarm prints. Every word for the terminal goes through `Terminal`, which makes it safe.
+
+File names, table cells and messages of libraries may hold anything. What is printed has no control
+characters and no passwords, and its length is bounded, whatever the run holds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from manifests.wording import safe_line, safe_text
+
+MAX_LINES = 20
+"""Of a list; the rest is counted."""
+
+MAX_LIST_BYTES = 5_000
+MAX_CELL_LETTERS = 400
+MAX_TRACEBACK_LETTERS = 200_000
+MIN_WIDTH = 40
+
+
+class _QuietConsole(Console):
+    """A console whose reader may go away: what is printed after that is dropped."""
+
+    def on_broken_pipe(self) -> None:
+        self.drop_output()
+
+    def drop_output(self) -> None:
+        """Sends everything from now on to nowhere, the unwritten rest of the stream included."""
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+
+
+class Terminal:
+    """Standard output and standard error.
+
+    A reader that goes away (`stylefarm run job.yaml | head`) or a full disk behind a redirection
+    ends the printing and not the work.
+    """
+
+    def __init__(self) -> None:
+        self.console = _QuietConsole(highlight=False)
+        self._errors = _QuietConsole(stderr=True, highlight=False)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Prints a sentence, or a few lines."""
+        self._print(self.console, Text(safe_text(text), style))
+
+    def complain(self, sentence: str) -> None:
+        """Prints an error to standard error."""
+        message = Text.assemble(("error:", "bold red"), " ", safe_text(sentence))
+        self._print(self._errors, message)
+
+    def say_traceback(self, text: str) -> None:
+        """Prints a traceback to standard error."""
+        self._print(self._errors, Text(safe_text(text, MAX_TRACEBACK_LETTERS)))
+
+    def say_list(
+        self, lines: Iterable[str], style: str = "", *, rest: str, num_lines: int = 0
+    ) -> None:
+        """Prints each text on a line, and how many are left out where there are many.
+
+        Args:
+            lines: the texts.
+            style: of rich.
+            rest: what is left out, such as `more problems`.
+            num_lines: how many there are, where `lines` are only the first ones.
+        """
+        listed = list(lines)
+        num_bytes = num_told = 0
+        for line in listed[:MAX_LINES]:
+            safe = safe_line(line, MAX_CELL_LETTERS)
+            num_bytes += len(safe.encode())
+            if num_bytes > MAX_LIST_BYTES:
+                break
+            self._print(self.console, Text(safe, style))
+            num_told += 1
+        if (left := max(num_lines, len(listed)) - num_told) > 0:
+            self._print(self.console, Text(f"… and {left} {rest}", style))
+
+    def say_table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Prints a table whose first row names the columns; `columns` may be empty."""
+        table = Table(box=None, pad_edge=False, show_header=bool(columns))
+        for name in columns:
+            table.add_column(Text(safe_line(name)))
+        for row in rows:
+            table.add_row(*(Text(safe_text(cell)) for cell in row))
+        width = max(MIN_WIDTH, self.console.width)
+        self._print(self.console, table, width=width)
+
+    def restore(self) -> None:
+        """Makes the cursor visible again and writes out what is waiting."""
+        with suppress(OSError, ValueError):
+            self.console.show_cursor()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError, RuntimeError):
+                stream.flush()
+
+    def _print(self, console: _QuietConsole, content: Text | Table, width: int = 0) -> None:
+        try:
+            if isinstance(content, Text):
+                console.print(content, soft_wrap=True)
+            else:
+                console.print(content, width=width)
+        except OSError:
+            console.drop_output()
+
+
+def prepare_streams() -> None:
+    """Makes printing safe for terminals that do not know every letter, and for closed streams."""
+    for number in (0, 1, 2):  # else the next file that is opened would take the stream's number
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
