@@ -1,9 +1,11 @@
-# make demo | test | lint: each builds .venv when it is missing and needs nothing else.
+# make demo | test | lint | fuzz: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
+N ?= 1000
+SEED ?= 1
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -18,6 +20,9 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/pyright
+
+fuzz: .venv/dev
+	$(BIN)/python -m tests.faults.fuzz --count $(N) --seed $(SEED)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Install python3-venv first: apt install python3-venv"; exit 1; }
