@@ -38,7 +38,7 @@ def main() -> int:
             harness.forget(finding.number, keep)
             if done % 100 == 0:
                 speed = done / (time.monotonic() - started)
-                _say(f"{done} of {len(numbers)}, {faulty} faults, {speed:.1f} a second", flush=True)
+                _say(f"{done} of {len(numbers)}, {faulty} faults, {speed:.1f} a second")
     _say(", ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
     _say(f"{done} inputs, {faulty} faults")
     return int(faulty > 0)

@@ -103,7 +103,7 @@ def _said_faults(said: bytes) -> list[Fault]:
     longest = max(text.split("\n"), key=len)
     if len(longest) > MAX_LINE:
         faults.append(Fault("long line", f"{len(longest)} letters: {longest[:150]!r}"))
-    if "hunter2" in re.sub(r"AWS_SECRET_ACCESS_KEY=\S+", "", text):
+    if "hunter2" in text:
         faults.append(Fault("password", _around(text, text.index("hunter2"))))
     return faults
 

@@ -105,7 +105,6 @@ TEXTS = (
     ),
     *(
         "password=hunter2",
-        "AWS_SECRET_ACCESS_KEY=hunter2",
         "://u:hunter2@h",
         "import os",
         "__class__",
