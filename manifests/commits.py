@@ -1,34 +1,34 @@
-"""The records of a run: run.json, one commit per shard, and the index that is derived from them."""
+"""The records of a run: run.json, one commit per shard, and the index that is derived from them.
+
+Whoever reads them back trusts nothing in them: names, counts and digests are checked here, and what
+a record says about other files by those who open these files.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
 from manifests.errors import RunFolderError
+from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
-from manifests.schema import Outcome
+from manifests.outcomes import Outcome, digest_of_lines
+from manifests.plan import SHARD_PATTERN
+from manifests.records import Count, Record, Seconds, Sha256, Words, read_record
 
 RUN_NAME = "run.json"
 INDEX_NAME = "index.json"
 REPORT_NAME = "report.html"
 
+RUN_SCHEMA_VERSION = 1
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    def to_bytes(self) -> bytes:
-        """The record as JSON text, keys sorted."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1)
-        return f"{text}\n".encode()
+ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """`run.json`: what this run folder is. Written once; it makes the plan binding.
 
     Attributes:
@@ -41,52 +41,81 @@ class RunRecord(_Record):
         conditional_put: whether the store refused a second conditional write when asked.
     """
 
-    schema_version: int = 1
-    fingerprint: str
+    schema_version: Annotated[int, Field(strict=True, ge=1)] = RUN_SCHEMA_VERSION
+    fingerprint: Sha256
     identity: dict[str, Any]
     job: dict[str, Any]
     settings: dict[str, Any]
-    model_id: str
-    model_config_id: str | None = None
-    controlnet_id: str | None = None
-    model_revision: str
-    plan_digest: str
-    num_items: int
-    num_shards: int
-    conditional_put: bool
-    versions: dict[str, str]
-    created_at: str
+    model_id: Words
+    model_config_id: Words | None = None
+    controlnet_id: Words | None = None
+    model_revision: Words
+    plan_digest: Sha256
+    num_items: Annotated[Count, Field(ge=1)]
+    num_shards: Annotated[Count, Field(ge=1)]
+    conditional_put: Annotated[bool, Field(strict=True)]
+    versions: dict[Words, Words]
+    created_at: Words
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> RunRecord:
+        if fingerprint_of(self.identity) != self.fingerprint:
+            raise ValueError("its fingerprint is not that of its identity")
+        if self.identity.get("model_revision") != self.model_revision:
+            raise ValueError("its model_revision is not that of its identity")
+        if not isinstance(self.identity.get("task"), str):
+            raise ValueError("its identity names no task")
+        if self.num_shards > self.num_items:
+            raise ValueError("it has more shards than items")
+        return self
+
+    @property
+    def task(self) -> str:
+        """The task of the job."""
+        return self.identity["task"]
 
 
-class StoredFile(_Record):
-    """A file of a shard; the name is relative to the run folder."""
+class _AnyVersion(Record):
+    schema_version: Any = None
+
+
+class StoredFile(Record):
+    """A file of a shard; the name is relative to the run folder and holds the file's hash."""
 
     name: str
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Sha256
 
 
-class Counts(_Record):
+class Counts(Record):
     """How many items became what. `planned == ok + failed + skipped + pending`, always."""
 
-    planned: int = 0
-    ok: int = 0
-    failed: int = 0
-    skipped: int = 0
-    pending: int = 0
+    planned: Count = 0
+    ok: Count = 0
+    failed: Count = 0
+    skipped: Count = 0
+    pending: Count = 0
+
+    @model_validator(mode="after")
+    def _add_up(self) -> Counts:
+        if self.planned != self.ok + self.failed + self.skipped + self.pending:
+            raise ValueError("its counts do not add up to planned")
+        return self
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: value + getattr(other, name) for name, value in self})
 
 
-class ShardStats(_Record):
+class ShardStats(Record):
     """Figures of a shard that add up over shards."""
 
-    render_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    load_seconds: float = 0.0
-    output_bytes: int = 0
-    errors: dict[str, int] = Field(default_factory=dict[str, int])
+    render_seconds: Seconds = 0.0
+    encode_seconds: Seconds = 0.0
+    load_seconds: Seconds = 0.0
+    output_bytes: Count = 0
+    errors: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")], Count] = Field(
+        default_factory=dict[str, int]
+    )
 
     def __add__(self, other: ShardStats) -> ShardStats:
         return ShardStats(
@@ -98,37 +127,54 @@ class ShardStats(_Record):
         )
 
 
-class Commit(_Record):
+class Commit(Record):
     """`commits/<shard>.json`: the one write that makes a shard exist.
 
     Attributes:
         attempt_id: unique to the attempt that wrote it.
         content_digest: sha256 over the keys and output hashes of the ok items.
+        tar: None where no item is ok; there is no tar then.
     """
 
-    shard: str
-    attempt_id: str
-    plan_digest: str
-    content_digest: str
-    tar: StoredFile
+    shard: ShardName
+    attempt_id: Words
+    plan_digest: Sha256
+    content_digest: Sha256
+    tar: StoredFile | None
     parquet: StoredFile
     counts: Counts
     stats: ShardStats
-    worker: str
-    finished_at: str
+    worker: Words
+    finished_at: Words
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Commit:
+        for file, extension in ((self.tar, "tar"), (self.parquet, "parquet")):
+            if file is not None and file.name != data_name(self.shard, file.sha256, extension):
+                raise ValueError(f"{file.name[:100]!r} is not the name of its {extension}")
+        if self.tar is None and self.counts.ok:
+            raise ValueError(f"it counts {self.counts.ok} items as ok and names no tar")
+        if not self.counts.planned or self.counts.pending:
+            raise ValueError("a committed shard has items, and none of them is pending")
+        return self
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files that exist by this commit."""
+        return tuple(file for file in (self.tar, self.parquet) if file is not None)
 
 
-class IndexedShard(_Record):
+class IndexedShard(Record):
     """A committed shard as the index lists it."""
 
     shard: str
-    tar: StoredFile
+    tar: StoredFile | None
     parquet: StoredFile
     counts: Counts
     content_digest: str
 
 
-class Index(_Record):
+class Index(Record):
     """`index.json`: what has been committed so far; can be made again at any time."""
 
     fingerprint: str
@@ -140,7 +186,14 @@ class Index(_Record):
     shards: tuple[IndexedShard, ...]
 
 
-RecordType = TypeVar("RecordType", bound=_Record)
+class AttemptNote(Record):
+    """`attempts/<shard>/<n>.json`: what went wrong, where a shard could not be finished."""
+
+    error: Words
+    shard: str = ""
+    attempt_id: str = ""
+    worker: str = ""
+    failed_at: str = ""
 
 
 def commit_name(shard: str) -> str:
@@ -148,12 +201,17 @@ def commit_name(shard: str) -> str:
     return f"commits/{shard}.json"
 
 
-def content_digest(outcomes: Iterable[Outcome]) -> str:
-    """sha256 over (key, output sha256) in key order; equal for runs that made the same files."""
-    pairs = sorted(
-        (outcome.item.key, output.sha256) for outcome in outcomes for output in outcome.outputs
+def data_name(shard: str, sha256: str, extension: str) -> str:
+    """Where a shard's tar or Parquet part lies in the run folder."""
+    return f"data/{shard}-{sha256[:12]}.{extension}"
+
+
+def render_again(shard: str) -> str:
+    """The way out where the files of a committed shard are damaged."""
+    return (
+        f"restore it, or delete {commit_name(shard)} and run the job again, which renders shard "
+        f"{shard} anew"
     )
-    return _digest_lines(f"{key} {sha256}" for key, sha256 in pairs)
 
 
 def count(outcomes: Sequence[Outcome]) -> Counts:
@@ -166,24 +224,29 @@ def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
     """Folds the commits of a run into its index.
 
     Raises:
-        RunFolderError: a commit belongs to another plan.
+        RunFolderError: a commit belongs to another plan, or there are more than were planned.
     """
     ordered = sorted(commits, key=lambda commit: commit.shard)
     for commit in ordered:
         if commit.plan_digest != run.plan_digest:
             raise RunFolderError(
-                f"commit {commit.shard} belongs to another plan "
-                f"({commit.plan_digest[:12]}…, this run has {run.plan_digest[:12]}…)"
+                f"{commit_name(commit.shard)} belongs to another plan ({commit.plan_digest[:12]}…, "
+                f"this run has {run.plan_digest[:12]}…): move it away"
             )
     committed = sum((commit.counts for commit in ordered), Counts())
-    counts = committed.model_copy(
-        update={"planned": run.num_items, "pending": run.num_items - committed.planned}
-    )
-    assert counts.planned == counts.ok + counts.failed + counts.skipped + counts.pending
+    if committed.planned > run.num_items or len(ordered) > run.num_shards:
+        raise RunFolderError(
+            f"commits/ tells of {committed.planned} items in {len(ordered)} shards, {RUN_NAME} of "
+            f"{run.num_items} in {run.num_shards}: take out the commits that are not of this run"
+        )
+    pending = run.num_items - committed.planned
+    counts = committed + Counts(planned=pending, pending=pending)
     return Index(
         fingerprint=run.fingerprint,
         plan_digest=run.plan_digest,
-        content_digest=_digest_lines(f"{one.shard} {one.content_digest}" for one in ordered),
+        content_digest=digest_of_lines(
+            f"{commit.shard} {commit.content_digest}" for commit in ordered
+        ),
         complete=counts.pending == 0,
         counts=counts,
         stats=sum((commit.stats for commit in ordered), ShardStats()),
@@ -194,20 +257,31 @@ def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
     )
 
 
-def read_record(record: type[RecordType], data: bytes, name: str) -> RecordType:
-    """A record from its bytes.
+def read_run(data: bytes) -> RunRecord:
+    """The run that `run.json` tells of.
 
     Raises:
-        RunFolderError: the bytes are not such a record.
+        RunFolderError: it is damaged, or of a later version of stylefarm.
     """
-    try:
-        return record.model_validate_json(data)
-    except ValidationError as error:
-        raise RunFolderError(f"{name} is damaged: {error.errors()[0]['msg']}") from None
+    way_out = "restore it, or choose another run folder"
+    version = read_record(_AnyVersion, data, RUN_NAME, way_out=way_out).schema_version
+    if isinstance(version, int) and version > RUN_SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{RUN_NAME} was made by a newer stylefarm (its schema_version is {version}, this one "
+            f"reads {RUN_SCHEMA_VERSION}): update stylefarm, or choose another run folder"
+        )
+    return read_record(RunRecord, data, RUN_NAME, way_out=way_out)
 
 
-def _digest_lines(lines: Iterable[str]) -> str:
-    total = hashlib.sha256()
-    for line in lines:
-        total.update(f"{line}\n".encode())
-    return total.hexdigest()
+def read_commit(data: bytes, shard: str) -> Commit:
+    """The commit of a shard.
+
+    Raises:
+        RunFolderError: it is damaged, or another shard's.
+    """
+    name = commit_name(shard)
+    way_out = "restore it, or delete it and run the job again, which renders the shard anew"
+    commit = read_record(Commit, data, name, way_out=way_out)
+    if commit.shard != shard:
+        raise RunFolderError(f"{name} is the commit of shard {commit.shard}: {way_out}")
+    return commit

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.identity import canonical_json, seed_of
-from manifests.items import Item, Problem, Status
-from manifests.plan import input_row
+from manifests.errors import RunFolderError
+from manifests.identity import canonical_json
+from manifests.items import ErrorClass, Item, Status
+from manifests.outcomes import Outcome
+from manifests.parquet import parquet_footer, parquet_rows
+from manifests.plan_table import input_row
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 
 SCHEMA_VERSION = 2
@@ -91,54 +95,6 @@ METADATA_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class OutputFile:
-    """One member of a shard's tar that an item produced."""
-
-    name: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one planned item.
-
-    Attributes:
-        item: as planned.
-        problem: why it failed; None where it is ok.
-        outputs: its files in the tar; none where it failed.
-        metrics: figures by column name, deterministic up to rounding.
-        phash: 64 bits of what it looks like, in hex; near pictures differ in few of them.
-        retries: how often it was made again, each time with the next seed.
-        seconds, encode_seconds: of rendering, every retry included, and of encoding.
-        peak_memory_bytes: what its batch held on the accelerator at most.
-    """
-
-    item: Item
-    problem: Problem | None = None
-    degraded: bool = False
-    outputs: tuple[OutputFile, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
-    phash: str | None = None
-    retries: int = 0
-    seconds: float | None = None
-    encode_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-
-    @property
-    def seed(self) -> int:
-        """The seed of the picture that was kept, or of the last one that was tried."""
-        return seed_of(self.item.item_id, self.retries) if self.retries else self.item.seed
-
-    @property
-    def status(self) -> Status:
-        """`ok` or `failed`."""
-        return Status.FAILED if self.problem else Status.OK
-
-
-@dataclass(frozen=True, slots=True)
 class Provenance:
     """What is the same for every row of a shard.
 
@@ -158,7 +114,7 @@ class Provenance:
 def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any]:
     """The part of a row that a second run of the same job repeats."""
     item = outcome.item
-    inputs = [{**input_row(one), "uri": one.full_uri} for one in item.inputs]
+    inputs = [{**input_row(item_input), "uri": item_input.full_uri} for item_input in item.inputs]
     return {
         "item_id": item.item_id,
         "key": item.key,
@@ -175,7 +131,7 @@ def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any
         "params": item.params,
         "model_id": provenance.model_id,
         "model_revision": provenance.model_revision,
-        "inputs": [{name: one[name] for name in _INPUT.names} for one in inputs],
+        "inputs": [{name: fields[name] for name in _INPUT.names} for fields in inputs],
         "outputs": [
             {name: getattr(output, name) for name in _OUTPUT.names} for output in outcome.outputs
         ],
@@ -217,7 +173,51 @@ def write_metadata(outcomes: Sequence[Outcome], provenance: Provenance) -> bytes
     return file.getvalue()
 
 
-def read_metadata(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a shard's Parquet part."""
-    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    return table.to_pylist()
+def read_metadata(
+    data: bytes, name: str, items: Sequence[Item], *, plan_digest: str, way_out: str
+) -> list[dict[str, Any]]:
+    """The rows of a shard's Parquet part: one per planned item, in plan order.
+
+    Args:
+        data: the file's bytes.
+        name: of the file, relative to the run folder.
+        items: of the shard, as planned.
+        plan_digest: of the run.
+        way_out: what the user can do about a damaged file.
+
+    Raises:
+        RunFolderError: the file is damaged, or does not tell of these items.
+    """
+    found = parquet_rows(data, METADATA_SCHEMA, name, num_rows=len(items), way_out=way_out)
+    rows = list(found)
+    broken = None
+    if parquet_footer(data).get("plan_digest") != plan_digest:
+        broken = "it belongs to another plan"
+    for number, (row, item) in enumerate(zip(rows, items, strict=True), start=1):
+        if broken is None and (rule := _broken_rule(row, item)):
+            broken = f"row {number}: {rule}"
+    if broken is not None:
+        raise RunFolderError(f"{name} is damaged ({broken}): {way_out}")
+    return rows
+
+
+def _broken_rule(row: dict[str, Any], item: Item) -> str | None:
+    """What a row says otherwise than its planned item, or than rows can say."""
+    for column in ("item_id", "key", "shard", "task", "params", "label"):
+        if row[column] != getattr(item, column):
+            return f"its {column} is not as planned"
+    if row["status"] not in (Status.OK, Status.FAILED, Status.SKIPPED):
+        return f"{row['status'][:80]!r} is no status"
+    is_ok = row["status"] == Status.OK
+    if is_ok != (row["error_class"] is None) or is_ok != bool(row["outputs"]):
+        return f"a row that is {row['status']} cannot have these outputs and this error_class"
+    if not is_ok and (row["error_class"] not in set(ErrorClass) or row["error_message"] is None):
+        return f"{row['error_class'][:80]!r} is no error_class with a message"
+    for output in row["outputs"]:
+        if output is None or None in output.values():
+            return "an output lacks a value"
+        if not re.fullmatch(rf"{item.key}\.[a-z0-9]{{1,16}}", output["name"]):
+            return f"{output['name'][:80]!r} is not the name of an output of {item.key}"
+        if not re.fullmatch("[0-9a-f]{64}", output["sha256"]) or output["bytes"] < 0:
+            return f"{output['name']} has no sha256 or size"
+    return None

@@ -15,17 +15,35 @@ from webdataset.writer import TarWriter
 
 from infra.store import Store
 from manifests.commits import (
+    AttemptNote,
     Commit,
     RunRecord,
     ShardStats,
     StoredFile,
     commit_name,
-    content_digest,
     count,
+    data_name,
 )
-from manifests.schema import Outcome, Provenance, read_metadata, sample_json, write_metadata
+from manifests.errors import RunFolderError
+from manifests.outcomes import Outcome, content_digest
+from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
+from manifests.wording import safe_text
 from tasks.environment import versions, worker_name
 from tasks.run_folder import find_commit
+
+
+class ScratchError(RuntimeError):
+    """A file in the temporary folder does not hold what was written into it.
+
+    The disk of the temporary folder is full or broken: free some room, or set TMPDIR to another
+    one, and run the job again.
+    """
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(
+            f"{finding}: free some room on the disk of the temporary folder, or set TMPDIR to "
+            "another one, and run the job again"
+        )
 
 
 @dataclass(frozen=True)
@@ -74,19 +92,16 @@ def commit_shard(
             "versions": json.dumps(versions(), sort_keys=True),
         },
     )
-    tar_path = scratch / f"{attempt.shard}.tar"
-    write_tar(tar_path, outcomes, scratch, provenance)
+    tar_path = write_tar(scratch / f"{attempt.shard}.tar", outcomes, scratch, provenance)
     parquet = write_metadata(outcomes, provenance)
-    check_shard(tar_path, parquet, outcomes)
+    check_shard(tar_path, parquet, outcomes, run.plan_digest)
 
-    tar_data = StoredFile(name="", bytes=tar_path.stat().st_size, sha256=_file_sha256(tar_path))
-    tar = _named(tar_data, attempt.shard, "tar")
-    part = _named(
-        StoredFile(name="", bytes=len(parquet), sha256=hashlib.sha256(parquet).hexdigest()),
-        attempt.shard,
-        "parquet",
-    )
-    store.put(tar.name, tar_path)
+    tar = None
+    if tar_path is not None:
+        tar = _stored_file(attempt.shard, "tar", tar_path.stat().st_size, _file_sha256(tar_path))
+        store.put(tar.name, tar_path)
+    sha256 = hashlib.sha256(parquet).hexdigest()
+    part = _stored_file(attempt.shard, "parquet", len(parquet), sha256)
     store.put(part.name, parquet)
     commit = Commit(
         shard=attempt.shard,
@@ -103,66 +118,87 @@ def commit_shard(
     if store.put_if_absent(commit_name(attempt.shard), commit.to_bytes()):
         return commit, True
     winner = find_commit(store, attempt.shard)
-    assert winner is not None, "a refused commit means that another one is there"
+    if winner is None:
+        raise RunFolderError(
+            f"{commit_name(attempt.shard)} was refused by the store and is not there: does another "
+            "program delete files of this run folder? Run the job again"
+        )
     return winner, False
 
 
 def write_tar(
     path: Path, outcomes: Sequence[Outcome], scratch: Path, provenance: Provenance
-) -> None:
-    """A WebDataset tar of the ok items; the same outcomes give the same bytes."""
+) -> Path | None:
+    """A WebDataset tar of the ok items; None, and no file, where there is no such item.
+
+    The same outcomes give the same bytes.
+    """
+    made = [outcome for outcome in outcomes if outcome.problem is None]
+    if not made:
+        return None
     with path.open("wb") as file:
         # Plain bytes in, so no encoder; no times and no users, so that bytes repeat.
         writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
-        for outcome in sorted(outcomes, key=lambda outcome: outcome.item.key):
-            if outcome.problem is None:
-                sample: dict[str, str | bytes] = {"__key__": outcome.item.key}
-                sample["json"] = sample_json(outcome, provenance)
-                for output in outcome.outputs:
-                    extension = output.name.removeprefix(f"{outcome.item.key}.")
-                    sample[extension] = (scratch / output.name).read_bytes()
-                writer.write(sample)
+        for outcome in sorted(made, key=lambda outcome: outcome.item.key):
+            sample: dict[str, str | bytes] = {"__key__": outcome.item.key}
+            sample["json"] = sample_json(outcome, provenance)
+            for output in outcome.outputs:
+                extension = output.name.removeprefix(f"{outcome.item.key}.")
+                sample[extension] = (scratch / output.name).read_bytes()
+            writer.write(sample)
         writer.close()
+    return path
 
 
-def check_shard(tar_path: Path, parquet: bytes, outcomes: Sequence[Outcome]) -> None:
-    """Reads both files back and holds them to the plan; a mismatch is our bug, so it is loud."""
-    with tarfile.open(tar_path, "r:") as tar:
-        found = {member.name: _member_sha256(tar, member) for member in tar}
+def check_shard(
+    tar_path: Path | None, parquet: bytes, outcomes: Sequence[Outcome], plan_digest: str
+) -> None:
+    """Reads both files back and holds them to the plan and to what was rendered.
+
+    Raises:
+        ScratchError: what was read back is not what was written.
+        RunFolderError: the metadata is not that of the planned items.
+    """
+    found = _member_hashes(tar_path) if tar_path is not None else {}
     images = {name: sha256 for name, sha256 in found.items() if not name.endswith(".json")}
-    expected = {output.name: output.sha256 for one in outcomes for output in one.outputs}
-    assert images == expected, "the tar does not hold what was rendered"
-    ok_keys = {f"{one.item.key}.json" for one in outcomes if one.problem is None}
-    assert found.keys() - images.keys() == ok_keys, "the tar lacks a sample's json"
-    rows = [row["item_id"] for row in read_metadata(parquet)]
-    assert rows == [one.item.item_id for one in outcomes], "the metadata lacks a planned item"
+    outputs = [output for outcome in outcomes for output in outcome.outputs]
+    samples = {f"{outcome.item.key}.json" for outcome in outcomes if outcome.problem is None}
+    if images != {output.name: output.sha256 for output in outputs}:
+        raise ScratchError(f"{tar_path} does not hold the pictures that were rendered")
+    if found.keys() - images.keys() != samples:
+        raise ScratchError(f"{tar_path} does not hold one JSON file for each picture")
+    items = [outcome.item for outcome in outcomes]
+    name = "the metadata of the shard"
+    read_metadata(parquet, name, items, plan_digest=plan_digest, way_out="run the job again")
 
 
 def record_failure(store: Store, attempt: Attempt, error: str) -> None:
     """Leaves a note of a failed attempt in the run folder, beside earlier ones."""
-    note = {
-        "shard": attempt.shard,
-        "attempt_id": attempt.attempt_id,
-        "worker": worker_name(),
-        "error": error.strip()[:2000],
-        "failed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    data = json.dumps(note, sort_keys=True, indent=1).encode()
+    note = AttemptNote(
+        shard=attempt.shard,
+        attempt_id=attempt.attempt_id,
+        worker=worker_name(),
+        error=safe_text(error.strip()),
+        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    data = note.to_bytes()
     number = 1 + sum(1 for _ in store.list(f"attempts/{attempt.shard}/"))
     while not store.put_if_absent(f"attempts/{attempt.shard}/{number}.json", data):
         number += 1
 
 
 def _counted(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    errors = Counter(one.problem.error_class.value for one in outcomes if one.problem)
+    errors = Counter(
+        outcome.problem.error_class.value for outcome in outcomes if outcome.problem is not None
+    )
     return {
-        "output_bytes": sum(output.bytes for one in outcomes for output in one.outputs),
+        "output_bytes": sum(output.bytes for outcome in outcomes for output in outcome.outputs),
         "errors": dict(errors),
     }
 
 
-def _named(file: StoredFile, shard: str, extension: str) -> StoredFile:
-    return file.model_copy(update={"name": f"data/{shard}-{file.sha256[:12]}.{extension}"})
+def _stored_file(shard: str, extension: str, num_bytes: int, sha256: str) -> StoredFile:
+    return StoredFile(name=data_name(shard, sha256, extension), bytes=num_bytes, sha256=sha256)
 
 
 def _file_sha256(path: Path) -> str:
@@ -170,7 +206,16 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _member_hashes(tar_path: Path) -> dict[str, str]:
+    try:
+        with tarfile.open(tar_path, "r:") as tar:
+            return {member.name: _member_sha256(tar, member) for member in tar}
+    except tarfile.TarError as error:
+        raise ScratchError(f"{tar_path} cannot be read back ({error})") from None
+
+
 def _member_sha256(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     file = tar.extractfile(member)
-    assert file is not None
+    if file is None:
+        raise ScratchError(f"{member.name} is no file in the tar that was written")
     return hashlib.sha256(file.read()).hexdigest()

@@ -7,47 +7,66 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from infra.store import Store
-from manifests.commits import Index, IndexedShard, RunRecord
-from manifests.items import Input, Item
-from manifests.job import Job, job_from_dict
-from manifests.schema import read_metadata
+from manifests.commits import Commit, RunRecord
+from manifests.items import Item
+from manifests.job import Job
+from manifests.plan import Plan
+from tasks.committed import shard_rows
 from tasks.drawing import Cell, Sheet, draw_sheet
 from tasks.pictures import input_picture, result_picture
-from tasks.run_folder import load_plan
+from tasks.run_folder import recorded_job
 
 CONTACT_SHEET_NAME = "contact_sheet.jpg"
 
-MAX_ROWS = 24
+MAX_ROWS, MAX_INPUTS, MAX_ENTRIES = 24, 12, 100
+MAX_KEY = 40
+"""Letters of an input's key under its picture."""
 MAX_WIDTH = 12_000
 """Pixels; many columns are narrow ones."""
 LARGEST_SIDE, SMALLEST_SIDE = 256, 96
 
-Found = dict[str, tuple[dict[str, Any], IndexedShard]]
-"""The rows of the sheet's items by item id, with the shard that holds each."""
+T = TypeVar("T")
+Found = dict[str, tuple[dict[str, Any], Commit]]
+"""The rows of the sheet's items by item id, with the commit of the shard that holds each."""
 
 
-def render_contact_sheet(store: Store, run: RunRecord, index: Index) -> bytes | None:
-    """The sheet of a run as JPEG bytes; None where the run has no sweep."""
-    job = job_from_dict(run.job)
+def render_contact_sheet(
+    store: Store, run: RunRecord, plan: Plan, commits: Mapping[str, Commit]
+) -> bytes | None:
+    """The sheet of a run as JPEG bytes; None where the run has no sweep.
+
+    Raises:
+        RunFolderError: a committed file is damaged.
+    """
+    job = recorded_job(run)
     if not job.sweep_entries:
         return None
-    combinations = _combinations(load_plan(store, run).items)
+    combinations = _combinations(plan.items)
     shown = _evenly(combinations, MAX_ROWS)
-    found = _found(store, index, {item.item_id for items in shown for item in items})
+    entries = _evenly(job.sweep_entries, MAX_ENTRIES)
+    roles = _input_columns([items[0] for items in shown])
+    side = min(LARGEST_SIDE, max(SMALLEST_SIDE, MAX_WIDTH // (len(roles) + len(entries))))
+
+    found = _found(store, plan, commits, {item.item_id for items in shown for item in items})
+    rows: list[list[Cell]] = []
+    for items in shown:
+        by_label = {item.label: item for item in items}
+        cells = _input_cells(items[0], roles, job.limits.max_pixels, side)
+        cells += [_result_cell(store, by_label.get(entry.label), found, side) for entry in entries]
+        rows.append(cells)
     sheet = Sheet(
-        title=run.job.get("name") or f"{job.task}: a sweep",
-        subtitle=_subtitle(run, job, len(shown), len(combinations)),
-        headings=[*_input_headings(shown[0][0]), *(one.label for one in job.sweep_entries)],
-        rows=[_row(store, job, items, found) for items in shown],
-        num_inputs=len(_input_headings(shown[0][0])),
+        title=job.name or f"{job.task}: a sweep",
+        subtitle=_subtitle(run, job, len(shown), len(combinations), len(entries)),
+        headings=[*(role.replace("_", " ") for role in roles), *(entry.label for entry in entries)],
+        rows=rows,
+        num_inputs=len(roles),
     )
-    side = min(LARGEST_SIDE, max(SMALLEST_SIDE, MAX_WIDTH // len(sheet.headings)))
     file = io.BytesIO()
     draw_sheet(sheet, side).save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()
@@ -57,66 +76,79 @@ def _combinations(items: Sequence[Item]) -> list[list[Item]]:
     """The items of each combination of inputs and variant, in the order of the inputs' keys."""
     by_inputs: dict[Any, list[Item]] = {}
     for item in items:
-        keys = [(one.key, one.full_uri) for one in item.inputs]
+        keys = [(item_input.key, item_input.full_uri) for item_input in item.inputs]
         by_inputs.setdefault((*keys, item.prompt or "", item.user, item.variant), []).append(item)
     return [by_inputs[key] for key in sorted(by_inputs, key=repr)]
 
 
-def _evenly(entries: list[list[Item]], most: int) -> list[list[Item]]:
+def _evenly(entries: Sequence[T], most: int) -> Sequence[T]:
     return entries[:: max(1, -(-len(entries) // most))]
 
 
-def _found(store: Store, index: Index, wanted: set[str]) -> Found:
+def _found(store: Store, plan: Plan, commits: Mapping[str, Commit], wanted: set[str]) -> Found:
     found: Found = {}
-    for shard in index.shards:
-        rows = read_metadata(store.get(shard.parquet.name))
-        found |= {row["item_id"]: (row, shard) for row in rows if row["item_id"] in wanted}
+    for shard, items in plan.shards().items():
+        if shard in commits and any(item.item_id in wanted for item in items):
+            rows = shard_rows(store, commits[shard], items)
+            found |= {row["item_id"]: (row, commits[shard]) for row in rows}
     return found
 
 
-def _subtitle(run: RunRecord, job: Job, num_shown: int, num_all: int) -> str:
+def _subtitle(
+    run: RunRecord, job: Job, num_shown: int, num_combinations: int, num_entries: int
+) -> str:
     parts = [f"{job.task} on {run.model_id}"]
     parts += [f"{name} {value}" for name, value in job.settings.items()]
-    if num_shown < num_all:
-        parts.append(f"{num_shown} of {num_all} combinations")
+    if num_shown < num_combinations:
+        parts.append(f"{num_shown} of {num_combinations} combinations")
+    if num_entries < len(job.sweep_entries):
+        parts.append(f"{num_entries} of {len(job.sweep_entries)} entries of the sweep")
     return " · ".join(parts)
 
 
-def _input_headings(item: Item) -> list[str]:
-    roles = [one.role.replace("_", " ") for one in item.inputs]
-    return [*roles, *(["prompt"] if item.prompt else [])]
+def _input_columns(items: Sequence[Item]) -> list[str]:
+    """The columns of what goes in: a role as often as some item has it, and the prompt."""
+    columns: list[str] = []
+    for item in items:
+        roles = [item_input.role for item_input in item.inputs]
+        for role in dict.fromkeys(roles):
+            columns += [role] * (roles.count(role) - columns.count(role))
+    columns = columns[:MAX_INPUTS]
+    return [*columns, "prompt"] if any(item.prompt for item in items) else columns
 
 
-def _row(store: Store, job: Job, items: Sequence[Item], found: Found) -> list[Cell]:
-    by_label = {item.label: item for item in items}
-    cells = [_input_cell(one) for one in items[0].inputs]
-    cells += [Cell(text=items[0].prompt)] if items[0].prompt else []
-    return [
-        *cells,
-        *(_result_cell(store, by_label.get(one.label), found) for one in job.sweep_entries),
-    ]
+def _input_cells(item: Item, columns: Sequence[str], max_pixels: int, side: int) -> list[Cell]:
+    cells: list[Cell] = []
+    inputs = list(item.inputs)
+    for column in columns:
+        if column == "prompt":
+            cells.append(Cell(text=item.prompt or ""))
+            continue
+        item_input = next((found for found in inputs if found.role == column), None)
+        if item_input is None:
+            cells.append(Cell())
+            continue
+        inputs.remove(item_input)
+        picture = input_picture(item_input, max_pixels)
+        shown = _reduced(picture, side) if picture else None
+        cells.append(Cell(shown, text="no longer there", figures=(item_input.key[:MAX_KEY],)))
+    return cells
 
 
-def _input_cell(one: Input) -> Cell:
-    picture = input_picture(one)
-    shown = _reduced(picture) if picture else None
-    return Cell(shown, text="no longer there", figures=(one.key,))
-
-
-def _result_cell(store: Store, item: Item | None, found: Found) -> Cell:
+def _result_cell(store: Store, item: Item | None, found: Found, side: int) -> Cell:
     if item is None or item.item_id not in found:
         return Cell(text="pending")
-    row, shard = found[item.item_id]
+    row, commit = found[item.item_id]
     if row["status"] != "ok":
         text = f"{row['error_class']}: {row['error_message']}"
         return Cell(text=text, figures=tuple(_figures(row)), is_bad=True)
-    picture = result_picture(store, shard, row["outputs"][0]["name"])
-    return Cell(_reduced(picture), figures=tuple(_figures(row)))
+    picture = result_picture(store, commit, row["outputs"][0])
+    return Cell(_reduced(picture, side), figures=tuple(_figures(row)))
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    """No larger than any cell, so that a sheet of large pictures fits into memory."""
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+def _reduced(picture: Image.Image, side: int) -> Image.Image:
+    """No larger than its cell, so that a sheet of large pictures fits into memory."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 
 
@@ -127,7 +159,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
     cost = [f"{row['seconds']:.1f} s"] if row["seconds"] is not None else []
     if row["peak_memory_bytes"]:
         cost.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
-    if json.loads(row["params"])["settings"]["seamless"] != "none":
+    if json.loads(row["params"]).get("settings", {}).get("seamless", "none") != "none":
         likeness += [("seams", "seam_ratio_x", ".2f"), ("and", "seam_ratio_y", ".2f")]
     lines = [_told(row, style), _told(row, likeness), "   ".join(cost)]
     return [line for line in lines if line]

@@ -15,6 +15,10 @@ TITLE, HEADING, FIGURE = 24, 15, 13
 """Heights of letters in pixels."""
 
 
+MAX_CELL_LETTERS = 2000
+"""Of a text that is wrapped; more would not fit in any cell."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One place of the table.
@@ -57,16 +61,17 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
     ]
     width = max(lefts[-1] + side + MARGIN, 640)
     headings = [_wrapped(text, HEADING, side, 4) for text in sheet.headings]
+    title = _wrapped(sheet.title, TITLE, width - 2 * MARGIN, 1)
     subtitle = _wrapped(sheet.subtitle, FIGURE, width - 2 * MARGIN, 3)
-    top = MARGIN + _height([sheet.title], TITLE) + _height(subtitle, FIGURE) + 20
+    top = MARGIN + _height(title, TITLE) + _height(subtitle, FIGURE) + 20
     bottom_of_headings = top + max(_height(lines, HEADING) for lines in headings)
     heights = [_row_height(row, side) for row in sheet.rows]
     height = bottom_of_headings + sum(heights) + (GAP + 4) * len(heights) + MARGIN
 
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
-    _write(draw, (MARGIN, MARGIN), [sheet.title], TITLE, INK)
-    _write(draw, (MARGIN, MARGIN + _height([sheet.title], TITLE)), subtitle, FIGURE, SOFT_INK)
+    _write(draw, (MARGIN, MARGIN), title, TITLE, INK)
+    _write(draw, (MARGIN, MARGIN + _height(title, TITLE)), subtitle, FIGURE, SOFT_INK)
     for left, lines in zip(lefts, headings, strict=True):
         start = bottom_of_headings - _height(lines, HEADING)  # headings stand on one line
         _write(draw, (left, start), lines, HEADING, INK)
@@ -124,7 +129,8 @@ def _write(
 def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     """The text in lines of that many pixels; what does not fit into so many lines ends in `…`."""
     lines = [""]
-    for word in (piece for written in text.split() for piece in _pieces(written, size, width)):
+    words = text[:MAX_CELL_LETTERS].split()
+    for word in (piece for written in words for piece in _pieces(written, size, width)):
         longer = f"{lines[-1]} {word}".strip()
         if _font(size).getlength(longer) <= width:
             lines[-1] = longer
@@ -156,5 +162,6 @@ def _line_height(size: int) -> int:
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise ImportError("this Pillow was built without FreeType: install Pillow from PyPI")
     return font

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from infra.store import honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, RunRecord
-from manifests.errors import FingerprintMismatch, JobError
+from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.identity import canonical_json, differences
 from manifests.items import Input, Item
 from manifests.pairing import pair, with_source_masks
-from manifests.plan import PLAN_NAME, Plan, cut_into_shards, plan_digest, read_plan, write_plan
+from manifests.plan import PLAN_NAME, Plan, cut_into_shards
+from manifests.plan_table import plan_digest, write_plan
+from tasks.committed import sound_commits
 from tasks.environment import versions
 from tasks.items import make_items
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob
-from tasks.run_folder import find_run, load_plan, pending_shards
+from tasks.run_folder import find_run, load_plan, recorded_job
 from tasks.sources import images_in
 from tasks.tables import TableRow
+
+MAX_URI_LETTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class PreparedRun:
 
 
 def plan_items(
-    resolved: ResolvedJob, on_inspected: Callable[[Input], None] = lambda one: None
+    resolved: ResolvedJob, on_inspected: Callable[[Input], None] = lambda item_input: None
 ) -> list[Item]:
     """Preflight and planning: every item, cut into shards, with the problems that it has.
 
@@ -48,7 +53,7 @@ def plan_items(
     job = resolved.job
     rows = _limited(_rows(resolved), _most_rows(resolved))
     inspected = inspect_inputs(
-        [one for row in rows for one in row.inputs],
+        [item_input for row in rows for item_input in row.inputs],
         max_pixels=job.limits.max_pixels,
         num_threads=job.compute.io_threads,
         on_inspected=on_inspected,
@@ -68,7 +73,10 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
 
     Raises:
         FingerprintMismatch: the folder belongs to another job, or its sources have moved.
+        RunFolderError: a record of the run or a committed file is missing or damaged.
+        JobError: no folder can have this name.
     """
+    _check_place(resolved.output_uri)
     store = open_store(resolved.output_uri)
     run = find_run(store)
     if run is None:
@@ -79,8 +87,11 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
             "this one (nothing was changed). They differ in:",
             differences(run.identity, resolved.identity),
         )
+    recorded_job(run)
     plan = load_plan(store, run)
-    _refuse_moved_sources(resolved, pending_shards(store, plan))
+    commits = sound_commits(store, run, plan)
+    pending = (item for item in plan.items if item.shard not in commits)
+    _refuse_moved_sources(resolved, pending)
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
 
@@ -93,16 +104,34 @@ def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
         store.put(PLAN_NAME, data)  # left by a planning that was killed before it was binding
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         prepared = open_prepared(resolved)
-        assert prepared is not None
+        if prepared is None:
+            raise RunFolderError(
+                f"{RUN_NAME} was refused by the store and is not there: does another program "
+                "delete files of this run folder? Run the job again"
+            )
         return prepared
-    plan = read_plan(store.get(PLAN_NAME), expected_digest=record.plan_digest)
-    return PreparedRun(resolved.output_uri, record, plan, is_new=True)
+    return PreparedRun(resolved.output_uri, record, load_plan(store, record), is_new=True)
 
 
-def _refuse_moved_sources(resolved: ResolvedJob, pending: Mapping[str, list[Item]]) -> None:
+def _check_place(uri: str) -> None:
+    """Refuses a run folder that no store could hold, before any input is read."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in uri):
+        raise JobError(
+            f"output.uri: a name with control characters cannot be a run folder; got {uri[:200]!r}"
+        )
+    if len(uri) > MAX_URI_LETTERS:
+        raise JobError(
+            f"output.uri: the name of a run folder has at most {MAX_URI_LETTERS} letters; got "
+            f"{len(uri)}, {uri[:40]!r}…"
+        )
+    if not uri.strip("/."):
+        raise JobError(f"output.uri: {uri!r} cannot be a run folder: name a folder of its own")
+
+
+def _refuse_moved_sources(resolved: ResolvedJob, pending: Iterable[Item]) -> None:
     """The plan names files by their URI; rendering it from where they no longer are loses items."""
     listed = resolved.inputs.uris()
-    planned = (one.uri for items in pending.values() for item in items for one in item.inputs)
+    planned = (item_input.uri for item in pending for item_input in item.inputs)
     moved = next((uri for uri in planned if uri not in listed), None)
     if moved is not None:
         raise FingerprintMismatch(
@@ -167,7 +196,7 @@ def _limited(rows: list[TableRow], most: int | None) -> list[TableRow]:
         return rows
 
     def rank(row: TableRow) -> bytes:
-        names = [[one.role, one.key] for one in row.inputs]
+        names = [[item_input.role, item_input.key] for item_input in row.inputs]
         words = [row.prompt] if row.prompt is not None else []
         return hashlib.sha256(canonical_json([names, row.key, *words]).encode()).digest()
 

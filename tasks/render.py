@@ -30,15 +30,15 @@ from infra.store import ObjectNotFound, Store, StoreError
 from manifests.commits import Commit, RunRecord, ShardStats
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
-from manifests.job import Compute, Job, Output, job_from_dict
+from manifests.job import Compute, Job, Output
+from manifests.outcomes import Outcome, OutputFile
 from manifests.quality import Quality
-from manifests.schema import Outcome, OutputFile
 from tasks.commit import Attempt, commit_shard, record_failure
 from tasks.environment import device_name
 from tasks.models import warm_backbone
 from tasks.progress import Stopped, board
 from tasks.requests import request_of, settings_of, unsupported
-from tasks.run_folder import find_commit, load_plan, open_run
+from tasks.run_folder import find_commit, load_plan, open_run, recorded_job
 from tasks.scratch import scratch_folder
 from tasks.sources import read_input
 
@@ -115,7 +115,7 @@ def _summary(commit: Commit, *, rendered: bool) -> dict[str, Any]:
 def _render_and_commit(
     store: Store, run: RunRecord, attempt: Attempt, compute: Compute
 ) -> tuple[Commit, bool]:
-    job = job_from_dict(run.job)
+    job = recorded_job(run)
     items = load_plan(store, run).shards()[attempt.shard]
     backbone, load_seconds = warm_backbone(
         run.model_id,

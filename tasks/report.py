@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,15 +20,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from infra.store import Store
-from manifests.commits import REPORT_NAME, Index, IndexedShard, RunRecord
-from manifests.items import Input
-from manifests.schema import read_metadata
+from manifests.commits import REPORT_NAME, Commit, Index, RunRecord, build_index
+from manifests.items import Item
+from manifests.plan import Plan
+from manifests.wording import safe_line
+from tasks.committed import shard_rows, sound_commits
 from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
 from tasks.pictures import input_picture, result_picture
-from tasks.run_folder import current_index, load_plan, open_run, put_if_changed, write_index
+from tasks.run_folder import load_plan, open_run, put_if_changed, recorded_job, write_index
 
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
+MAX_TITLE_LETTERS = 200
 THUMBNAIL_SIDE = 192
 
 
@@ -48,46 +51,62 @@ def publish(run_uri: str) -> Index:
     """Brings `index.json`, `report.html` and a sweep's contact sheet up to date with the commits.
 
     Raises:
-        RunFolderError: there is no run, or one of its records is damaged.
+        RunFolderError: there is no run, or one of its files is missing or damaged.
     """
     store, run = open_run(run_uri)
-    index = current_index(store, run)
+    plan = load_plan(store, run)
+    commits = sound_commits(store, run, plan)
+    index = build_index(run, commits.values())
+    sheet = render_contact_sheet(store, run, plan, commits)
+    page = render_report(store, run, plan, commits)
     write_index(store, index)
-    if sheet := render_contact_sheet(store, run, index):
+    if sheet:
         put_if_changed(store, CONTACT_SHEET_NAME, sheet)
-    put_if_changed(store, REPORT_NAME, render_report(store, run, index).encode())
+    put_if_changed(store, REPORT_NAME, page.encode())
     return index
 
 
-def render_report(store: Store, run: RunRecord, index: Index) -> str:
+def render_report(store: Store, run: RunRecord, plan: Plan, commits: Mapping[str, Commit]) -> str:
     """The page: the counts, then problems, then a fair sample of pictures."""
-    chosen = _chosen_rows(store, index)
-    inputs = {one.full_uri: one for item in load_plan(store, run).items for one in item.inputs}
+    job = recorded_job(run)
+    index = build_index(run, commits.values())
+    chosen = _chosen_rows(store, plan, commits)
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda entry: _row(store, inputs, *entry), chosen))
+        rows = list(pool.map(lambda entry: _row(store, job.limits.max_pixels, entry), chosen))
     return _template().render(
-        title=run.job.get("name") or PurePosixPath(store.uri).name,
+        title=safe_line(job.name or PurePosixPath(store.uri).name, MAX_TITLE_LETTERS),
         run=run,
         index=index,
         rows=rows,
         settings=run.settings,
         statuses=Counter(row.status for row in rows),
-        contact_sheet=CONTACT_SHEET_NAME if run.job.get("sweep") else "",
+        contact_sheet=CONTACT_SHEET_NAME if job.sweep_entries else "",
         seconds_per_item=index.stats.render_seconds / max(1, index.counts.ok),
     )
 
 
-def _chosen_rows(store: Store, index: Index) -> list[tuple[dict[str, Any], IndexedShard]]:
+@dataclass(frozen=True)
+class _Chosen:
+    """A row that the page shows, with what it tells of."""
+
+    row: dict[str, Any]
+    item: Item
+    commit: Commit
+
+
+def _chosen_rows(store: Store, plan: Plan, commits: Mapping[str, Commit]) -> list[_Chosen]:
     """The rows that the page shows: every problem up to a limit, and evenly spaced pictures."""
-    problems: list[tuple[dict[str, Any], IndexedShard]] = []
-    good: list[tuple[dict[str, Any], IndexedShard]] = []
-    per_shard = max(1, -(-MAX_PICTURES // max(1, len(index.shards))))
-    for shard in _evenly(index.shards, MAX_PICTURES + MAX_PROBLEMS):
-        rows = read_metadata(store.get(shard.parquet.name))
-        problems.extend((row, shard) for row in rows if row["status"] != "ok")
-        fine = [row for row in rows if row["status"] == "ok"]
-        good.extend((row, shard) for row in _evenly(fine, per_shard))
-    return problems[:MAX_PROBLEMS] + list(_evenly(good, MAX_PICTURES))
+    problems: list[_Chosen] = []
+    pictures: list[_Chosen] = []
+    per_shard = max(1, -(-MAX_PICTURES // max(1, len(commits))))
+    shards = plan.shards()
+    for shard in _evenly(sorted(commits), MAX_PICTURES + MAX_PROBLEMS):
+        commit, items = commits[shard], shards[shard]
+        rows = shard_rows(store, commit, items)
+        found = [_Chosen(row, item, commit) for row, item in zip(rows, items, strict=True)]
+        problems += [entry for entry in found if entry.row["status"] != "ok"]
+        pictures += _evenly([entry for entry in found if entry.row["status"] == "ok"], per_shard)
+    return problems[:MAX_PROBLEMS] + list(_evenly(pictures, MAX_PICTURES))
 
 
 def _evenly(entries: Sequence[Any], most: int) -> Sequence[Any]:
@@ -95,21 +114,23 @@ def _evenly(entries: Sequence[Any], most: int) -> Sequence[Any]:
     return entries[::step]
 
 
-def _row(store: Store, inputs: dict[str, Input], row: dict[str, Any], shard: IndexedShard) -> Row:
-    pictures = [
-        (one["role"], _thumbnail(input_picture(inputs[one["uri"]])))
-        for one in row["inputs"]
-        if row["status"] == "ok" and one["uri"] in inputs
-    ]
+def _row(store: Store, max_pixels: int, chosen: _Chosen) -> Row:
+    row = chosen.row
+    pictures: list[tuple[str, str]] = []
+    if row["status"] == "ok":
+        for item_input in chosen.item.inputs:
+            pictures.append((item_input.role, _thumbnail(input_picture(item_input, max_pixels))))
     for output in row["outputs"]:
-        picture = result_picture(store, shard, output["name"])
+        picture = result_picture(store, chosen.commit, output)
         pictures.append(("result", _thumbnail(picture)))
     return Row(
         key=row["key"],
         status=row["status"],
         facts=_facts(row),
-        prompt=row["prompt"] or "",
-        error=f"{row['error_class']}: {row['error_message']}" if row["error_class"] else "",
+        prompt=safe_line(row["prompt"] or ""),
+        error=safe_line(f"{row['error_class']}: {row['error_message']}")
+        if row["error_class"]
+        else "",
         pictures=tuple(pictures),
     )
 

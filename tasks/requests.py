@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
-from ad_lib.presets import REQUEST_FIELDS, Settings
+from ad_lib.presets import REQUEST_FIELDS, Settings, find_preset
 from ad_lib.requests import Request
 from manifests.items import ErrorClass, Input, Item, Problem
 
@@ -23,6 +23,15 @@ def settings_of(item: Item) -> Settings:
 @lru_cache(maxsize=256)
 def _settings(params: str) -> Settings:
     return Settings(**json.loads(params)["settings"])
+
+
+def check_settings(task: str, params: str) -> None:
+    """Refuses the settings of a planned item that no version of ours could have written.
+
+    Raises:
+        RequestError, TypeError, LookupError: an unknown task or setting, or a wrong value.
+    """
+    find_preset(task).check(_settings(params))
 
 
 def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> Request:

@@ -1,46 +1,72 @@
 """A run folder as its records tell it: what it is, what is planned, and what exists.
 
-Invariant: a shard exists if and only if its commit does. Listings of `data/` mean nothing.
+Invariants: a shard exists if and only if its commit does, and listings of `data/` mean nothing.
+Records are read in bounded memory and checked; a damaged one is a RunFolderError that names it.
 """
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from infra.store import ObjectNotFound, Store, open_store
+from pydantic import ValidationError
+
+from infra.store import ObjectNotFound, Store, StoredObject, open_store
 from manifests.commits import (
     INDEX_NAME,
     RUN_NAME,
+    AttemptNote,
     Commit,
     Index,
     RunRecord,
     build_index,
     commit_name,
-    read_record,
+    read_commit,
+    read_run,
 )
 from manifests.errors import RunFolderError
-from manifests.items import Item
-from manifests.plan import PLAN_NAME, Plan, read_plan
+from manifests.plan import PLAN_NAME, SHARD_PATTERN
+from manifests.records import MAX_RECORD_BYTES, first_problem, read_record
+
+if TYPE_CHECKING:
+    from manifests.items import Item
+    from manifests.job import Job
+    from manifests.plan import Plan
+
+MAX_COMMIT_BYTES = 1 << 20
+MAX_NOTE_BYTES = 1 << 16
 
 _READERS = 16
+_COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
+_NOTE = re.compile(rf"attempts/({SHARD_PATTERN})/([0-9]{{1,9}})\.json")
 
 
 def find_run(store: Store) -> RunRecord | None:
-    """The run that lives in a folder, or None where none has been planned."""
+    """The run that lives in a folder, or None where none has been planned.
+
+    Raises:
+        RunFolderError: `run.json` is damaged.
+    """
     try:
-        data = store.get(RUN_NAME)
+        data = store.get_range(RUN_NAME, 0, MAX_RECORD_BYTES + 1)
     except ObjectNotFound:
+        if any(found.key.split("/")[0] == RUN_NAME for found in store.list(RUN_NAME)):
+            raise RunFolderError(
+                f"{RUN_NAME} in {store.uri} is a folder or a link to nowhere: restore the file, "
+                "or choose another run folder"
+            ) from None
         return None
-    return read_record(RunRecord, data, RUN_NAME)
+    return read_run(data)
 
 
 def open_run(uri: str) -> tuple[Store, RunRecord]:
     """The run that lives in a folder.
 
     Raises:
-        RunFolderError: there is none.
+        RunFolderError: there is none, or `run.json` is damaged.
     """
     store = open_store(uri)
     run = find_run(store)
@@ -51,61 +77,141 @@ def open_run(uri: str) -> tuple[Store, RunRecord]:
     return store, run
 
 
+def recorded_job(run: RunRecord) -> Job:
+    """The job that `run.json` holds.
+
+    Raises:
+        RunFolderError: it is no job that this version knows, or not the one of the fingerprint.
+    """
+    from manifests.identity import job_identity
+    from manifests.job import job_from_dict
+
+    way_out = "restore it, use the version of stylefarm that made it, or choose another run folder"
+    try:
+        job = job_from_dict(run.job)
+    except (ValueError, TypeError, RecursionError) as error:
+        found = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(found.split())[:300]
+        raise RunFolderError(
+            f"the job in {RUN_NAME} cannot be used ({reason}): {way_out}"
+        ) from None
+    for name, value in job_identity(job).items():
+        if run.identity.get(name, value) != value:
+            raise RunFolderError(
+                f"{RUN_NAME} is damaged ({name} of its job is not that of its identity): {way_out}"
+            )
+    return job
+
+
 def load_plan(store: Store, run: RunRecord) -> Plan:
-    """The plan of a run, checked against its digest; kept in memory for the next call."""
-    return _load_plan(store.uri, run.plan_digest)
+    """The plan of a run, held to its digest and its rules; kept in memory for the next call.
+
+    Raises:
+        RunFolderError: the plan is missing or damaged.
+    """
+    return _load_plan(store.uri, run.plan_digest, run.num_items, run.num_shards)
 
 
 @lru_cache(maxsize=2)
-def _load_plan(uri: str, digest: str) -> Plan:
-    return read_plan(open_store(uri).get(PLAN_NAME), expected_digest=digest)
+def _load_plan(uri: str, digest: str, num_items: int, num_shards: int) -> Plan:
+    from manifests.plan_table import WAY_OUT, read_plan
+    from tasks.requests import check_settings
+
+    store = open_store(uri)
+    data = read_file(store, PLAN_NAME, WAY_OUT)
+    plan = read_plan(data, expected_digest=digest, num_items=num_items, num_shards=num_shards)
+    sound = (item for item in plan.items if item.problem is None)
+    for task, params in {(item.task, item.params) for item in sound}:
+        try:
+            check_settings(task, params)
+        except (ValueError, TypeError, LookupError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunFolderError(
+                f"{PLAN_NAME} cannot be used (the settings of {task[:80]!r}: {reason}): {WAY_OUT}"
+            ) from None
+    return plan
+
+
+def read_file(store: Store, name: str, way_out: str, size: int | None = None) -> bytes:
+    """The bytes of a Parquet file of a run folder.
+
+    Args:
+        store: of the run folder.
+        name: of the file, relative to the run folder.
+        way_out: what the user can do about a damaged file.
+        size: in bytes, as a commit states it; it is looked up where it is not given.
+
+    Raises:
+        RunFolderError: the file is missing, of another size, or too large to be read.
+    """
+    from manifests.parquet import MAX_FILE_BYTES
+
+    if size is None:
+        size = next((found.size for found in store.list(name) if found.key == name), 0)
+    if size > MAX_FILE_BYTES:
+        raise RunFolderError(
+            f"{name} is damaged (it is larger than {MAX_FILE_BYTES} bytes): {way_out}"
+        )
+    try:
+        data = store.get_range(name, 0, size + 1)
+    except ObjectNotFound:
+        raise RunFolderError(f"{name} is missing: {way_out}") from None
+    if len(data) != size:
+        raise RunFolderError(f"{name} is damaged (it has not {size} bytes): {way_out}")
+    return data
 
 
 def read_commits(store: Store) -> dict[str, Commit]:
-    """Every commit of a run, by shard."""
-    names = [one.key for one in store.list("commits/") if one.key.endswith(".json")]
+    """Every commit of a run, by shard; other files in `commits/` are left alone.
 
-    def read(name: str) -> Commit:
-        return read_record(Commit, store.get(name), name)
-
+    Raises:
+        RunFolderError: a commit is damaged.
+    """
+    shards = [name[1] for _, name in _named(store, "commits/", _COMMIT)]
     with ThreadPoolExecutor(_READERS) as pool:
-        return {commit.shard: commit for commit in pool.map(read, names)}
+        commits = pool.map(lambda shard: _read_commit(store, shard), shards)
+        return dict(zip(shards, commits, strict=True))
 
 
 def find_commit(store: Store, shard: str) -> Commit | None:
-    """A shard's commit, or None where the shard does not exist yet."""
+    """A shard's commit, or None where the shard does not exist yet.
+
+    Raises:
+        RunFolderError: the commit is damaged.
+    """
     try:
-        data = store.get(commit_name(shard))
+        return _read_commit(store, shard)
     except ObjectNotFound:
         return None
-    return read_record(Commit, data, commit_name(shard))
 
 
 def pending_shards(store: Store, plan: Plan) -> dict[str, list[Item]]:
     """The planned shards without a commit, the longest first."""
-    committed = {one.key for one in store.list("commits/")}
-    pending = {
-        shard: items
-        for shard, items in plan.shards().items()
-        if commit_name(shard) not in committed
-    }
+    committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)}
+    pending = {shard: items for shard, items in plan.shards().items() if shard not in committed}
     return dict(sorted(pending.items(), key=lambda entry: -sum(i.cost_seconds for i in entry[1])))
 
 
 def last_failures(store: Store, plan: Plan) -> dict[str, str]:
-    """For each shard that is still pending, the error of its latest failed attempt."""
+    """For each shard that is still pending, the error of its latest failed attempt.
+
+    A note that cannot be read is told in the place of its error; it decides nothing.
+    """
     pending = pending_shards(store, plan)
     latest: dict[str, tuple[int, str]] = {}
-    for one in store.list("attempts/"):
-        _, shard, name = one.key.split("/")
-        number = int(name.removesuffix(".json"))
+    for found, name in _named(store, "attempts/", _NOTE):
+        shard, number = name[1], int(name[2])
         if shard in pending and number > latest.get(shard, (0, ""))[0]:
-            latest[shard] = (number, one.key)
-    return {shard: json.loads(store.get(key))["error"] for shard, (_, key) in latest.items()}
+            latest[shard] = (number, found.key)
+    return {shard: _noted_error(store, key) for shard, (_, key) in latest.items()}
 
 
 def current_index(store: Store, run: RunRecord) -> Index:
-    """The index as the commits say now, whatever `index.json` says."""
+    """The index as the commits say now, whatever `index.json` says.
+
+    Raises:
+        RunFolderError: a commit is damaged, or not of this run.
+    """
     return build_index(run, read_commits(store).values())
 
 
@@ -117,8 +223,29 @@ def write_index(store: Store, index: Index) -> None:
 def put_if_changed(store: Store, key: str, data: bytes) -> None:
     """Replaces a derived file, unless it holds these very bytes."""
     try:
-        if store.get(key) == data:
+        if store.get_range(key, 0, len(data) + 1) == data:
             return
     except ObjectNotFound:
         pass
     store.put(key, data)
+
+
+def _named(
+    store: Store, prefix: str, pattern: re.Pattern[str]
+) -> Iterator[tuple[StoredObject, re.Match[str]]]:
+    """The files whose names are those of records; whatever else lies there is not ours."""
+    for found in store.list(prefix):
+        if name := pattern.fullmatch(found.key):
+            yield found, name
+
+
+def _read_commit(store: Store, shard: str) -> Commit:
+    data = store.get_range(commit_name(shard), 0, MAX_COMMIT_BYTES + 1)
+    return read_commit(data[:MAX_COMMIT_BYTES], shard)
+
+
+def _noted_error(store: Store, key: str) -> str:
+    try:
+        return read_record(AttemptNote, store.get_range(key, 0, MAX_NOTE_BYTES), key).error
+    except (RunFolderError, ObjectNotFound) as error:
+        return f"the note of its last attempt cannot be read: {error}"

@@ -97,8 +97,11 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
 def _check_shard(folder: Path, run: Row, shard: str, commit: Row, planned: list[Row]) -> list[Row]:
     assert commit["shard"] == shard
     assert commit["plan_digest"] == run["plan_digest"]
+    assert (commit["tar"] is None) == (commit["counts"]["ok"] == 0), "a tar has a member"
     for kind in ("tar", "parquet"):
         named = commit[kind]
+        if named is None:
+            continue
         assert named["name"] == f"data/{shard}-{named['sha256'][:12]}.{kind}"
         data = (folder / named["name"]).read_bytes()
         assert (len(data), _sha256(data)) == (named["bytes"], named["sha256"]), named["name"]
@@ -114,7 +117,8 @@ def _check_shard(folder: Path, run: Row, shard: str, commit: Row, planned: list[
         _check_row(row, wanted, run)
         assert row["attempt_id"] == commit["attempt_id"]
 
-    _check_tar(folder / commit["tar"]["name"], rows)
+    if commit["tar"] is not None:
+        _check_tar(folder / commit["tar"]["name"], rows)
     counts = Counter(row["status"] for row in rows)
     assert {name: commit["counts"][name] for name in STATUSES} == {
         name: counts[name] for name in STATUSES

@@ -18,23 +18,25 @@ from manifests.commits import (
     StoredFile,
     build_index,
     commit_name,
-    content_digest,
     count,
-    read_record,
+    data_name,
 )
 from manifests.errors import RunFolderError
+from manifests.identity import fingerprint
 from manifests.items import ErrorClass, Problem
-from manifests.schema import Outcome, OutputFile
+from manifests.outcomes import Outcome, OutputFile, content_digest
+from manifests.records import read_record
 from tests.manifests.builders import make_input, make_item
 
+IDENTITY = {"task": "style-transfer", "model_revision": "r"}
 RUN = RunRecord(
-    fingerprint="f",
-    identity={},
+    fingerprint=fingerprint(IDENTITY),
+    identity=IDENTITY,
     job={},
     settings={},
     model_id="m",
     model_revision="r",
-    plan_digest="p" * 64,
+    plan_digest="b" * 64,
     num_items=30,
     num_shards=5,
     conditional_put=True,
@@ -62,14 +64,18 @@ stats = st.builds(
 
 def commit(number: int, **changes: Any) -> Commit:
     shard = f"{number:05d}"
-    file = StoredFile(name=f"data/{shard}-x.tar", bytes=1, sha256="x")
+    digest = hashlib.sha256(shard.encode()).hexdigest()
+    tar, part = (
+        StoredFile(name=data_name(shard, digest, extension), bytes=1, sha256=digest)
+        for extension in ("tar", "parquet")
+    )
     found: dict[str, Any] = {
         "shard": shard,
         "attempt_id": "a",
         "plan_digest": RUN.plan_digest,
-        "content_digest": f"c{number}",
-        "tar": file,
-        "parquet": file,
+        "content_digest": digest,
+        "tar": tar,
+        "parquet": part,
         "counts": Counts(planned=2, ok=1, failed=1),
         "stats": ShardStats(),
         "worker": "w",
@@ -82,6 +88,7 @@ commits = st.lists(st.tuples(counts, stats), max_size=5).map(
     lambda found: [
         commit(number, counts=of_shard, stats=figures)
         for number, (of_shard, figures) in enumerate(found)
+        if of_shard.planned
     ]
 )
 
@@ -126,14 +133,14 @@ def test_a_complete_index_lists_every_shard_with_its_files():
 
 
 def test_a_commit_of_another_plan_is_refused():
-    foreign = commit(1, plan_digest="q" * 64)
-    with pytest.raises(RunFolderError, match="commit 00001 belongs to another plan"):
+    foreign = commit(1, plan_digest="c" * 64)
+    with pytest.raises(RunFolderError, match=r"^commits/00001.json belongs to another plan"):
         build_index(RUN, [commit(0), foreign])
 
 
 def test_an_index_of_other_content_has_another_digest():
     first = build_index(RUN, [commit(0), commit(1)]).content_digest
-    assert build_index(RUN, [commit(0), commit(1, content_digest="z")]).content_digest != first
+    assert build_index(RUN, [commit(0), commit(1, content_digest="d" * 64)]).content_digest != first
     assert build_index(RUN, [commit(0)]).content_digest != first
 
 
@@ -148,8 +155,8 @@ def test_a_record_is_read_as_it_was_written_and_is_plain_sorted_json(record):
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"shard": "00000"}', b"\xff"])
 @pytest.mark.parametrize("record", [RunRecord, Commit, Index])
-def test_a_damaged_record_is_refused_by_name(record, data):
-    with pytest.raises(RunFolderError, match=r"^commits/00000.json is damaged: "):
+def test_a_damaged_record_is_refused_by_name_with_the_way_out(record, data):
+    with pytest.raises(RunFolderError, match=r"^commits/00000.json is damaged \(.+\): restore it$"):
         read_record(record, data, commit_name("00000"))
 
 

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.errors import RunFolderError
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Problem, Status
+from manifests.outcomes import Outcome, OutputFile
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 from manifests.schema import (
     METADATA_SCHEMA,
     VOLATILE_COLUMNS,
-    Outcome,
-    OutputFile,
     Provenance,
     deterministic_row,
     read_metadata,
@@ -60,12 +62,17 @@ def another_run() -> bytes:
     return write_metadata(outcomes, replace(PROVENANCE, volatile=volatile))
 
 
+def read_back(data: bytes, outcomes: Sequence[Outcome] = OUTCOMES) -> list[dict[str, Any]]:
+    items = [outcome.item for outcome in outcomes]
+    return read_metadata(data, "part", items, plan_digest="d" * 64, way_out="restore it")
+
+
 def table_of(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
 def test_every_planned_item_has_a_row_in_plan_order_failed_ones_included():
-    rows = read_metadata(write_metadata(OUTCOMES, PROVENANCE))
+    rows = read_back(write_metadata(OUTCOMES, PROVENANCE))
     assert [row["key"] for row in rows] == [ITEM.key, "other"]
     assert [row["status"] for row in rows] == [Status.OK, Status.FAILED]
     assert rows[1]["error_class"] == "decode"
@@ -101,7 +108,7 @@ def test_the_footer_says_which_run_and_plan_and_schema_it_is():
 def test_a_samples_json_is_the_deterministic_part_of_its_row():
     told = json.loads(sample_json(OUTCOMES[0], PROVENANCE))
     assert not told.keys() & set(VOLATILE_COLUMNS)
-    (row, _) = read_metadata(write_metadata(OUTCOMES, PROVENANCE))
+    (row, _) = read_back(write_metadata(OUTCOMES, PROVENANCE))
     for name, value in told.items():
         assert value == (json.loads(row[name]) if name in ("params", "user") else row[name])
 
@@ -120,7 +127,8 @@ def test_every_column_is_deterministic_or_volatile_or_a_metric():
 
 
 def test_a_row_has_the_seed_of_the_try_that_it_tells_of():
-    rows = read_metadata(write_metadata([OUTCOMES[0], replace(OUTCOMES[0], retries=2)], PROVENANCE))
+    outcomes = [OUTCOMES[0], replace(OUTCOMES[0], retries=2)]
+    rows = read_back(write_metadata(outcomes, PROVENANCE), outcomes)
     assert [row["retries"] for row in rows] == [0, 2]
     assert [row["seed"] for row in rows] == [ITEM.seed, seed_of(ITEM.item_id, 2)]
 
@@ -129,5 +137,5 @@ def test_a_row_has_the_seed_of_the_try_that_it_tells_of():
 def test_damaged_metadata_is_not_read(place):
     data = bytearray(write_metadata(OUTCOMES, PROVENANCE))
     data[place] ^= 0xFF
-    with pytest.raises((OSError, pa.ArrowInvalid)):
-        read_metadata(bytes(data))
+    with pytest.raises(RunFolderError, match=r"^part is damaged \(.+\): restore it$"):
+        read_back(bytes(data))

@@ -15,7 +15,8 @@ from PIL import Image
 from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import ErrorClass
-from manifests.plan import PLAN_NAME, write_plan
+from manifests.plan import PLAN_NAME
+from manifests.plan_table import write_plan
 from tasks import planning
 from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.resolving import resolve_job

@@ -21,6 +21,7 @@ from PIL import Image
 import tasks.render as rendering
 from ad_lib.errors import NumericsError
 from infra.store import AccessDenied, LocalStore, StoreBusy, open_store
+from manifests.identity import fingerprint
 from manifests.schema import VOLATILE_COLUMNS
 from tasks.models import warm_backbone
 from tasks.progress import Stopped, board
@@ -296,7 +297,8 @@ def test_a_run_is_not_continued_with_other_weights(pictures):
     run = prepare(pictures)
     path = Path(run.uri) / "run.json"
     record = json.loads(path.read_bytes())
-    record["model_revision"] = "sha256:other"
+    record["model_revision"] = record["identity"]["model_revision"] = "sha256:other"
+    record["fingerprint"] = fingerprint(record["identity"])
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"planned with backbone .* at sha256:other, but here"):
         render_shard(run.uri, "00000", {})

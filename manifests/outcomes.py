@@ -1,0 +1,78 @@
+"""What became of the planned items of a shard?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from manifests.identity import seed_of
+from manifests.items import Item, Problem, Status
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One member of a shard's tar that an item produced."""
+
+    name: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one planned item.
+
+    Attributes:
+        item: as planned.
+        problem: why it failed; None where it is ok.
+        outputs: its files in the tar; none where it failed.
+        metrics: figures by column name, deterministic up to rounding.
+        phash: 64 bits of what it looks like, in hex; near pictures differ in few of them.
+        retries: how often it was made again, each time with the next seed.
+        seconds, encode_seconds: of rendering, every retry included, and of encoding.
+        peak_memory_bytes: what its batch held on the accelerator at most.
+    """
+
+    item: Item
+    problem: Problem | None = None
+    degraded: bool = False
+    outputs: tuple[OutputFile, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    phash: str | None = None
+    retries: int = 0
+    seconds: float | None = None
+    encode_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the picture that was kept, or of the last one that was tried."""
+        return seed_of(self.item.item_id, self.retries) if self.retries else self.item.seed
+
+    @property
+    def status(self) -> Status:
+        """`ok` or `failed`."""
+        return Status.FAILED if self.problem else Status.OK
+
+
+def content_digest(outcomes: Iterable[Outcome]) -> str:
+    """sha256 over the keys and output hashes; equal for runs that made the same files."""
+    return content_digest_of(
+        (outcome.item.key, output.sha256) for outcome in outcomes for output in outcome.outputs
+    )
+
+
+def content_digest_of(made: Iterable[tuple[str, str]]) -> str:
+    """sha256 over the lines `<key> <output sha256>` in the order of keys."""
+    return digest_of_lines(f"{key} {sha256}" for key, sha256 in sorted(made))
+
+
+def digest_of_lines(lines: Iterable[str]) -> str:
+    """sha256 of the lines, each with its line end, in hex."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(f"{line}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,101 @@
+"""How the rows of a Parquet file that may be damaged are read, in bounded memory.
+
+Whatever the file holds, the answer is rows of exactly the expected columns, or a RunFolderError.
+"""
+
+# pyright: standard
+# pyarrow ships no types, so strict checking would see nothing but unknowns here.
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.errors import RunFolderError
+
+MAX_FILE_BYTES = 1 << 30
+MAX_UNPACKED_BYTES = 8 << 30
+"""Of all columns together, as the file's footer states it."""
+
+MAX_BATCH_BYTES = 256 << 20
+"""Of one column of the rows that are unpacked at the same time, however often a value repeats."""
+
+MAX_BATCH_ROWS = 8192
+
+
+def parquet_rows(
+    data: bytes, schema: pa.Schema, name: str, *, num_rows: int, way_out: str
+) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, with the columns of the schema; others are left out.
+
+    Args:
+        data: the file's bytes.
+        schema: the columns that must be there, with their types; null only where it allows that.
+        name: of the file, relative to the run folder.
+        num_rows: how many rows must be there.
+        way_out: what the user can do about a damaged file.
+
+    Raises:
+        RunFolderError: the file is damaged, or does not hold such rows.
+    """
+    try:
+        yield from _rows(data, schema, num_rows)
+    except Exception as error:  # pyarrow raises nearly every built-in error on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunFolderError(f"{name} is damaged ({reason[:300]}): {way_out}") from error
+
+
+def parquet_footer(data: bytes) -> dict[str, str]:
+    """The keys and values of the footer of a file whose rows have been read."""
+    footer = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    return {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in footer.items()
+    }
+
+
+def _rows(data: bytes, schema: pa.Schema, num_rows: int) -> Iterator[dict[str, Any]]:
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        _check_columns(file.schema_arrow, schema)
+        if file.metadata.num_rows != num_rows:
+            raise ValueError(f"it has {file.metadata.num_rows} rows, but {num_rows} were planned")
+        batches = file.iter_batches(_batch_rows(file.metadata), columns=schema.names)
+        found = 0
+        for batch in batches:
+            for field in schema:
+                if not field.nullable and batch.column(field.name).null_count:
+                    raise ValueError(f"the column {field.name} has an empty value")
+            found += batch.num_rows
+            yield from batch.select(schema.names).to_pylist()
+    if found != num_rows:
+        raise ValueError(f"it says {num_rows} rows and holds {found}")
+
+
+def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
+    for field in wanted:
+        if found.names.count(field.name) != 1:
+            raise ValueError(f"it has not one column {field.name}: made by another version?")
+        if found.field(field.name).type != field.type:
+            raise ValueError(
+                f"its column {field.name} is {found.field(field.name).type}, not {field.type}"
+            )
+
+
+def _batch_rows(metadata: Any) -> int:
+    """How many rows may be unpacked at once.
+
+    A value that stands once in the file may be repeated by every row, so that a small file unpacks
+    to much; no value is larger than its column in the file.
+    """
+    sizes = [
+        metadata.row_group(group).column(column).total_uncompressed_size
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    ]
+    if sum(sizes) > MAX_UNPACKED_BYTES or min(sizes, default=0) < 0:
+        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, *sizes, 1)))

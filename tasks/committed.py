@@ -1,0 +1,83 @@
+"""What do the committed shards of a run hold, and is it what their commits say?
+
+A file that is missing or damaged is a RunFolderError that names it and says how its shard is
+rendered again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from infra.store import Store
+from manifests.commits import Commit, RunRecord, render_again
+from manifests.errors import RunFolderError
+from manifests.items import Item, Status
+from manifests.outcomes import content_digest_of
+from manifests.plan import Plan
+from manifests.schema import read_metadata
+from tasks.run_folder import read_commits, read_file
+
+Row = dict[str, Any]
+
+
+def sound_commits(store: Store, run: RunRecord, plan: Plan) -> dict[str, Commit]:
+    """Every commit of a run, by shard, where all files are there in the size that it states.
+
+    It costs one listing of `data/`; the files are not read.
+
+    Raises:
+        RunFolderError: a commit or a file is damaged, missing, or not of this plan.
+    """
+    commits = read_commits(store)
+    shards = plan.shards()
+    sizes = {found.key: found.size for found in store.list("data/")} if commits else {}
+    for shard, commit in commits.items():
+        if shard not in shards or commit.plan_digest != run.plan_digest:
+            raise RunFolderError(
+                f"commits/{shard}.json does not belong to this run, which has no such shard in its "
+                "plan: move it away"
+            )
+        if commit.counts.planned != len(shards[shard]):
+            raise RunFolderError(
+                f"commits/{shard}.json is damaged (it counts {commit.counts.planned} items, "
+                f"{len(shards[shard])} were planned): {render_again(shard)}"
+            )
+        for file in commit.files:
+            _check_size(shard, file.name, file.bytes, sizes)
+    return commits
+
+
+def _check_size(shard: str, name: str, wanted: int, sizes: Mapping[str, int]) -> None:
+    if name not in sizes:
+        raise RunFolderError(f"{name} is missing: {render_again(shard)}")
+    if sizes[name] != wanted:
+        raise RunFolderError(
+            f"{name} is damaged (it has {sizes[name]} bytes, its commit says {wanted}): "
+            f"{render_again(shard)}"
+        )
+
+
+def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
+    """The rows of a committed shard, one per planned item, in plan order.
+
+    Raises:
+        RunFolderError: its Parquet part is damaged, or does not say what its commit says.
+    """
+    name, way_out = commit.parquet.name, render_again(commit.shard)
+    data = read_file(store, name, way_out, commit.parquet.bytes)
+    if hashlib.sha256(data).hexdigest() != commit.parquet.sha256:
+        raise RunFolderError(f"{name} is damaged (its sha256 is not its commit's): {way_out}")
+    rows = read_metadata(data, name, items, plan_digest=commit.plan_digest, way_out=way_out)
+    counts = Counter(row["status"] for row in rows)
+    told = {status: getattr(commit.counts, status) for status in (Status.OK, Status.FAILED)}
+    made = [(row["key"], output["sha256"]) for row in rows for output in row["outputs"]]
+    if any(counts[status] != number for status, number in told.items()):
+        raise RunFolderError(f"{name} is damaged (its counts are not its commit's): {way_out}")
+    if content_digest_of(made) != commit.content_digest:
+        raise RunFolderError(
+            f"{name} is damaged (its content_digest is not its commit's): {way_out}"
+        )
+    return rows
