@@ -184,9 +184,7 @@ def test_a_folder_without_a_run_is_refused_with_the_way_out(tmp_path):
 def test_a_damaged_commit_is_named(pictures):
     run = prepare(pictures)
     open_store(run.uri).put("commits/00001.json", b'{"shard": ')
-    with pytest.raises(
-        RunFolderError, match=r"commits/00001.json is damaged .*: restore it, or"
-    ):
+    with pytest.raises(RunFolderError, match=r"commits/00001.json is damaged .*: restore it, or"):
         publish(run.uri)
 
 
