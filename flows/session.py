@@ -16,7 +16,7 @@ from manifests.commits import REPORT_NAME, Index
 from manifests.errors import ManifestError
 from manifests.items import Item
 from manifests.job import Job
-from manifests.schema import read_metadata
+from tasks.committed import failed_rows
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.progress import board
@@ -89,10 +89,12 @@ def show_outcome(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
 
 def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
     """Prints which items failed and why, and what to do about it."""
-    store, _ = open_run(uri)
     classes = ", ".join(f"{number} {name}" for name, number in sorted(index.stats.errors.items()))
     terminal.say(f"{_counted(index.counts.failed, 'item')} failed ({classes}):", "red")
-    lines = _failed_items(store, index)
+    lines = (
+        f"{row['key']}: {row['error_class']}: {row['error_message']}"
+        for row in failed_rows(*open_run(uri), MAX_LINES)
+    )
     terminal.say_list(lines, "red", rest="more", num_lines=index.counts.failed)
     terminal.say(
         f"More items failed than limits.max_failed allows ({job.limits.max_failed}). Correct their "
@@ -183,19 +185,6 @@ def _show_plan(terminal: Terminal, items: list[Item]) -> None:
     if broken:
         line += f"; {broken} cannot be rendered and will be recorded as failed"
     terminal.say(f"{line}.")
-
-
-def _failed_items(store: Store, index: Index) -> list[str]:
-    """A line for each failed item, of the first ones."""
-    lines: list[str] = []
-    for shard in index.shards:
-        if shard.counts.failed and len(lines) < MAX_LINES:
-            lines += [
-                f"{row['key']}: {row['error_class']}: {row['error_message']}"
-                for row in read_metadata(store.get(shard.parquet.name))
-                if row["status"] == "failed"
-            ]
-    return lines
 
 
 def _counted(number: int, noun: str) -> str:

@@ -21,7 +21,7 @@ def show_status(terminal: Terminal, uri: str) -> None:
     terminal.say(uri)
     terminal.say_table(("items", "number"), rows)
     terminal.say(
-        f"{run.identity['task']} on {run.model_id} · {len(index.shards)} of {run.num_shards} "
+        f"{run.task} on {run.model_id} · {len(index.shards)} of {run.num_shards} "
         f"shards · {index.stats.output_bytes / 1e6:.1f} MB · "
         f"{index.stats.render_seconds:.0f} s rendering"
     )

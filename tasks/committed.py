@@ -18,7 +18,7 @@ from manifests.items import Item, Status
 from manifests.outcomes import content_digest_of
 from manifests.plan import Plan
 from manifests.schema import read_metadata
-from tasks.run_folder import read_commits, read_file
+from tasks.run_folder import load_plan, read_commits, read_file
 
 Row = dict[str, Any]
 
@@ -81,3 +81,19 @@ def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
             f"{name} is damaged (its content_digest is not its commit's): {way_out}"
         )
     return rows
+
+
+def failed_rows(store: Store, run: RunRecord, most: int) -> list[Row]:
+    """The rows of the first failed items of a run, `most` at most.
+
+    Raises:
+        RunFolderError: the plan or a committed file is damaged.
+    """
+    plan = load_plan(store, run)
+    commits = sound_commits(store, run, plan)
+    rows: list[Row] = []
+    for shard, items in plan.shards().items():
+        if shard in commits and commits[shard].counts.failed and len(rows) < most:
+            found = shard_rows(store, commits[shard], items)
+            rows += [row for row in found if row["status"] == Status.FAILED]
+    return rows[:most]
