@@ -169,7 +169,11 @@ def _render_what_is_left(job: Job, store: Store, prepared: PreparedRun) -> None:
 
 def _plan(terminal: Terminal, resolved: ResolvedJob) -> list[Item]:
     with counting_bar(terminal, "checking inputs") as advance:
-        return plan_items(resolved, lambda inspected: advance())
+        items = plan_items(resolved, lambda inspected: advance())
+    for role, passed_over in resolved.inputs.passed_over.items():
+        if passed_over:
+            terminal.say(f"{role}: {passed_over}", "yellow")
+    return items
 
 
 def _show_plan(terminal: Terminal, items: list[Item]) -> None:

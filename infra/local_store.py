@@ -1,4 +1,4 @@
-"""A folder as a store: a file appears whole under its name, or not at all."""
+"""A folder as a store: a file is either whole under its name, or not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from infra.objects import (
     AccessDenied,
     ObjectNotFound,
+    ObjectUnreadable,
     StoreBusy,
     StoredObject,
     StoreError,
@@ -26,15 +28,17 @@ from infra.objects import (
     check_range,
 )
 
-NUM_TRIES = 4  # at a name that others keep taking and leaving
+NUM_TRIES = 4  # to write a key that others create and delete at the same time
+MAX_FOLDER_LINKS = 10_000  # followed in one listing: links between folders multiply
+LAST_SECOND = 253_402_300_799  # of the year 9999; a file may claim to be from a later one
 TEMPORARY = ".stylefarm-{}.tmp"
 
 
 class LocalStore:
-    """A folder; a write reaches the disk under a temporary name beside its own, then takes it."""
+    """A folder. A write goes to a temporary file in the same folder, which is then renamed."""
 
     def __init__(self, path: str | Path) -> None:
-        self._root = Path(path).expanduser().absolute()
+        self._root = Path(path).absolute()
         self.uri = str(self._root)
 
     def put(self, key: str, data: bytes | Path) -> None:
@@ -62,14 +66,23 @@ class LocalStore:
         check_range(start, length)
         return self._read(key, start, length)
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
         with _local_errors(self._root):
-            yield from _walk(self._root, "", prefix, (self._root.resolve(),))
+            yield from _walk(self._root, prefix, max_depth)
+
+    def find(self, key: str) -> StoredObject | None:
+        path = self._path(key)
+        try:
+            return None if path.is_dir() else _stored(path, key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(error, path) from None
 
     def delete(self, key: str) -> None:
         path = self._path(key)
         with _local_errors(path):
-            if path.is_file():
+            if path.is_symlink() or path.is_file():
                 path.unlink(missing_ok=True)
 
     def delete_unfinished(self, older_than: timedelta) -> int:
@@ -88,12 +101,21 @@ class LocalStore:
 
     def _read(self, key: str, start: int, length: int) -> bytes:
         path = self._path(key)
-        with _local_errors(path):
-            if not path.is_file():
+        try:
+            found = path.stat()
+            if stat.S_ISDIR(found.st_mode):
                 raise FileNotFoundError
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+                message = f"{path} is a device, a pipe or a socket: give a regular file"
+                raise ObjectUnreadable(message)
             with path.open("rb") as file:
                 file.seek(start)
-                return file.read(length)
+                left = max(0, found.st_size - start)
+                return file.read(left if length < 0 else min(length, left))
+        except FileNotFoundError:
+            raise _not_found(path) from None
+        except OSError as error:
+            raise _unreadable(error, path) from None
 
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes | Path) -> Iterator[Path]:
@@ -114,33 +136,71 @@ class LocalStore:
             yield temporary
 
 
-def _walk(folder: Path, name: str, prefix: str, above: tuple[Path, ...]) -> Iterator[StoredObject]:
-    """Yield the files below a folder in the order of their keys, as far as the prefix leads."""
+def _walk(root: Path, prefix: str, max_depth: int | None) -> Iterator[StoredObject]:
+    """Yield the files below a folder in the order of their keys, as far as the prefix leads.
+
+    A link to a folder is followed unless it leads back to a folder above itself.
+    """
+    num_links = 0
+    open_folders = [
+        (os.path.realpath(root), _entries(root, ""))
+    ]  # from the root down to the current one
+    while open_folders:
+        key, entry = next(open_folders[-1][1], ("", None))
+        if entry is None:
+            open_folders.pop()
+        elif not key.endswith("/"):
+            if key.startswith(prefix) and not fnmatch(entry.name, TEMPORARY.format("*")):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    yield _stored(Path(entry), key)
+        elif (key.startswith(prefix) or prefix.startswith(key)) and (
+            max_depth is None or key.count("/") < max_depth
+        ):
+            num_links += entry.is_symlink()
+            if num_links > MAX_FOLDER_LINKS:
+                message = f"{root} holds more than {MAX_FOLDER_LINKS} links to folders"
+                raise StoreError(f"{message}: give a folder with fewer")
+            real = os.path.realpath(entry)
+            if all(real != above for above, _ in open_folders):
+                open_folders.append((real, _entries(Path(entry), key)))
+
+
+def _entries(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Give what a folder holds by key, in order; the key of a folder ends with a slash."""
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as found:
+            entries = list(found)
     except FileNotFoundError:
-        return
+        return iter(())
     except NotADirectoryError:
         raise StoreError(f"{folder} is a file: give the folder that holds it") from None
-    keys = {name + entry.name + "/" * entry.is_dir(): entry for entry in entries}
-    for key, entry in sorted(keys.items()):  # "a-b" before "a/c": a folder sorts with its slash
-        if key.endswith("/"):
-            real = Path(entry).resolve()
-            if real not in above and (key.startswith(prefix) or prefix.startswith(key)):
-                yield from _walk(Path(entry), key, prefix, (*above, real))
-        elif key.startswith(prefix) and not fnmatch(entry.name, TEMPORARY.format("*")):
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
-                found = entry.stat()
-                yield StoredObject(
-                    key=key,
-                    size=found.st_size,
-                    etag=f"{found.st_mtime_ns:x}-{found.st_size:x}",
-                    modified=datetime.fromtimestamp(found.st_mtime, UTC),
-                )
+    keys = {name + entry.name + "/" * _is_folder(entry): entry for entry in entries}
+    return iter(sorted(keys.items()))  # "a-b" before "a/c": a folder sorts with its slash
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself: reading it says what is wrong
+        return False
+
+
+def _stored(path: Path, key: str) -> StoredObject:
+    try:
+        found = path.stat()
+    except OSError:
+        found = path.lstat()
+    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return StoredObject(
+        key=key,
+        size=size,
+        etag=f"{found.st_mtime_ns:x}-{size:x}",
+        modified=datetime.fromtimestamp(min(found.st_mtime, LAST_SECOND), UTC),
+    )
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it so that they outlast a power cut."""
+    """Make a folder and its parents, and sync them, so that they survive a power cut."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -170,12 +230,31 @@ def _local_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ObjectNotFound(f"nothing is stored at {path}: check the name") from None
+        raise _not_found(path) from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         message = f"{path} cannot be written, a file or folder is in its way: choose another name"
         raise StoreError(message) from None
     except OSError as error:
         raise _from_os_error(error, path) from None
+
+
+def _not_found(path: Path) -> ObjectNotFound:
+    try:
+        target = path.readlink()
+    except OSError:
+        return ObjectNotFound(f"nothing is stored at {path}: check the name")
+    return ObjectNotFound(f"{path} is a link to {target}, which is not there: restore or remove it")
+
+
+def _unreadable(error: OSError, path: Path) -> StoreError:
+    """Tell what keeps one file from being read, apart from faults of the disk or the mount."""
+    if isinstance(error, PermissionError):
+        return ObjectUnreadable(f"no permission to read {path}: check its owner and mode")
+    if isinstance(error, NotADirectoryError):
+        return ObjectNotFound(f"{path} leads through a file: check the path")
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL):
+        return ObjectUnreadable(f"{path} cannot be read: {error.strerror}; correct its name")
+    return _from_os_error(error, path)
 
 
 def _from_os_error(error: OSError, path: Path) -> StoreError:

@@ -1,20 +1,22 @@
-"""How bytes get to where a run folder or an input lives: a local folder or a prefix on S3.
+"""What a store of bytes is: keys under one URI, in a local folder or under a prefix on S3.
 
-The one invariant: a key holds nothing, or one writer's bytes, whole. A commit rests on
-`put_if_absent`: of all writers of a key, those whose bytes are stored hear True, all others False,
-whatever became of the answers on the way. As an object cannot say who wrote it, equal bytes count
-as ours; a commit therefore carries an id of its attempt.
+The one invariant: under a key there is nothing, or the whole bytes of one writer. Commits rest on
+`put_if_absent`: of all writers of a key, the one whose bytes are stored gets True, all others get
+False, even where an answer of the server was lost. An object cannot say who wrote it, so equal
+bytes count as ours; therefore a commit carries the id of its attempt.
 
-Every error is one sentence that names the place and the way out, and `transient` says whether
-trying later can help:
+Every error is one sentence that names the place and the way out. `transient` says whether the same
+call can succeed later:
 
     StoreError
-    ├── ObjectNotFound       nothing is stored under this key
+    ├── UriError (also a ValueError)  a URI or path that no store can hold
+    ├── ObjectNotFound                nothing is stored under this key
+    ├── ObjectUnreadable              it is there, but this one object cannot be read
     ├── BucketNotFound
-    ├── AccessDenied         no credentials, refused ones, or too few rights
-    ├── Unsupported          the store lacks something that we need, such as conditional writes
-    ├── StoreBusy            transient: it answers, but not with what was asked, after all retries
-    └── StoreUnreachable     transient: it does not answer, or breaks off
+    ├── AccessDenied                  no credentials, refused credentials, or too few rights
+    ├── Unsupported                   the store lacks what we need, such as conditional writes
+    ├── StoreBusy                     transient: it answers, but refuses, after all retries
+    └── StoreUnreachable              transient: it does not answer, or the connection breaks
 
 A key that could leave its folder is a ValueError; a source file that does not exist is an ordinary
 FileNotFoundError.
@@ -22,6 +24,7 @@ FileNotFoundError.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,8 +38,16 @@ class StoreError(Exception):
     transient = False
 
 
+class UriError(StoreError, ValueError):
+    """A URI or path that no store can hold; the message names it and says what is possible."""
+
+
 class ObjectNotFound(StoreError):
     """Nothing is stored under this key."""
+
+
+class ObjectUnreadable(StoreError):
+    """This one object cannot be read: it is no regular file, too large, or locked away."""
 
 
 class BucketNotFound(StoreError):
@@ -64,16 +75,22 @@ class StoreUnreachable(StoreError):
 
 
 class AlreadyThere(StoreError):
-    """A conditional write was refused; caught inside the stores."""
+    """A conditional write was refused. Only raised and caught inside the stores."""
 
 
 class BeyondEnd(StoreError):
-    """A range begins where the object has ended; caught inside the stores."""
+    """A range begins after the object's end. Only raised and caught inside the stores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """One line of a listing; `key` is relative to the store, `etag` changes when the bytes do."""
+    """One line of a listing.
+
+    Attributes:
+        key: relative to the store.
+        size: bytes; 0 for what has none, such as a link whose target is missing.
+        etag: changes when the bytes change.
+    """
 
     key: str
     size: int
@@ -103,8 +120,19 @@ class Store(Protocol):
         """Return `get(key)[start : start + length]` without fetching the rest."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield all objects whose key begins with the prefix, in the order of their keys' UTF-8."""
+    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
+        """Yield all objects whose key begins with the prefix, in the order of their keys' UTF-8.
+
+        A local link whose target is missing, a device or a pipe is listed too; reading it fails.
+
+        Args:
+            prefix: the beginning of the keys.
+            max_depth: leave out keys of more parts than this; `a/b.png` has two parts.
+        """
+        ...
+
+    def find(self, key: str) -> StoredObject | None:
+        """Return what a listing says of this key, or None where nothing is stored under it."""
         ...
 
     def delete(self, key: str) -> None:
@@ -117,12 +145,22 @@ class Store(Protocol):
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that could leave its store."""
+    """Raise ValueError for a key that could leave its store."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
-        raise ValueError(f"a key is a relative path without empty, '.' or '..' parts; got {key!r}")
+        message = "a key is a relative path without empty, '.' or '..' parts"
+        raise ValueError(f"{message}; got {quoted(key)}")
 
 
 def check_range(start: int, length: int) -> None:
-    """Refuse a range that no object could have."""
+    """Raise ValueError for a range that no object can have."""
     if start < 0 or length < 0:
         raise ValueError(f"start and length count bytes from 0; got {start} and {length}")
+
+
+def quoted(text: str) -> str:
+    """Return the text in quotes, with escapes for control characters; a long one is shortened."""
+    return _QUOTING.repr(text)
+
+
+_QUOTING = reprlib.Repr()
+_QUOTING.maxstring = 300

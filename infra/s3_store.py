@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -25,16 +27,20 @@ from infra.objects import (
     BeyondEnd,
     BucketNotFound,
     ObjectNotFound,
+    ObjectUnreadable,
     StoreBusy,
     StoredObject,
     StoreError,
     StoreUnreachable,
     Unsupported,
+    UriError,
     check_key,
     check_range,
+    quoted,
 )
 
-NUM_TRIES = 4  # at what boto3 leaves to us: a body cut off, a commit whose outcome is unknown
+NUM_TRIES = 4  # where boto3 does not try again: a body cut off, a commit of unknown outcome
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 PART_BYTES = 8 << 20
 TRANSFER = TransferConfig(multipart_threshold=2 * PART_BYTES, multipart_chunksize=PART_BYTES)
 
@@ -44,10 +50,10 @@ class S3Settings:
     """Which server to speak to, and how patiently.
 
     Args:
-        endpoint_url: None, the rule, leaves it to AWS_ENDPOINT_URL, the profile, or AWS itself.
-        connect_timeout: seconds until a connection stands.
+        endpoint_url: None takes AWS_ENDPOINT_URL, the profile's, or that of AWS.
+        connect_timeout: seconds until a connection is made.
         read_timeout: seconds between two pieces of an answer.
-        num_attempts: at each request; None takes AWS_MAX_ATTEMPTS or 8, which bear 53 s of 503s.
+        num_attempts: of each request; None takes AWS_MAX_ATTEMPTS or 8, enough for 53 s of 503s.
     """
 
     endpoint_url: str | None = None
@@ -57,12 +63,12 @@ class S3Settings:
 
 
 class S3Store:
-    """A prefix of a bucket; holds no connection, so it may be pickled, copied and forked."""
+    """A prefix of a bucket. It holds no connection, so it may be pickled, copied and forked."""
 
     def __init__(self, uri: str, settings: S3Settings = S3Settings()) -> None:
         self.bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
-        if not uri.startswith("s3://") or not self.bucket:
-            raise ValueError(f"an S3 store is s3://bucket or s3://bucket/prefix; got {uri!r}")
+        if not uri.startswith("s3://") or not BUCKET.fullmatch(self.bucket):
+            raise UriError(f"an S3 store is s3://bucket or s3://bucket/prefix; got {quoted(uri)}")
         self.uri = uri.rstrip("/")
         self.settings = settings
         self._prefix = f"{prefix}/" if prefix else ""
@@ -87,7 +93,7 @@ class S3Store:
             except StoreError as error:
                 if not (error.transient or isinstance(error, AlreadyThere)):
                     raise
-            # Unknown: the answer may be lost, or boto3 may have tried again and met our own write.
+            # The outcome is unknown: the answer was lost, or boto3 tried again and found our write.
             with contextlib.suppress(ObjectNotFound):  # never arrived, or deleted: write again
                 return self.get(key) == data
         uri = f"{self.uri}/{key}"
@@ -103,19 +109,21 @@ class S3Store:
         except BeyondEnd:
             return b""
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
         with self._client(prefix) as client:
             pages = client.get_paginator("list_objects_v2").paginate(**self._places(prefix))
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    if found["Key"].endswith("/"):  # a console's marker for a folder
-                        continue
-                    yield StoredObject(
-                        key=found["Key"].removeprefix(self._prefix),
-                        size=found["Size"],
-                        etag=found["ETag"].strip('"'),
-                        modified=found["LastModified"],
-                    )
+            for found in (found for page in pages for found in page.get("Contents", ())):
+                if found["Key"].endswith("/"):  # an empty object that a console shows as a folder
+                    continue
+                stored = self._stored(found)
+                if max_depth is None or stored.key.count("/") < max_depth:
+                    yield stored
+
+    def find(self, key: str) -> StoredObject | None:
+        with self._client(key) as client:
+            page = client.list_objects_v2(**self._places(key), MaxKeys=1)
+        found = [self._stored(found) for found in page.get("Contents", ())]  # the shortest is first
+        return found[0] if found and found[0].key == key else None
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectNotFound), self._client(key) as client:
@@ -131,6 +139,14 @@ class S3Store:
                     client.abort_multipart_upload(Bucket=self.bucket, **place)
                     num_deleted += 1
         return num_deleted
+
+    def _stored(self, found: Any) -> StoredObject:
+        return StoredObject(
+            key=found["Key"].removeprefix(self._prefix),
+            size=found["Size"],
+            etag=found["ETag"].strip('"'),
+            modified=found["LastModified"],
+        )
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._prefix + key}
@@ -150,7 +166,7 @@ class S3Store:
 
     @contextlib.contextmanager
     def _client(self, key: str) -> Iterator[Any]:
-        """Give the process's client for the settings of now; its errors come out as ours."""
+        """Give the process's client for the current settings; its errors become StoreErrors."""
         uri = f"{self.uri}/{key}"
         try:
             client = _shared_client(self.settings)
@@ -159,10 +175,10 @@ class S3Store:
         try:
             yield client
         except (boto_errors.ClientError, boto_errors.BotoCoreError) as error:
-            told = _from_boto_error(error, uri, _without_password(client.meta.endpoint_url))
-            if isinstance(told, AccessDenied):
+            store_error = _from_boto_error(error, uri, _without_password(client.meta.endpoint_url))
+            if isinstance(store_error, AccessDenied):
                 _clients.clear()  # so that the next call sees newer credentials
-            raise told from None
+            raise store_error from None
 
 
 _clients: dict[Any, Any] = {}
@@ -174,12 +190,12 @@ def _forget_clients() -> None:
     _clients, _clients_lock = {}, threading.Lock()
 
 
-# A child must not speak on its parent's connections.
+# A forked child must not use its parent's connections.
 os.register_at_fork(after_in_child=_forget_clients)
 
 
 def _shared_client(settings: S3Settings) -> Any:
-    """Return the process's client for these settings and the AWS_* environment of now."""
+    """Return the process's client for these settings and the current AWS_* environment."""
     environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
     with _clients_lock:
         client = _clients.get((settings, environment)) or _make_client(settings)
@@ -205,18 +221,28 @@ def _make_client(settings: S3Settings) -> Any:
         "endpoint_url": settings.endpoint_url,
     }
     client = session.client("s3", config=config, **place)
-    if urlsplit(client.meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    endpoint = urlsplit(client.meta.endpoint_url)
+    if endpoint.netloc.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return client
-    # Other servers have no DNS name per bucket, unless the profile says so, and the older ones
-    # refuse checksums that they do not know; the payload's SHA-256 or TLS still guards the bytes.
+    # Other servers have no DNS name per bucket, unless the profile says so, and older ones refuse
+    # checksums that they do not know; the payload's SHA-256 or TLS still guards the bytes. A proxy
+    # is never asked for a server on this machine.
     client.close()
     style = session._session.get_scoped_config().get("s3", {}).get("addressing_style", "path")
     needs = Config(
         s3={"addressing_style": style},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        **({"proxies": {}} if _is_loopback(endpoint.hostname or "") else {}),
     )
     return session.client("s3", config=config.merge(needs), **place)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _without_password(endpoint: str) -> str:
@@ -225,7 +251,7 @@ def _without_password(endpoint: str) -> str:
 
 
 def _pause(attempt: int) -> None:
-    """Wait before a repetition, longer each time and never in step with others."""
+    """Wait before another try: longer each time, by a random time that differs between workers."""
     if attempt:
         time.sleep(random.uniform(0.02, 0.05) * 3**attempt)
 
@@ -256,6 +282,8 @@ def _from_answer(error: boto_errors.ClientError, uri: str, endpoint: str) -> Sto
         bucket = uri.split("/")[2]
         message = f"bucket {bucket!r} does not exist at {endpoint}: create it or correct the URI"
         return BucketNotFound(message)
+    if code in UNREADABLE:
+        return ObjectUnreadable(f"{uri} cannot be read ({code}): {UNREADABLE[code]}")
     if status == 404:
         return ObjectNotFound(f"nothing is stored at {uri}: check the name")
     if code == "AccessDenied":
@@ -289,6 +317,10 @@ NO_CREDENTIALS = (
     boto_errors.LoginError,
 )
 SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile that exists"
+UNREADABLE = {
+    "InvalidObjectState": "restore it from the archive first",
+    "KeyTooLongError": "a key has 1024 bytes at most",
+}
 REMEDIES = {
     "ExpiredToken": "sign in again",
     "RequestTimeTooSkewed": "set this machine's clock",

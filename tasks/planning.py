@@ -168,7 +168,7 @@ def _rows(resolved: ResolvedJob) -> list[TableRow]:
     if listed.table:
         return listed.table
     images = {
-        role: [image for file in files for image in images_in(file)]
+        role: [image for file in files for image in images_in(file, listed.passed_over[role])]
         for role, files in listed.files.items()
     }
     masks = images.pop("source_mask", None)

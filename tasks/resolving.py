@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ad_lib.presets import Preset, Settings, find_preset
-from ad_lib.weights import SINGLE_FILE
+from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
+from infra.store import UriError
 from manifests.errors import JobError
 from manifests.identity import digest, fingerprint, run_identity, source_digest
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
+from tasks.passed_over import PassedOver
 from tasks.prompts import read_prompts
 from tasks.sources import SourceFile, list_files, resolve_uri
 from tasks.tables import TableRow, read_table
@@ -45,6 +48,8 @@ class ListedInputs:
         prompts: those that every combination of images is drawn with; none for other tasks.
         negative_prompt: of every item.
         digests: what each source says, for the fingerprint.
+        passed_over: by role, what its source holds and is not taken; complete once the tars of the
+            source have been read.
     """
 
     files: Mapping[str, list[SourceFile]]
@@ -52,11 +57,12 @@ class ListedInputs:
     prompts: list[str]
     negative_prompt: str | None
     digests: Mapping[str, str]
+    passed_over: Mapping[str, PassedOver]
 
     def uris(self) -> set[str]:
         """Every file that is listed."""
         of_files = {file.uri for files in self.files.values() for file in files}
-        return of_files | {one.uri for row in self.table for one in row.inputs}
+        return of_files | {image.uri for row in self.table for image in row.inputs}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def resolve_job(job: Job, base: str) -> ResolvedJob:
     settings = preset.settings_with(job.settings)
     variations = _variations(job, preset, settings)
     model = _find_model(job.backbone, base)
-    inputs = _list_inputs(job, preset, base)
+    output_uri = _output_uri(job, base)
+    inputs = _list_inputs(job, preset, base, output_uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
     identity = run_identity(
@@ -114,7 +121,7 @@ def resolve_job(job: Job, base: str) -> ResolvedJob:
         settings=settings,
         variations=variations,
         model=model,
-        output_uri=resolve_uri(job.output.uri, base),
+        output_uri=output_uri,
         inputs=inputs,
         identity=identity,
         fingerprint=fingerprint(identity),
@@ -161,12 +168,32 @@ def _find_model(choice: BackboneChoice, base: str) -> FoundModel:
 
 
 def _local_name(name: str, base: str) -> str:
-    """A backbone's folder or file is named relative to the job file, like every other path."""
+    """A backbone's folder or file beside the job, wherever the command runs; or a name as it is.
+
+    `owner/name` means a hub id unless the job file lies beside such a folder.
+
+    Raises:
+        JobError: it looks like a path and cannot be one.
+    """
     is_path = name.startswith((".", "~")) or name.endswith(SINGLE_FILE)
-    return resolve_uri(name, base) if is_path else name
+    try:
+        path = resolve_uri(name, base)
+    except UriError as error:
+        if is_path or not is_hub_id(name):
+            raise JobError(f"backbone: {error}") from None
+        return name
+    is_known = name == EMBEDDED or name in HUB_IDS
+    return path if is_path or (not is_known and os.path.exists(path)) else name  # noqa: PTH110
 
 
-def _list_inputs(job: Job, preset: Preset, base: str) -> ListedInputs:
+def _output_uri(job: Job, base: str) -> str:
+    try:
+        return resolve_uri(job.output.uri, base)
+    except UriError as error:
+        raise JobError(f"output.uri: {error}") from None
+
+
+def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> ListedInputs:
     if job.inputs.table is not None:
         table, sha256 = read_table(
             job.inputs.table,
@@ -175,9 +202,10 @@ def _list_inputs(job: Job, preset: Preset, base: str) -> ListedInputs:
             optional_roles=preset.optional_roles,
             takes_prompt=preset.takes_prompt,
         )
-        return ListedInputs({}, table, [], None, {"table": sha256})
+        return ListedInputs({}, table, [], None, {"table": sha256}, {})
     prompts = _job_prompts(job, preset, base)
-    files = _files(job, preset, base)
+    passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
+    files = _files(job, preset, base, output_uri, passed_over)
     digests = {
         role: source_digest((file.name, file.size) for file in of_role)
         for role, of_role in files.items()
@@ -185,10 +213,12 @@ def _list_inputs(job: Job, preset: Preset, base: str) -> ListedInputs:
     if prompts:
         digests["prompt"] = digest(prompts)
         digests["negative_prompt"] = digest(job.inputs.negative_prompt)
-    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, digests)
+    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, digests, passed_over)
 
 
-def _files(job: Job, preset: Preset, base: str) -> dict[str, list[SourceFile]]:
+def _files(
+    job: Job, preset: Preset, base: str, output_uri: str, passed_over: Mapping[str, PassedOver]
+) -> dict[str, list[SourceFile]]:
     sources = {str(role): source for role, source in job.inputs.roles().items()}
     for role in preset.roles:
         if role not in sources:
@@ -199,7 +229,12 @@ def _files(job: Job, preset: Preset, base: str) -> dict[str, list[SourceFile]]:
                 f"the task {preset.name} takes {' and '.join(preset.all_roles)}: drop inputs.{role}"
             )
     wanted = [role for role in preset.all_roles if role in sources]
-    return {role: list_files(role, sources[role], base) for role in wanted}
+    return {
+        role: list_files(
+            role, sources[role], base, run_folder=output_uri, passed_over=passed_over[role]
+        )
+        for role in wanted
+    }
 
 
 def _job_prompts(job: Job, preset: Preset, base: str) -> list[str]:

@@ -342,14 +342,17 @@ def test_a_folder_without_permission_is_named(tmp_path):
         LocalStore(tmp_path / "locked").put("key", b"")
 
 
-def test_links_are_followed_once(tmp_path):
+def test_links_are_followed_once_and_one_to_nowhere_is_listed(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "linked").symlink_to("../photos")
     (tmp_path / "run" / "nowhere").symlink_to("missing")
     (tmp_path / "photos" / "loop").symlink_to(tmp_path / "run")
-    assert keys(LocalStore(tmp_path / "run")) == ["linked/a.png"]
+    store = LocalStore(tmp_path / "run")
+    assert keys(store) == ["linked/a.png", "nowhere"]
+    with pytest.raises(ObjectNotFound, match=r"nowhere is a link to missing, which is not there"):
+        store.get("nowhere")
 
 
 parts = st.text("ab-./é ", min_size=1, max_size=6).map(lambda text: f"x{text}x")

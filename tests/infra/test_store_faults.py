@@ -16,13 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.s3_store import NUM_TRIES
+from infra.s3_store import NUM_TRIES, S3Settings, S3Store
 from infra.store import (
     AccessDenied,
     BucketNotFound,
     ObjectNotFound,
-    S3Settings,
-    S3Store,
     StoreBusy,
     StoreError,
     StoreUnreachable,

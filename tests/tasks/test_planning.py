@@ -331,14 +331,17 @@ def test_the_run_records_what_it_was_made_of(pictures):
     assert {"torch", "diffusers", "stylefarm"} <= run.versions.keys()
 
 
-def test_a_file_name_that_is_not_utf_8_is_refused_in_words(pictures):
+def test_a_file_name_that_is_not_utf_8_is_a_problem_of_its_own_items(pictures):
     source = os.fsencode(pictures / "style" / "x.png")
     try:
         shutil.copy(source, os.fsencode(pictures / "style") + b"/\xff.png")
     except OSError:
         pytest.skip("this file system refuses such names")
-    with pytest.raises(JobError, match="UTF-8"):
-        prepare(pictures)
+    problems = [item.problem for item in prepare(pictures).plan.items]
+    assert len(problems) == 9
+    messages = {problem.message for problem in problems if problem}
+    assert messages == {rf"the name of {pictures}/style/\xff.png is not UTF-8: rename the file"}
+    assert problems.count(None) == 6
 
 
 @pytest.mark.s3

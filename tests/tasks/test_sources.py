@@ -102,7 +102,11 @@ def test_an_image_that_is_named_and_not_there_is_that_images_problem(tmp_path):
         ("../a", "/base/c", "/base/a"),
         ("s3://b/a", "/base", "s3://b/a"),
         ("a", "s3://b/base", "s3://b/base/a"),
-        ("/a", "s3://b/base", "/a"),
+        ("./a/../b", "s3://b/base", "s3://b/base/b"),
+        ("../a", "s3://b/base", "s3://b/a"),
+        ("s3://b/a/./c/../d//e", "/base", "s3://b/a/d//e"),
+        ("file:///a%20b", "/base", "/a b"),
+        ("a//b/", "/base", "/base/a/b"),
     ],
 )
 def test_a_relative_path_starts_where_it_is_written(uri, base, expected):
@@ -141,7 +145,7 @@ def test_a_brace_range_is_all_of_its_shards_in_order(tmp_path):
     ("uri", "message"),
     [
         ("{0..2}.tar", r"inputs.style: there is no shard '.*/1.tar': check the path and braces"),
-        ("{0..2.tar", r"inputs.style: unbalanced braces in '.*/\{0..2.tar'"),
+        ("{0..2.tar", r"inputs.style: unbalanced braces in '\{0..2.tar'"),
     ],
 )
 def test_a_shard_that_is_not_there_is_refused_before_anything_is_read(tmp_path, uri, message):
@@ -172,8 +176,8 @@ def test_a_truncated_tar_is_refused_and_says_after_which_member(tmp_path):
     with pytest.raises(JobError) as raised:
         images("0.tar", tmp_path)
     assert str(raised.value) == (
-        f"inputs.style: {tmp_path}/0.tar is damaged or cut off after 000001.jpg: restore the "
-        "shard, or take it out of the job"
+        f"inputs.style: {tmp_path}/0.tar is damaged or cut off after 000001.jpg (a member has "
+        "2,713 bytes, but 1,356 are left): restore the shard, or take it out of the job"
     )
 
 
@@ -343,6 +347,9 @@ def test_a_tables_digest_is_that_of_its_bytes(tmp_path):
 
 @pytest.mark.s3
 def test_a_table_on_s3_names_images_beside_itself(s3_bucket):
-    open_store(f"s3://{s3_bucket}/t").put("t.jsonl", b'{"content": "a.png", "style": "/x.png"}')
+    open_store(f"s3://{s3_bucket}/t").put("t.jsonl", b'{"content": "a.png", "style": "x.png"}')
     ((row,), _) = read_table("t/t.jsonl", ROLES, f"s3://{s3_bucket}")
-    assert [one.uri for one in row.inputs] == [f"s3://{s3_bucket}/t/a.png", "/x.png"]
+    assert [one.uri for one in row.inputs] == [
+        f"s3://{s3_bucket}/t/a.png",
+        f"s3://{s3_bucket}/t/x.png",
+    ]
