@@ -8,7 +8,7 @@ ArithmeticError
 └── NumericsError     latents or pixels stopped being finite numbers
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -36,9 +36,19 @@ class NumericsError(ArithmeticError):
     """Latents or pixels stopped being finite numbers."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known, with the nearest one that is."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] | None = None
+) -> str:
+    """The sentence for a name that is not known, with the nearest one that is.
+
+    Args:
+        kind: what the name names, such as `setting`.
+        name: as written.
+        known: the names that there are.
+        meant: what people mean by names of other programs.
+    """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    alias = (meant or {}).get(name.lower().replace(" ", "-"))
+    near = [alias] if alias else get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return f"unknown {kind} {name!r}; {hint}"
+    return f"unknown {kind} {name[:80]!r}; {hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -11,6 +12,10 @@ from ad_lib.errors import RequestError, unknown_name
 
 MAX_TIMESTEPS = 999
 """With 1000 steps DDIM's leading spacing starts at timestep 1000, which the model lacks."""
+
+
+MAX_NUMBER = 1e6
+"""Learning rates, weights and scales lie below this; float32 stays finite when they multiply."""
 
 
 Seamless = Literal["none", "x", "y", "both"]
@@ -42,7 +47,8 @@ class Settings:
             `paper` uses one noised style for both, as Algorithm 2 is written.
         init: sampling starts from `noise`, or from the noised `style`.
         controlnet_conditioning_scale: weight of the ControlNet's residuals.
-        seamless: axes along which the picture continues on its opposite side.
+        seamless: axes along which the picture continues on its opposite side; True is `both`,
+            False is `none`.
         view_size: side of MultiDiffusion's views, in latent cells.
         view_stride: distance of neighbouring views, in latent cells.
         view_shift: move the grid of views from step to step, so that no border stays.
@@ -100,6 +106,8 @@ class Settings:
         _check_number(
             "controlnet_conditioning_scale", self.controlnet_conditioning_scale, at_least=0.0
         )
+        if isinstance(self.seamless, bool):
+            object.__setattr__(self, "seamless", "both" if self.seamless else "none")
         _check_choice("seamless", self.seamless, ("none", "x", "y", "both"))
         _check_whole("view_size", self.view_size, 8, 1024)
         _check_whole("view_stride", self.view_stride, 1, self.view_size)
@@ -117,7 +125,7 @@ class Settings:
         known = [field.name for field in fields(self)]
         for name in overrides:
             if name not in known:
-                raise RequestError(unknown_name("setting", name, known))
+                raise RequestError(unknown_name("setting", name, known, MEANT_SETTINGS))
         return replace(self, **overrides)
 
 
@@ -141,6 +149,72 @@ _READS: Mapping[Algorithm, set[str]] = {
     | _SAMPLING
     | {"view_size", "view_stride", "view_shift", "view_batch_size"},
 }
+
+MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "adain_weight": "adain",
+        "attention_scale": "attn_scale",
+        "batch": "compute.batch_size",
+        "batch_size": "compute.batch_size",
+        "cfg": "guidance_scale",
+        "cfg_scale": "guidance_scale",
+        "cn_scale": "controlnet_conditioning_scale",
+        "codec": "output.codec",
+        "color": "colors",
+        "conditioning_scale": "controlnet_conditioning_scale",
+        "controlnet_scale": "controlnet_conditioning_scale",
+        "device": "compute.device",
+        "epochs": "decoder_epochs",
+        "format": "output.codec",
+        "guidance": "guidance_scale",
+        "height": "output.size",
+        "inference_steps": "num_inference_steps",
+        "iter": "num_optimization_steps",
+        "iterations": "num_optimization_steps",
+        "iters": "num_optimization_steps",
+        "lambda": "content_weight",
+        "lambda_content": "content_weight",
+        "layer": "layers",
+        "lr": "learning_rate",
+        "model": "backbone",
+        "negative": "inputs.negative_prompt",
+        "negative_prompt": "inputs.negative_prompt",
+        "num_iterations": "num_optimization_steps",
+        "num_steps": "num_inference_steps",
+        "optimization_steps": "num_optimization_steps",
+        "prompt": "inputs.prompt",
+        "resolution": "output.size",
+        "sampling_steps": "num_inference_steps",
+        "scale": "guidance_scale",
+        "size": "output.size",
+        "start": "start_time",
+        "steps": "num_inference_steps",
+        "strength": "content_weight",
+        "stride": "view_stride",
+        "tile": "seamless",
+        "tileable": "seamless",
+        "tiling": "seamless",
+        "weights": "style_weights",
+        "width": "output.size",
+    }
+)
+"""What a person means by a setting that there is not: ours, or another key of a job."""
+
+MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
+    {
+        "expand": "texture-expand",
+        "style": "style-transfer",
+        "style-transfer-t2i": "style-t2i",
+        "stylize": "style-transfer",
+        "t2i": "style-t2i",
+        "text-to-image": "style-t2i",
+        "texture": "texture-optimize",
+        "texture-synthesis": "texture-optimize",
+        "transfer": "style-transfer",
+        "txt2img": "style-t2i",
+    }
+)
+"""What a person means by a task that there is not."""
 
 REQUEST_FIELDS: Mapping[str, str] = MappingProxyType(
     {
@@ -219,15 +293,16 @@ class Preset:
         for field in fields(settings):
             value = getattr(settings, field.name)
             if value != getattr(self.settings, field.name) and not self.uses(field.name):
+                others = [preset.name for preset in PRESETS.values() if preset.uses(field.name)]
                 raise RequestError(
-                    f"{self.name} does not use {field.name}; got {value!r}: drop it, or choose "
-                    f"one of {', '.join(p.name for p in PRESETS.values() if p.uses(field.name))}"
+                    f"{self.name} does not use {field.name}; got {_shown(value)}: drop it, or "
+                    f"choose one of {', '.join(others)}"
                 )
 
 
 def _check_whole(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} must be a whole number in {low}..{high}; got {value!r}")
+        raise RequestError(f"{name} must be a whole number in {low}..{high}; got {_shown(value)}")
 
 
 def _check_number(
@@ -238,35 +313,52 @@ def _check_number(
     usable = usable and value < float("inf")
     usable = usable and (value > above if above is not None else value >= (at_least or 0.0))
     if not usable:
-        raise RequestError(f"{name} must be a number {bound}; got {value!r}")
+        raise RequestError(f"{name} must be a number {bound}; got {_shown(value)}")
+    if value > MAX_NUMBER:
+        raise RequestError(f"{name} must be at most {MAX_NUMBER:g}; got {_shown(value)}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if not any(
-        value is choice or (value == choice and isinstance(value, str)) for choice in choices
-    ):
-        listed = ", ".join(map(repr, choices))
-        raise RequestError(f"{name} must be one of {listed}; got {value!r}")
+    if any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
+        return
+    if choices == (True, False):
+        raise RequestError(f"{name} must be true or false; got {_shown(value)}")
+    listed = ", ".join(map(repr, choices))
+    raise RequestError(f"{name} must be one of {listed}; got {_shown(value)}")
 
 
 def _checked_weights(weights: Any) -> tuple[float, ...]:
     if not isinstance(weights, list | tuple) or not weights:
-        raise RequestError(f"style_weights must be a list of numbers; got {weights!r}")
+        raise RequestError(f"style_weights must be a list of numbers; got {_shown(weights)}")
     for weight in weights:
         _check_number("style_weights", weight, at_least=0.0)
     if not any(weights):
-        raise RequestError(f"style_weights must not all be 0; got {list(weights)}")
+        raise RequestError(f"style_weights must not all be 0; got {_shown(list(weights))}")
     return tuple(float(weight) for weight in weights)
 
 
 def _checked_layers(layers: Any) -> tuple[int, int]:
-    try:
-        start, stop = (int(bound) for bound in layers)
-    except (TypeError, ValueError):
-        raise RequestError(f"layers must be two numbers [start, stop); got {layers!r}") from None
+    bounds = list(layers) if isinstance(layers, list | tuple) else []
+    whole = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
+    if len(bounds) != 2 or len(whole) != 2:
+        raise RequestError(f"layers must be two numbers [start, stop); got {_shown(layers)}")
+    start, stop = whole
     if not 0 <= start < stop:
-        raise RequestError(f"layers must satisfy 0 <= start < stop; got [{start}, {stop})")
+        raise RequestError(
+            f"layers must satisfy 0 <= start < stop; got [{_shown(start)}, {_shown(stop)})"
+        )
     return start, stop
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, without the middle of a long one."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 80
+    shortened.maxtuple = shortened.maxlist = 8
+    try:
+        return shortened.repr(value)
+    except ValueError:  # a whole number of thousands of digits has no text
+        return "a number of very many digits"
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -366,5 +458,5 @@ def find_preset(name: str) -> Preset:
         RequestError: there is none; the nearest name is given.
     """
     if name not in PRESETS:
-        raise RequestError(unknown_name("preset", name, PRESETS))
+        raise RequestError(unknown_name("preset", name, PRESETS, MEANT_PRESETS))
     return PRESETS[name]

@@ -7,34 +7,65 @@ Invariant: the order in which images are listed changes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
 from manifests.errors import JobError
 from manifests.items import REFERENCE_ROLES, Input
 from manifests.job import Pairing
+from manifests.limits import MAX_COMPARISONS, MAX_ITEMS
 
 Combination = tuple[Input, ...]
 """The inputs of one item, by role in the order of the roles."""
 
 
-def pair(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Combination]:
+def count_pairs(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> int:
+    """How many combinations `pair` gives, without making them."""
+    if pairing.mode == "zip":
+        return max(map(len, sources.values()), default=0)
+    if pairing.mode == "random":
+        drawing = [inputs for role, inputs in sources.items() if role not in REFERENCE_ROLES]
+        return len(drawing[0]) * pairing.styles_per_content if drawing else 0
+    return prod(map(len, sources.values()))
+
+
+def pair(
+    sources: Mapping[str, Sequence[Input]],
+    pairing: Pairing,
+    numbers: Iterable[int] | None = None,
+) -> list[Combination]:
     """Every combination of inputs that the job asks for, in key order.
 
+    Args:
+        sources: the images of each role, in any order.
+        pairing: how they are combined.
+        numbers: only the combinations in these places, from 0; a product does not build the others.
+
     Raises:
-        JobError: a source is empty, a key stands twice in one source, or `zip` finds a key that
-            another source lacks.
+        JobError: a source is empty, a key stands twice in one source, `zip` finds a key that
+            another source lacks, or `random` would have to compare too many images.
     """
     for role, inputs in sources.items():
         if not inputs:
             raise JobError(f"the {role} source holds no images: check its uri")
         _refuse_duplicates(role, inputs)
-    ordered = {role: sorted(inputs, key=lambda one: one.key) for role, inputs in sources.items()}
-    if pairing.mode == "zip":
-        return _zip_by_key(ordered)
-    if pairing.mode == "random":
-        return _random(ordered, pairing)
-    return list(product(*ordered.values()))
+    ordered = {
+        role: sorted(inputs, key=lambda found: found.key) for role, inputs in sources.items()
+    }
+    if pairing.mode == "product":
+        places = range(count_pairs(sources, pairing)) if numbers is None else numbers
+        return [_combination(list(ordered.values()), place) for place in places]
+    pairs = _zip_by_key(ordered) if pairing.mode == "zip" else _random(ordered, pairing)
+    return pairs if numbers is None else [pairs[number] for number in numbers]
+
+
+def _combination(sources: Sequence[Sequence[Input]], number: int) -> Combination:
+    """The combination in one place of the product; the last source changes fastest."""
+    chosen: list[Input] = []
+    for inputs in reversed(sources):
+        number, place = divmod(number, len(inputs))
+        chosen.append(inputs[place])
+    return tuple(reversed(chosen))
 
 
 def with_source_masks(
@@ -107,6 +138,17 @@ def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Co
         raise JobError(
             f"pairing random asks for {pairing.styles_per_content} styles per content, but there "
             f"are {len(references)}: lower styles_per_content"
+        )
+    if len(sources[drawing]) * len(references) > MAX_COMPARISONS:
+        raise JobError(
+            f"pairing random would compare {len(sources[drawing]):,} images with "
+            f"{len(references):,} references, at most {MAX_COMPARISONS:,} comparisons are made: "
+            "name fewer, or draw the pairs into a table"
+        )
+    if len(sources[drawing]) * pairing.styles_per_content > MAX_ITEMS:
+        raise JobError(
+            f"pairing random would make more than {MAX_ITEMS:,} pairs: lower styles_per_content, "
+            "or name fewer images"
         )
     return [
         _by_role(sources, content, reference)

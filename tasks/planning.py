@@ -7,13 +7,15 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 
 from infra.store import honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.identity import canonical_json, differences
 from manifests.items import Input, Item
-from manifests.pairing import pair, with_source_masks
+from manifests.limits import MAX_ITEMS
+from manifests.pairing import count_pairs, pair, with_source_masks
 from manifests.plan import PLAN_NAME, Plan, cut_into_shards
 from manifests.plan_table import plan_digest, write_plan
 from tasks.committed import sound_commits
@@ -166,20 +168,56 @@ def _rows(resolved: ResolvedJob) -> list[TableRow]:
     """The combinations of inputs that become items: the table's rows, or pairs of the sources."""
     listed = resolved.inputs
     if listed.table:
-        return listed.table
+        return [listed.table[number] for number in _planned_numbers(resolved, len(listed.table))]
     images = {
         role: [image for file in files for image in images_in(file, listed.passed_over[role])]
         for role, files in listed.files.items()
     }
     masks = images.pop("source_mask", None)
-    combinations = pair(images, resolved.job.pairing)
+    prompts = listed.prompts or [None]
+    pairing = resolved.job.pairing
+    numbers = _planned_numbers(resolved, count_pairs(images, pairing) * len(prompts))
+    combinations = pair(images, pairing, [number // len(prompts) for number in numbers])
     if masks is not None:
         combinations = with_source_masks(combinations, masks, list(listed.files))
     return [
-        TableRow(inputs, "", "{}", prompt=prompt, negative_prompt=listed.negative_prompt)
-        for inputs in combinations
-        for prompt in listed.prompts or [None]
+        TableRow(
+            inputs,
+            "",
+            "{}",
+            prompt=prompts[number % len(prompts)],
+            negative_prompt=listed.negative_prompt,
+        )
+        for inputs, number in zip(combinations, numbers, strict=True)
     ]
+
+
+def _planned_numbers(resolved: ResolvedJob, num_rows: int) -> Sequence[int]:
+    """The places of the rows that are looked at: all, or a sample of more than a run can hold.
+
+    Raises:
+        JobError: they would become more items than a run may have.
+    """
+    most = _most_rows(resolved)
+    planned = num_rows if most is None else min(num_rows, most)
+    num_items = planned * resolved.job.variants * len(resolved.variations)
+    if num_items > MAX_ITEMS:
+        raise JobError(
+            f"the job asks for {num_items:,} items ({planned:,} combinations of inputs), a run has "
+            f"at most {MAX_ITEMS:,}: set limits.max_items, or split it into several jobs"
+        )
+    return range(num_rows) if num_rows <= MAX_ITEMS else _sample_of(num_rows, planned)
+
+
+def _sample_of(num_rows: int, num_picked: int) -> list[int]:
+    """So many different numbers below `num_rows`, the same ones every time, in order."""
+    picked: set[int] = set()
+    for attempt in count():
+        if len(picked) == num_picked:
+            break
+        hashed = hashlib.sha256(f"row {attempt}".encode()).digest()
+        picked.add(int.from_bytes(hashed, "big") % num_rows)
+    return sorted(picked)
 
 
 def _most_rows(resolved: ResolvedJob) -> int | None:

@@ -201,6 +201,7 @@ def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> Listed
             base,
             optional_roles=preset.optional_roles,
             takes_prompt=preset.takes_prompt,
+            may_name_local_files=job.inputs.table_may_name_local_files,
         )
         return ListedInputs({}, table, [], None, {"table": sha256}, {})
     prompts = _job_prompts(job, preset, base)

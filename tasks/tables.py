@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from infra.store import ObjectNotFound, read_uri, split_uri
+from infra.store import split_uri
 from manifests.errors import JobError, nearest
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Input, Problem
+from manifests.limits import (
+    MAX_INPUTS_OF_ROLE,
+    MAX_ITEMS,
+    MAX_ROW_BYTES,
+    MAX_TABLE_BYTES,
+    MAX_TEXT_LETTERS,
+)
+from manifests.wording import safe_line, unusable_letter
+from tasks.csv_rows import csv_rows
+from tasks.documents import decoded, read_document
+from tasks.json_rows import json_rows
+from tasks.parquet_rows import parquet_rows
+from tasks.rows import Row, json_value
 from tasks.sources import resolve_uri
+
+SHOWN_LETTERS = 200
+"""Maximum characters of a cell in a message."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,12 @@ class TableRow:
     negative_prompt: str | None = None
     problem: Problem | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """About how much it takes in memory."""
+        words = len(self.user) + len(self.prompt or "") + len(self.negative_prompt or "")
+        return words + sum(len(one.uri) for one in self.inputs)
+
 
 def read_table(
     uri: str,
@@ -48,8 +65,11 @@ def read_table(
     *,
     optional_roles: Sequence[str] = (),
     takes_prompt: bool = False,
+    may_name_local_files: bool = False,
 ) -> tuple[list[TableRow], str]:
-    """The rows of a CSV, JSONL or Parquet table, and the sha256 of its bytes.
+    """The rows of a CSV, JSON Lines or Parquet table, and the sha256 of its bytes.
+
+    What is wrong with one row is that row's problem; its neighbours are untouched.
 
     Args:
         uri: the table.
@@ -57,62 +77,64 @@ def read_table(
         base: the folder that a relative `uri` starts from.
         optional_roles: columns in which a row may name an image.
         takes_prompt: whether every row needs a `prompt`.
+        may_name_local_files: whether a table on S3 may name files of this machine.
 
     Raises:
-        JobError: no such table, not of its format, or a role's column is missing.
+        JobError: no such table, too large, not of its format so that its rows cannot be told
+            apart, or a role's column is missing.
     """
     uri = resolve_uri(uri, base)
+    what = f"inputs.table: {uri!r}"
+    data = read_document(uri, "inputs.table", MAX_TABLE_BYTES)
     folder, name = split_uri(uri)
-    try:
-        data = read_uri(uri)
-    except ObjectNotFound:
-        raise JobError(f"inputs.table: {uri!r} is not there: check the path") from None
-    rows = list(_table_rows(uri, name, data))
-    if not rows:
-        raise JobError(f"inputs.table: {uri!r} has no rows")
-    for needed in (*roles, *(["prompt"] if takes_prompt else [])):
-        if not any(needed in row for row in rows):
-            columns = sorted({column for row in rows for column in row})
-            raise JobError(
-                f"inputs.table: {uri!r} has no column {needed!r}, which the task needs; "
-                f"{nearest(needed, columns)}"
-            )
-    columns = _Columns(roles, optional_roles, takes_prompt, folder)
-    parsed = [columns.row(number, row) for number, row in enumerate(rows, 1)]
-    return parsed, hashlib.sha256(data).hexdigest()
+    columns = _Columns(roles, optional_roles, takes_prompt, folder, may_name_local_files)
+    needed = [*roles, *(["prompt"] if takes_prompt else [])]
+    return _read_rows(_rows(name, data, what, roles), columns, needed, what), _sha256(data)
 
 
-def _table_rows(uri: str, name: str, data: bytes) -> Iterable[Mapping[str, Any]]:
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _rows(name: str, data: bytes, what: str, roles: Sequence[str]) -> Iterator[Row]:
     suffix = PurePosixPath(name).suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return pq.read_table(pa.BufferReader(data)).to_pylist()
-        text = data.decode("utf-8-sig")
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise JobError(f"inputs.table: {uri!r} cannot be read: {error}") from None
+    if suffix == ".parquet":
+        return parquet_rows(data, what)
     if suffix == ".csv":
-        return [_csv_line(uri, row) for row in csv.DictReader(io.StringIO(text))]
+        return csv_rows(decoded(data, what), what, roles)
     if suffix in (".jsonl", ".ndjson"):
-        lines = enumerate(text.splitlines(), 1)
-        return [_json_line(uri, number, line) for number, line in lines if line.strip()]
-    raise JobError(f"inputs.table: {uri!r} is none of .csv, .jsonl, .parquet")
+        return json_rows(decoded(data, what))
+    raise JobError(f"{what} is none of .csv, .jsonl, .ndjson, .parquet")
 
 
-def _csv_line(uri: str, row: Mapping[str | None, Any]) -> Mapping[str, Any]:
-    if None in row:
-        first = next(iter(row.values()))
-        raise JobError(f"inputs.table: {uri}: row {first!r} has more cells than the header")
-    return {str(name): value for name, value in row.items()}
-
-
-def _json_line(uri: str, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise JobError(f"inputs.table: {uri}, line {number}: not JSON: {error.msg}") from None
-    if not isinstance(row, dict):
-        raise JobError(f"inputs.table: {uri}, line {number}: a row is an object of columns")
-    return row
+def _read_rows(
+    rows: Iterator[Row], columns: _Columns, needed: Sequence[str], what: str
+) -> list[TableRow]:
+    found: list[TableRow] = []
+    names: dict[str, None] = {}
+    faults: list[str] = []
+    num_bytes = 0
+    for row in rows:
+        names.update(dict.fromkeys(row.cells))
+        faults += [f"row {row.number}: {row.fault}"] if row.fault and not faults else []
+        found.append(columns.row(row))
+        num_bytes += found[-1].num_bytes
+        if len(found) > MAX_ITEMS or num_bytes > MAX_TABLE_BYTES:
+            raise JobError(
+                f"{what} has more than {MAX_ITEMS:,} rows, or columns of more than "
+                f"{MAX_TABLE_BYTES >> 20} MiB: drop columns that need not come along, or split it "
+                "into several jobs"
+            )
+    if not found:
+        raise JobError(f"{what} has no rows")
+    if not names:
+        raise JobError(f"{what}: no row can be read, such as {faults[0]}")
+    for column in needed:
+        if column not in names:
+            raise JobError(
+                f"{what} has no column {column!r}, which the task needs; {nearest(column, names)}"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,57 +145,126 @@ class _Columns:
     optional_roles: Sequence[str]
     takes_prompt: bool
     folder: str
+    may_name_local_files: bool
 
-    def row(self, number: int, row: Mapping[str, Any]) -> TableRow:
-        ours = {"key"}
-        inputs: list[Input] = []
-        for role in (*self.roles, *self.optional_roles):
-            ours |= {role, f"{role}_license", f"{role}_attribution"}
-            if role in self.roles or _text(row.get(role)):
-                inputs += self._inputs(number, role, row)
-        words = self._words(number, row) if self.takes_prompt else {}
-        ours |= {"prompt", "negative_prompt"} if self.takes_prompt else set()
-        user = {str(column): _plain(value) for column, value in row.items() if column not in ours}
-        return TableRow(tuple(inputs), _text(row.get("key")) or "", canonical_json(user), **words)
+    def row(self, row: Row) -> TableRow:
+        """A row's inputs and words, or the row with its problem."""
+        if row.fault:
+            return self._broken(row.number, row.fault)
+        try:
+            plain = {column: _plain(column, value) for column, value in row.cells.items()}
+            user = canonical_json({name: plain[name] for name in plain if name not in self.ours})
+            terms = {name: _text(row, name) for name in self._own_words()}
+        except ValueError as error:
+            return self._broken(row.number, str(error))
+        if len(user) > MAX_ROW_BYTES:
+            return self._broken(
+                row.number, f"its own columns hold more than {MAX_ROW_BYTES >> 20} MiB"
+            )
+        wanted = (*self.roles, *(role for role in self.optional_roles if row.cells.get(role)))
+        inputs = tuple(one for role in wanted for one in self._inputs(row, role, terms))
+        words: dict[str, Any] = {}
+        if self.takes_prompt:
+            words = {name: terms[name] for name in ("prompt", "negative_prompt")}
+            if not (words["prompt"] or "").strip():
+                message = f"row {row.number} of the table names no prompt"
+                words["problem"] = Problem(ErrorClass.INPUT_MISSING, message)
+        return TableRow(inputs, terms["key"] or "", user, **words)
 
-    def _inputs(self, number: int, role: str, row: Mapping[str, Any]) -> list[Input]:
-        named = row.get(role)
+    def _broken(self, number: int, fault: str) -> TableRow:
+        message = f"row {number} of the table: {fault}"
+        problem = Problem(ErrorClass.UNSUPPORTED, message)
+        inputs = (Input(role, f"row-{number}", "", problem=problem) for role in self.roles)
+        return TableRow(tuple(inputs), "", "{}", problem=problem)
+
+    @cached_property
+    def ours(self) -> set[str]:
+        """The columns that do not come along in `user`."""
+        return {*self.roles, *self.optional_roles, *self._own_words()}
+
+    def _own_words(self) -> list[str]:
+        """The columns of ours that hold words."""
+        roles = (*self.roles, *self.optional_roles)
+        terms = [f"{role}_{name}" for role in roles for name in ("license", "attribution")]
+        prompts = ["prompt", "negative_prompt"] if self.takes_prompt else []
+        return ["key", *terms, *prompts]
+
+    def _inputs(self, row: Row, role: str, terms: dict[str, str | None]) -> Iterator[Input]:
+        named = row.cells.get(role)
         values = named if isinstance(named, list) and named else [named]
-        terms: dict[str, Any] = {
-            name: _text(row.get(f"{role}_{name}")) for name in ("license", "attribution")
-        }
-        return [replace(_cell(number, role, value, self.folder), **terms) for value in values]
+        if len(values) > MAX_INPUTS_OF_ROLE:
+            message = (
+                f"row {row.number} of the table names {len(values)} images in {role}, at most "
+                f"{MAX_INPUTS_OF_ROLE} are read"
+            )
+            yield Input(role, f"row-{row.number}", "").broken(ErrorClass.UNSUPPORTED, message)
+            return
+        for value in values:
+            yield replace(
+                self._cell(row.number, role, value),
+                license=terms[f"{role}_license"],
+                attribution=terms[f"{role}_attribution"],
+            )
 
-    def _words(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        words: dict[str, Any] = {
-            name: _text(row.get(name)) for name in ("prompt", "negative_prompt")
-        }
-        if not (words["prompt"] or "").strip():
-            message = f"row {number} of the table names no prompt"
-            words["problem"] = Problem(ErrorClass.INPUT_MISSING, message)
-        return words
-
-
-def _cell(number: int, role: str, value: Any, folder: str) -> Input:
-    if not isinstance(value, str) or not value.strip():
+    def _cell(self, number: int, role: str, value: Any) -> Input:
+        row = f"row {number} of the table"
         empty = Input(role, f"row-{number}", "")
-        return empty.broken(ErrorClass.INPUT_MISSING, f"row {number} of the table names no {role}")
-    uri = resolve_uri(value.strip(), folder)
-    return Input(role, PurePosixPath(uri).stem, uri)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return empty.broken(ErrorClass.INPUT_MISSING, f"{row} names no {role}")
+        if not isinstance(value, str):
+            shown = safe_line(f"{value!r:.200}", SHOWN_LETTERS)
+            message = f"{row}: {role} is {shown}, which is no path or URI"
+            return empty.broken(ErrorClass.UNSUPPORTED, message)
+        named = value.strip()
+        try:
+            _check_path(named)
+            uri = resolve_uri(named, self.folder, allow_local=self.may_name_local_files)
+            return Input(role, PurePosixPath(split_uri(uri)[1]).stem, uri)
+        except ValueError as error:
+            shown = safe_line(named, SHOWN_LETTERS)
+            message = f"{row}: {role} {shown!r} cannot be used: {safe_line(str(error), 1000)}"
+            return empty.broken(ErrorClass.UNSUPPORTED, message)
 
 
-def _text(value: Any) -> str | None:
-    return str(value) if value not in (None, "") else None
+def _plain(column: str, value: Any) -> Any:
+    """A cell as JSON has it; what is wrong with it, in words that name the column."""
+    try:
+        json_value(column)
+        return json_value(value)
+    except ValueError as error:
+        raise ValueError(f"its column {column[:80]!r} cannot be kept: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if re.fullmatch(r"-?[\d.e+-]+", repr(value)) else None
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value)
+def _check_path(path: str) -> None:
+    """Refuses what no file system holds.
+
+    Raises:
+        ValueError: the path, or one of its names, is too long, or has a letter that none may have.
+    """
+    if letter := unusable_letter(path):
+        raise ValueError(f"it holds {letter}")
+    longest = max(len(part.encode()) for part in path.split("/"))
+    if longest > 255 or len(path.encode()) > 4096:
+        raise ValueError(f"it is too long for a file system ({len(path):,} letters)")
+
+
+def _text(row: Row, column: str) -> str | None:
+    """A cell of words; numbers are taken as they are written.
+
+    Raises:
+        ValueError: it is no text, or longer than any text may be.
+    """
+    value = row.cells.get(column)
+    if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, list | dict):
+        raise ValueError(f"its column {column!r} holds a list or an object in place of text")
+    text = str(value)
+    if len(text) > MAX_TEXT_LETTERS:
+        raise ValueError(
+            f"its column {column!r} has {len(text):,} letters, at most {MAX_TEXT_LETTERS:,} are "
+            "possible"
+        )
+    if letter := unusable_letter(text):
+        raise ValueError(f"its column {column!r} holds {letter}")
+    return text

@@ -130,6 +130,75 @@ def test_a_refused_range_of_layers_is_named_with_its_rule_and_value(layers, rule
     assert rule in str(refused.value)
 
 
+HUGE = 10**5000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"style_weights": [HUGE]},
+        {"style_weights": [1.0] * 100_000 + ["x"]},
+        {"learning_rate": HUGE},
+        {"learning_rate": 1e7},
+        {"content_weight": {"a": HUGE}},
+        {"num_inference_steps": HUGE},
+        {"layers": [float("inf"), 2]},
+        {"layers": [0.5, 2.5]},
+        {"layers": [True, 2]},
+        {"layers": [HUGE, 2]},
+        {"layers": {"a": 1, "b": 2}},
+        {"layers": "x" * 10_000},
+        {"adain": "yes"},
+        {"adain": 1},
+        {"seamless": "z"},
+        {"seamless": 1},
+        {"seamless": [HUGE]},
+        {"timesteps": [1]},
+        {"timesteps": 1.5},
+        {"timesteps": None},
+        {"variant": None},
+        {"colors": ["content"]},
+        {"reference_size": "512"},
+        {"view_size": 2**40},
+        {"decoder_epochs": -1},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_setting_of_another_kind_or_size_is_refused_in_a_short_sentence(wrong):
+    (name,) = wrong
+    with pytest.raises(RequestError, match=f"^{name} must ") as refused:
+        Settings(**wrong)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(("said", "meant"), [(True, "both"), (False, "none"), ("x", "x")])
+def test_seamless_may_be_said_with_true_and_false(said, meant):
+    assert Settings(seamless=said) == Settings(seamless=meant)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("steps", "num_inference_steps"),
+        ("lr", "learning_rate"),
+        ("iterations", "num_optimization_steps"),
+        ("cfg", "guidance_scale"),
+        ("lambda", "content_weight"),
+        ("resolution", "output.size"),
+        ("model", "backbone"),
+        ("Steps", "num_inference_steps"),
+    ],
+)
+def test_a_setting_of_another_program_is_refused_with_what_is_meant(name, meant):
+    with pytest.raises(RequestError, match=f"unknown setting '{name}'; did you mean '{meant}'?"):
+        Settings().updated({name: 1})
+
+
+def test_a_task_of_another_program_is_refused_with_what_is_meant():
+    with pytest.raises(RequestError, match="did you mean 'style-t2i'"):
+        find_preset("txt2img")
+
+
 @pytest.mark.parametrize(
     "edge",
     [
