@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from infra.store import open_store
@@ -18,7 +14,6 @@ from manifests.items import ErrorClass, Input
 from manifests.job import Source
 from tasks.preflight import inspect_input
 from tasks.sources import images_in, list_files, read_input, resolve_uri
-from tasks.tables import read_table
 from tests.bad_images import write_corrupt_member_tar, write_truncated_tar
 
 PIXELS = 10**8
@@ -208,148 +203,3 @@ def test_bytes_that_are_no_tar_are_refused(tmp_path):
 def test_a_tar_without_images_is_an_empty_source(tmp_path):
     write_tar(tmp_path / "0.tar", {"a.txt": b"1"})
     assert images("0.tar", tmp_path) == []
-
-
-# ---------------------------------------------------------------------------- tables
-
-ROWS = [
-    {"content": "c/a.png", "style": "s/x.png", "note": 'é, "ü"', "style_license": "CC0"},
-    {"content": "../b.png", "style": "s3://b/y.png", "note": "", "style_license": ""},
-]
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".csv":
-        lines = [",".join(rows[0])]
-        for row in rows:
-            quoted = (f'"{value}"'.replace('"é, "ü""', '"é, ""ü"""') for value in row.values())
-            lines.append(",".join(quoted))
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    else:
-        text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        path.write_text(text, encoding="utf-8")
-    return path
-
-
-ROLES = ("content", "style")
-every_format = pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".parquet"])
-
-
-def rows_of(path: Path, base: Path | None = None):
-    return read_table(path.name if base is None else str(path), ROLES, str(base or path.parent))[0]
-
-
-@every_format
-def test_a_table_names_inputs_by_column_relative_to_itself(tmp_path, suffix):
-    path = write_table(tmp_path / "tables" / f"t{suffix}", ROWS)
-    first, second = rows_of(path, tmp_path)
-    assert [one.uri for one in first.inputs] == [
-        f"{tmp_path}/tables/c/a.png",
-        f"{tmp_path}/tables/s/x.png",
-    ]
-    assert [one.uri for one in second.inputs] == [f"{tmp_path}/b.png", "s3://b/y.png"]
-    assert [one.role for one in first.inputs] == ["content", "style"]
-
-
-@every_format
-def test_a_tables_other_columns_pass_through_and_ours_do_not(tmp_path, suffix):
-    first, second = rows_of(write_table(tmp_path / f"t{suffix}", ROWS))
-    assert json.loads(first.user) == {"note": 'é, "ü"'}
-    assert json.loads(second.user) == {"note": ""}
-    assert [one.license for one in first.inputs] == [None, "CC0"]
-    assert [one.license for one in second.inputs] == [None, None]
-
-
-@every_format
-@pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_cell_is_a_problem_of_its_row_alone(tmp_path, suffix, value):
-    rows = [{"content": "a.png", "style": "x.png"}, {"content": "b.png", "style": value}]
-    first, second = rows_of(write_table(tmp_path / f"t{suffix}", rows))
-    assert not any(one.problem for one in first.inputs)
-    problem = second.inputs[1].problem
-    assert problem
-    assert problem.error_class == ErrorClass.INPUT_MISSING
-    assert problem.message == "row 2 of the table names no style"
-
-
-@every_format
-def test_a_missing_column_is_refused_with_the_nearest_one(tmp_path, suffix):
-    path = write_table(tmp_path / f"t{suffix}", [{"content": "a.png", "styl": "x.png"}])
-    with pytest.raises(JobError, match="no column 'style', which the task needs; did you mean"):
-        rows_of(path)
-
-
-def test_typed_columns_come_through_as_json(tmp_path):
-    row = {"content": "a.png", "style": "x.png", "n": 3, "f": 0.5, "ok": True, "l": [1, 2]}
-    strange = {"nan": float("nan"), "none": None, "d": {"x": 1}}
-    (jsonl,) = rows_of(write_table(tmp_path / "t.jsonl", [row | strange]))
-    (parquet,) = rows_of(write_table(tmp_path / "t.parquet", [row | strange]))
-    expected = {"n": 3, "f": 0.5, "ok": True, "l": [1, 2], "nan": None, "none": None, "d": {"x": 1}}
-    assert json.loads(jsonl.user) == json.loads(parquet.user) == expected
-
-
-def test_a_list_of_styles_is_several_styles_of_one_item(tmp_path):
-    row = {"content": "a.png", "style": ["x.png", "y.png"]}
-    for name in ("t.jsonl", "t.parquet"):
-        (found,) = rows_of(write_table(tmp_path / name, [row]))
-        assert [one.key for one in found.inputs] == ["a", "x", "y"]
-
-
-def test_a_rows_own_key_is_kept(tmp_path):
-    path = write_table(tmp_path / "t.jsonl", [{"content": "a.png", "style": "x.png", "key": 7}])
-    assert rows_of(path)[0].key == "7"
-    assert json.loads(rows_of(path)[0].user) == {}
-
-
-def test_a_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
-    write(tmp_path / "t.csv", "content,style\r\na.png,x.png\r\n".encode("utf-8-sig"))
-    assert [one.key for one in rows_of(tmp_path / "t.csv")[0].inputs] == ["a", "x"]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("t.jsonl", b'{"content": "a"}\n{bad\n', r"t.jsonl, line 2: not JSON: "),
-        ("t.jsonl", b'\n\n["a"]\n', r"t.jsonl, line 3: a row is an object of columns"),
-        ("t.jsonl", b"", r"t.jsonl' has no rows"),
-        ("t.csv", b"content,style\n", r"t.csv' has no rows"),
-        ("t.csv", b"\xff\xfe\x00", r"t.csv' cannot be read"),
-        ("t.parquet", b"PAR1 not", r"t.parquet' cannot be read"),
-        ("t.xlsx", b"x", r"t.xlsx' is none of .csv, .jsonl, .parquet"),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, name, data, message):
-    with pytest.raises(JobError, match=message) as raised:
-        rows_of(write(tmp_path / name, data))
-    assert "\n" not in str(raised.value)
-
-
-def test_a_table_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(JobError, match=r"inputs.table: '.*/t.csv' is not there: check the path"):
-        rows_of(tmp_path / "t.csv")
-
-
-def test_a_csv_row_with_too_many_cells_is_refused_and_named(tmp_path):
-    write(tmp_path / "t.csv", b"content,style\na.png,x.png\nb.png,y.png,more,still\n")
-    with pytest.raises(JobError, match=r"row 'b.png' has more cells than the header"):
-        rows_of(tmp_path / "t.csv")
-
-
-def test_a_tables_digest_is_that_of_its_bytes(tmp_path):
-    path = write_table(tmp_path / "t.jsonl", ROWS)
-    first = read_table(str(path), ROLES, "/")[1]
-    path.write_bytes(path.read_bytes() + b"\n")
-    assert read_table(str(path), ROLES, "/")[1] != first
-
-
-@pytest.mark.s3
-def test_a_table_on_s3_names_images_beside_itself(s3_bucket):
-    open_store(f"s3://{s3_bucket}/t").put("t.jsonl", b'{"content": "a.png", "style": "x.png"}')
-    ((row,), _) = read_table("t/t.jsonl", ROLES, f"s3://{s3_bucket}")
-    assert [one.uri for one in row.inputs] == [
-        f"s3://{s3_bucket}/t/a.png",
-        f"s3://{s3_bucket}/t/x.png",
-    ]
