@@ -519,7 +519,12 @@ def test_prompts_are_lines_of_a_text_file(tmp_path):
     ("named", "data", "message"),
     [
         ("none.txt", None, "is not there: check the path .what ends in .txt is a file of prompts"),
-        ("a poster of https://example.org/robots.txt", None, "ends in .txt, so it names a file of"),
+        (
+            "a poster of https://example.org/robots.txt",
+            None,
+            "what ends in .txt is a file of prompts",
+        ),
+        ("https://example.org/robots.txt", None, "ends in .txt, so it names a file of prompts: "),
         ("p.txt", b"", "'p.txt' holds no prompt; write one on each line"),
         ("p.txt", b"\xff\xfea\0", "no UTF-8 text"),
         ("p.txt", b"a\n\xe9", "line 2: the byte 0xE9 is not UTF-8"),
