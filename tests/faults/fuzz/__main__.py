@@ -13,7 +13,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ["DO_NOT_TRACK"] = "1"
 sys.dont_write_bytecode = True
 
 

@@ -26,6 +26,10 @@ from tests.faults.fuzz.watch import start_watching
 ENDED, MAKER_FAILED = "ended", "the harness failed"
 
 MARKER = "executed"
+
+NO_PREFECT = "none:"
+"""No URL of a server, so that shards are rendered without Prefect, which takes too long here."""
+
 TOOLS = (
     "gs",
     "gswin64c",
@@ -63,8 +67,9 @@ def live(workplace: Path, make: Maker, draw: random.Random, cpu_seconds: int) ->
             os._exit(code)
         _limit(cpu_seconds)
         place = workplace / "place"
-        start_watching(tell, (*(place / "case" / name for name in case.may_write), place / "tmp"))
-        code = _run(case, tell)
+        # Files that are written and renamed within the case's folder show in the comparison.
+        start_watching(tell, (*([place / "case"] if case.may_write else []), place / "tmp"))
+        code = _run(case)
         tell(ENDED, code)
     finally:
         os._exit(code)
@@ -106,6 +111,7 @@ def _surround(workplace: Path, place: Path) -> None:
             "PREFECT_HOME": str(place / "home" / "prefect"),
             "HF_HOME": str(place / "home" / "hf"),
             "HF_HUB_OFFLINE": "1",
+            "PREFECT_API_URL": NO_PREFECT,
             "COLUMNS": "100",
             "OMP_NUM_THREADS": "1",
             "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -163,21 +169,16 @@ def _limit(cpu_seconds: int) -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _run(case: Case, tell: Callable[[str, Any], None]) -> int:
+def _run(case: Case) -> int:
     """The command line in this process; what the process would end with."""
-    from flows import cli, session
+    from flows import cli
 
-    def render_here(job: Any, path: Path) -> str:
-        return _render_without_prefect(case, tell)
-
-    vars(session)["_run_flow"]  # a KeyError here says that the name below is out of date
-    session._run_flow = render_here
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
         stream.reconfigure(encoding=case.encoding, errors=errors)  # type: ignore[union-attr]
     sys.argv = ["stylefarm", *case.command]
+    code = 0
     try:
         cli.main()
-        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -185,25 +186,5 @@ def _run(case: Case, tell: Callable[[str, Any], None]) -> int:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the end of Python does
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python's end does
     return code
-
-
-def _render_without_prefect(case: Case, tell: Callable[[str, Any], None]) -> str:
-    """Renders what is pending, shard by shard, as the flow does; its server takes too long here."""
-    from ad_lib.errors import BackboneError, ImageError, RequestError
-    from infra.store import StoreError
-    from manifests.errors import ManifestError
-    from tasks.render import render_shard
-    from tasks.run_folder import load_plan, open_run, pending_shards
-
-    told = (BackboneError, ImageError, RequestError, StoreError, ManifestError)
-    store, run = open_run(str(Path("run").absolute()))
-    for shard in pending_shards(store, load_plan(store, run)):
-        try:
-            render_shard.fn(str(Path("run").absolute()), shard, {"device": "cpu"})
-        except told as error:
-            tell("shard", f"{shard}: {error}"[:300])
-        except Exception:
-            tell("shard raised", traceback.format_exc()[-1500:])
-    return "rendered without Prefect"

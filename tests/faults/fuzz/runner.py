@@ -69,6 +69,7 @@ class Harness:
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder, self.limits = folder, limits or Limits()
         child.write_tools(folder / "bin")
+        os.environ["PREFECT_API_URL"] = child.NO_PREFECT  # before Prefect reads its settings
         sound_runs.use(folder / "sound")
         (folder / "sound").mkdir()
         self._import_everything()

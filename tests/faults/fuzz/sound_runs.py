@@ -49,5 +49,5 @@ def make(folder: Path) -> None:
         store, run = open_run(uri)
         shards = sorted(pending_shards(store, load_plan(store, run)))
         for shard in shards[:1] if name == "half" else shards:
-            render_shard.fn(uri, shard, {"device": "cpu"})
+            render_shard(uri, shard, {"device": "cpu"})
         publish(uri)

@@ -82,8 +82,6 @@ def _end_faults(
         faults.append(Fault("lost", f"a neighbour's fault ended the job: {_tail(said)}"))
     if ended.grown > max_growth and ended.stopped != "memory":
         faults.append(Fault("memory", f"{ended.grown >> 20} MB"))
-    if "shard raised" in told:
-        faults.append(Fault("exit 1", f"a shard raised: {told['shard raised'][-400:]}"))
     return faults
 
 
@@ -113,14 +111,25 @@ def _file_faults(workplace: Path, case: Case) -> list[Fault]:
     if (workplace / MARKER).exists():
         faults.append(Fault("executed", "a program of PATH was started"))
     before = json.loads((workplace / "before.json").read_text())
+    after = state_of(workplace / "place")
+    for name in sorted(after.keys() - before.keys()):
+        if name.startswith("case/run/attempts/") and name.endswith(".json"):
+            faults += _note_faults(workplace / "place" / name)
     allowed = tuple(f"case/{name}" for name in case.may_write)
-    changed = changed_outside(before, state_of(workplace / "place"), allowed)
+    changed = changed_outside(before, after, allowed)
     planted = [name for name in changed if os.path.basename(name) == "pwned"]  # noqa: PTH119
     if planted:
         faults.append(Fault("executed", f"there is {planted[0]!r}"))
     elif changed:
         faults.append(Fault("written outside", ", ".join(map(repr, changed))[:300]))
     return faults
+
+
+def _note_faults(note: Path) -> list[Fault]:
+    """What a shard failed of must be an error of ours, which is a sentence."""
+    error = str(json.loads(note.read_bytes())["error"])
+    known = re.match(r"(ad_lib|infra|manifests|tasks)\.[\w.]+: ", error)
+    return [] if known else [Fault("exit 1", f"a shard failed: {error[:300]}")]
 
 
 def _loss_faults(folder: Path, case: Case, code: int, said: bytes) -> list[Fault]:

@@ -92,6 +92,11 @@ def _check_path(
     if folder is not None and folder >= 0:
         name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)  # noqa: PTH115, PTH118
     name = os.path.realpath(name)
-    if name == os.devnull or any(name == one or name.startswith(f"{one}/") for one in allowed):
+    is_there = event == "os.mkdir" and os.path.exists(name)  # noqa: PTH110
+    if (
+        is_there
+        or name == os.devnull
+        or any(name == one or name.startswith(f"{one}/") for one in allowed)
+    ):
         return
     tell("written outside", f"{event} {name!r}"[:300])
