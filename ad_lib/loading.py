@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from ad_lib.backbone import Backbone
-from ad_lib.controlnets import find_controlnet, load_controlnet
+from ad_lib.controlnets import check_fit
+from ad_lib.denoise import Control
+from ad_lib.devices import find_device
 from ad_lib.errors import BackboneError
-from ad_lib.parts import named_in_errors, part_loader, vae_dtype
-from ad_lib.weights import Weights, find_weights, parts_of
+from ad_lib.parts import LoadPart, check_scaling, empty_part_loader, part_loader, vae_dtype
+from ad_lib.weight_files import UnsoundFile, named_in_errors, quoted, read_json, read_network_config
+from ad_lib.weights import NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
+
+MAX_TRAIN_TIMESTEPS = 10_000
+"""Timesteps of a scheduler at most; Stable Diffusion was trained with 1,000."""
 
 _NETWORKS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
@@ -26,6 +33,11 @@ _NETWORKS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
     "text_encoder_2": CLIPTextModelWithProjection,
 }
+_PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+_REFUSED_TOKENIZER_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "tokenizer_object")
+"""Keys of a tokenizer's configuration that make it open other files than its own."""
+_SMALLEST_LATENTS = 32
+"""Cells along each side of the latents that a backbone is tried with."""
 
 
 def load_backbone(
@@ -53,56 +65,152 @@ def load_backbone(
         device: CUDA where there is one unless given.
 
     Raises:
-        BackboneError: nothing of that name, pickled weights, incomplete ones, or a ControlNet of
-            another family.
+        BackboneError: nothing of that name, pickled weights, incomplete ones, a ControlNet of
+            another family, or a device that is not there.
     """
     weights = find_weights(name, revision, config)
     control = find_controlnet(controlnet, controlnet_revision) if controlnet else None
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(str(device or "auto"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    with _without_progress_bars():
-        networks = _networks(weights, dtype)
-        if control:
-            networks["controlnet"] = load_controlnet(control, networks["unet"], dtype)
-    backbone = Backbone(
-        **{part: network.to(device) for part, network in networks.items()},
-        **_tokenizers(weights),
-        scheduler=_ddim(weights),
-        force_zeros_for_empty_prompt=_forces_zeros(weights),
-        weights=weights,
-        controlnet_weights=control,
-    )
+    check_backbone(weights, control)
+    return _assembled(weights, control, part_loader, dtype, device)
+
+
+@lru_cache(maxsize=8)
+def check_backbone(weights: Weights, controlnet_weights: Weights | None = None) -> None:
+    """Tries a backbone without reading its weights: takes milliseconds for gigabytes.
+
+    The networks are built without numbers from their configurations and held to the headers of
+    their files. Then a picture is encoded, denoised and decoded with them, in shapes only.
+
+    Args:
+        weights: from `find_weights`.
+        controlnet_weights: from `find_controlnet`.
+
+    Raises:
+        BackboneError: files that are damaged, incomplete, or do not fit each other.
+    """
+    meta = torch.device("meta")
+    backbone = _assembled(weights, controlnet_weights, empty_part_loader, torch.float32, meta)
+    with _quiet_libraries(), named_in_errors(weights.model_id, "configuration"), torch.no_grad():
+        _try_in_shapes(backbone)
+
+
+def _assembled(
+    weights: Weights,
+    controlnet_weights: Weights | None,
+    loader: Callable[[Weights], LoadPart],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Backbone:
+    with _quiet_libraries():
+        networks = _networks(weights, loader(weights), dtype)
+        if controlnet_weights is not None:
+            load = loader(controlnet_weights)
+            networks["controlnet"] = _controlnet(controlnet_weights, load, dtype)
+            check_fit(controlnet_weights.model_id, networks["controlnet"], networks["unet"])
+        backbone = Backbone(
+            **{part: network.to(device) for part, network in networks.items()},
+            **_tokenizers(weights, networks),
+            scheduler=_ddim(weights),
+            force_zeros_for_empty_prompt=_forces_zeros(weights),
+            weights=weights,
+            controlnet_weights=controlnet_weights,
+        )
     _check_latents(backbone)
     return backbone
 
 
-def _networks(weights: Weights, dtype: torch.dtype) -> dict[str, Any]:
-    load = part_loader(weights)
-    with named_in_errors(weights, "vae"):
-        vae_config: Any = AutoencoderKL.load_config(weights.config_folder, subfolder="vae")
+def _networks(weights: Weights, load: LoadPart, dtype: torch.dtype) -> dict[str, Any]:
+    with named_in_errors(weights.model_id, "vae"):
+        vae_config = read_network_config(weights.config_folder / "vae" / "config.json")
     dtypes = {"vae": vae_dtype(vae_config, dtype)}
-    return {
+    networks = {
         part: load(_NETWORKS[part], part, dtypes.get(part, dtype))
         for part in parts_of(weights.config_folder)
-        if part in _NETWORKS
+        if part in NETWORK_FILES
     }
+    check_scaling(weights.model_id, networks["vae"].config)
+    return networks
 
 
-def _tokenizers(weights: Weights) -> dict[str, Any]:
+def _controlnet(weights: Weights, load: LoadPart, dtype: torch.dtype) -> ControlNetModel:
+    with named_in_errors(weights.model_id, "ControlNet"):
+        config = read_network_config(weights.path / "config.json")
+    kind = config.get("_class_name", "ControlNetModel")
+    if kind != "ControlNetModel":
+        raise BackboneError(
+            f"{quoted(weights.model_id)} is a {quoted(kind)[1:-1]}; give a plain ControlNetModel"
+        )
+    return load(ControlNetModel, "ControlNet", dtype)
+
+
+def _tokenizers(weights: Weights, networks: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizers, each tried on a word, so that none gives tokens that its encoder lacks."""
     tokenizers: dict[str, Any] = {}
     for part in parts_of(weights.config_folder):
         if part.startswith("tokenizer"):
-            with named_in_errors(weights, part):
-                tokenizers[part] = CLIPTokenizer.from_pretrained(weights.config_folder / part)
+            folder = weights.config_folder / part
+            with named_in_errors(weights.model_id, part):
+                if (config := folder / "tokenizer_config.json").is_file():
+                    _check_tokenizer_config(read_json(config))
+                tokenizers[part] = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+                encoder = networks[part.replace("tokenizer", "text_encoder")]
+                _check_tokens(tokenizers[part], encoder.config)
     return tokenizers
+
+
+def _check_tokenizer_config(config: dict[str, Any]) -> None:
+    for key in _REFUSED_TOKENIZER_KEYS:
+        if config.get(key) is not None:
+            raise UnsoundFile(f"its tokenizer_config.json has {key!r}, which is not supported")
+
+
+def _check_tokens(tokenizer: CLIPTokenizer, encoder_config: Any) -> None:
+    longest = encoder_config.max_position_embeddings
+    if not 2 <= tokenizer.model_max_length <= longest:
+        raise UnsoundFile(
+            f"its model_max_length is {tokenizer.model_max_length}, but must be 2 to {longest}, "
+            "the tokens that its text encoder takes"
+        )
+    tokens = tokenizer("a photograph", padding="max_length", truncation=True).input_ids
+    if len(tokens) != tokenizer.model_max_length:
+        raise UnsoundFile(f"it gives {len(tokens)} tokens, not {tokenizer.model_max_length}")
+    if max(tokens, default=0) >= encoder_config.vocab_size:
+        raise UnsoundFile(
+            f"it gives the token {max(tokens)}, but its text encoder knows "
+            f"{encoder_config.vocab_size}"
+        )
 
 
 def _ddim(weights: Weights) -> DDIMScheduler:
     """DDIM from the model's own scheduler configuration, whatever class that names."""
-    with named_in_errors(weights, "scheduler"):
-        config: Any = DDIMScheduler.load_config(weights.config_folder, subfolder="scheduler")
+    with named_in_errors(weights.model_id, "scheduler"):
+        config = read_json(weights.config_folder / "scheduler" / "scheduler_config.json")
+        timesteps = config.get("num_train_timesteps", 1000)
+        if not isinstance(timesteps, int) or not 1 <= timesteps <= MAX_TRAIN_TIMESTEPS:
+            raise UnsoundFile(
+                f"its num_train_timesteps is {quoted(timesteps)}, but must be 1 to "
+                f"{MAX_TRAIN_TIMESTEPS}"
+            )
         scheduler: Any = DDIMScheduler.from_config(config)
+        _check_schedule(scheduler)
     return scheduler
+
+
+def _check_schedule(scheduler: DDIMScheduler) -> None:
+    """Refuses a schedule whose numbers would end in an error or in no picture."""
+    kept = scheduler.alphas_cumprod
+    if len(kept) != scheduler.config["num_train_timesteps"]:
+        raise UnsoundFile("its trained_betas are not one for each of its num_train_timesteps")
+    if not bool(((kept >= 0) & (kept <= 1)).all()) or not kept[0] > 0:
+        raise UnsoundFile("its betas must lie between 0 and 1")
+    if scheduler.config["prediction_type"] not in _PREDICTION_TYPES:
+        raise UnsoundFile(f"its prediction_type must be one of {', '.join(_PREDICTION_TYPES)}")
+    scheduler.set_timesteps(min(10, len(kept)))
+    chosen = scheduler.timesteps
+    if int(chosen.min()) < 0 or int(chosen.max()) >= len(kept):
+        raise UnsoundFile(f"its steps_offset must keep timesteps within 0 to {len(kept) - 1}")
 
 
 def _forces_zeros(weights: Weights) -> bool:
@@ -110,8 +218,8 @@ def _forces_zeros(weights: Weights) -> bool:
     file = weights.config_folder / "model_index.json"
     if not file.is_file():
         return True
-    with named_in_errors(weights, "model_index.json"):
-        return json.loads(file.read_text("utf-8")).get("force_zeros_for_empty_prompt", True)
+    with named_in_errors(weights.model_id, file.name):
+        return bool(read_json(file).get("force_zeros_for_empty_prompt", True))
 
 
 def _check_latents(backbone: Backbone) -> None:
@@ -119,17 +227,40 @@ def _check_latents(backbone: Backbone) -> None:
     seen = backbone.unet.config["in_channels"]
     if seen != backbone.latent_channels:
         raise BackboneError(
-            f"the unet of {backbone.weights.model_id!r} takes {seen} channels and its vae gives "
-            f"{backbone.latent_channels}: give a text-to-image model"
+            f"the unet of {quoted(backbone.weights.model_id)} takes {seen} channels and its vae "
+            f"gives {backbone.latent_channels}: give a text-to-image model"
         )
 
 
+def _try_in_shapes(backbone: Backbone) -> None:
+    """Encodes, denoises and decodes a picture on the meta device, which computes shapes only."""
+    side = _SMALLEST_LATENTS * backbone.vae_scale_factor
+    images = torch.empty(1, 3, side, side, device="meta")
+    latents = backbone.encode(images)
+    expected = (1, backbone.latent_channels, _SMALLEST_LATENTS, _SMALLEST_LATENTS)
+    _check_shape("the vae's latents", latents, expected)
+    _check_shape("the vae's pictures", backbone.decode(latents), tuple(images.shape))
+    timestep = torch.tensor(1)
+    control = backbone.controlnet and Control(network=backbone.controlnet, images=images)
+    predict = backbone.noise_predictor((side, side), control=control)
+    _check_shape("the unet's noise", predict(latents, timestep), expected)
+    backbone.feature_extractor(image_size=(side, side))(latents, timestep)
+
+
+def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise UnsoundFile(f"{name} have the shape {tuple(tensor.shape)}, not {expected}")
+
+
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps what diffusers and transformers say about odd configurations from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

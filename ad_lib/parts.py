@@ -1,98 +1,216 @@
-"""One network out of a diffusers folder or out of a single file: whole, or refused."""
+"""One network out of a diffusers folder or out of a single file: whole, or refused.
+
+Every network is built empty from its configuration and then given its tensors, whatever they come
+from. Loaders of diffusers and transformers that take a folder are not used: they would also open
+adapters, pickled checkpoints and files that a configuration names.
+"""
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
-    create_diffusers_clip_model_from_ldm,
+    convert_open_clip_checkpoint,
 )
 from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import CLIPTextConfig
 
 from ad_lib.errors import BackboneError
-from ad_lib.weights import Weights
+from ad_lib.weight_files import (
+    UnsoundFile,
+    named_in_errors,
+    quoted,
+    read_headers,
+    read_network_config,
+    weight_files,
+)
+from ad_lib.weights import NETWORK_FILES, Weights
 
 LoadPart = Callable[..., Any]
-"""(class, part, dtype) -> the network, on the CPU."""
+"""(class, part, dtype) -> the network."""
 
-_TRANSLATIONS: dict[str, Callable[..., Any]] = {
-    "unet": convert_ldm_unet_checkpoint,
-    "vae": convert_ldm_vae_checkpoint,
+_Tensors = dict[str, Tensor]
+
+_CLIP_PREFIX = "text_model."
+_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+_TRANSLATIONS: dict[str, Callable[[_Tensors, Any], _Tensors]] = {
+    "unet": lambda checkpoint, network: convert_ldm_unet_checkpoint(checkpoint, network.config),
+    "vae": lambda checkpoint, network: convert_ldm_vae_checkpoint(checkpoint, network.config),
+    "text_encoder": lambda checkpoint, network: convert_ldm_clip_checkpoint(checkpoint),
+    "text_encoder_2": lambda checkpoint, network: convert_open_clip_checkpoint(
+        network, checkpoint, prefix=_OPEN_CLIP_PREFIX
+    ),
 }
+"""From the original layout of a whole checkpoint to diffusers' names of one network."""
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What weights may be stored in, by safetensors' names."""
+_TENSORS_IN_ONE = 3
+"""Tensors of a network that a checkpoint may store as one: query, key and value."""
 
 
 def part_loader(weights: Weights) -> LoadPart:
-    """A callable that loads one network after the other; a single file is read once for all.
+    """A callable that loads one network after the other on the CPU; a single file is read once.
 
     Raises:
         BackboneError: from this and from the callable: damaged or incomplete weights.
     """
-    if weights.config is None:
-        return partial(load_from_folder, weights)
-    with named_in_errors(weights, "file"):
-        checkpoint = load_file(weights.path)
-    return partial(_load_from_file, weights, checkpoint)
+    return partial(_load, weights, _reader(weights, load_file))
 
 
-def load_from_folder(
-    weights: Weights, network_class: Any, part: str, dtype: torch.dtype, *, is_alone: bool = False
-) -> Any:
-    """A network from its subfolder, or from the folder itself if it is alone there.
+def empty_part_loader(weights: Weights) -> LoadPart:
+    """A callable like that of `part_loader`, but no tensor is read: networks are without numbers.
+
+    What the configuration describes is held to the headers of the files: every tensor that it asks
+    for must be there, in its shape. No more is built than the files can fill.
 
     Raises:
-        BackboneError: damaged or incomplete weights.
+        BackboneError: from this and from the callable: weights that do not fit the configuration.
     """
-    with named_in_errors(weights, part):
-        network, info = network_class.from_pretrained(
-            weights.path,
-            subfolder=None if is_alone else part,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    return _finished(network, weights, part, info["missing_keys"])
+    return partial(_load_empty, weights, _reader(weights, _read_empty))
 
 
-def _load_from_file(
+def _load(
     weights: Weights,
-    checkpoint: dict[str, Tensor],
+    read: Callable[[str], _Tensors],
     network_class: Any,
     part: str,
     dtype: torch.dtype,
 ) -> Any:
-    """A network from the original layout, in diffusers' translation."""
-    folder = str(weights.config)
-    with named_in_errors(weights, part):
-        if part in _TRANSLATIONS:
-            network = _translated(checkpoint, network_class, folder, part, dtype)
-        else:
-            network = create_diffusers_clip_model_from_ldm(
-                network_class, checkpoint, part, folder, dtype, local_files_only=True
-            )
+    with named_in_errors(weights.model_id, part):
+        with init_empty_weights():
+            network = _built(weights, network_class, part)
+        tensors = _named_as_in(network, weights, part, read(part))
+        load_model_dict_into_meta(network, tensors, dtype=dtype)
     # A tensor that is not in the file is still on the meta device, without numbers.
     missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
-    return _finished(network, weights, part, missing)
-
-
-def _translated(
-    checkpoint: dict[str, Tensor], network_class: Any, folder: str, part: str, dtype: torch.dtype
-) -> Any:
-    config = network_class.load_config(folder, subfolder=part)
-    tensors = _TRANSLATIONS[part](checkpoint, config)
-    with init_empty_weights():
-        network = network_class.from_config(config)
-    load_model_dict_into_meta(network, tensors, dtype=dtype)
+    _check_whole(weights, part, missing)
+    copy_into_own_memory(network)
     return network
+
+
+def _load_empty(
+    weights: Weights,
+    read: Callable[[str], _Tensors],
+    network_class: Any,
+    part: str,
+    dtype: torch.dtype,
+) -> Any:
+    with named_in_errors(weights.model_id, part):
+        stored = read(part)
+        with _at_most(_TENSORS_IN_ONE * len(stored)), torch.device("meta"):
+            network = _built(weights, network_class, part)
+        tensors = _named_as_in(network, weights, part, stored)
+        wanted: _Tensors = network.state_dict()
+        _check_whole(weights, part, wanted.keys() - tensors.keys())
+        for name, tensor in wanted.items():
+            if tensor.shape != tensors[name].shape:
+                raise UnsoundFile(
+                    f"its configuration asks for {name!r} in the shape {tuple(tensor.shape)}, "
+                    f"but in the file it is {tuple(tensors[name].shape)}"
+                )
+            if tensor.is_floating_point() and not tensors[name].is_floating_point():
+                raise UnsoundFile(
+                    f"{name!r} must be stored in one of {', '.join(_DTYPES)}; quantised weights "
+                    "are not supported"
+                )
+        return torch.nn.Module.to(network, dtype)
+
+
+def _reader(weights: Weights, read: Callable[[Path], _Tensors]) -> Callable[[str], _Tensors]:
+    """A callable from the name of a part to the tensors of its files, or of the single file."""
+    if weights.config is not None:
+        with named_in_errors(weights.model_id, "file"):
+            checkpoint = read(weights.path)
+        return lambda part: dict(checkpoint)
+
+    def read_part(part: str) -> _Tensors:
+        tensors: _Tensors = {}
+        for file in weight_files(part_folder(weights, part), NETWORK_FILES[part]):
+            tensors |= read(file)
+        return tensors
+
+    return read_part
+
+
+def _read_empty(file: Path) -> _Tensors:
+    """The tensors of a file by their headers, without numbers."""
+    with torch.device("meta"):
+        return {
+            name: torch.empty(header.shape, dtype=_DTYPES.get(header.dtype, torch.int8))
+            for name, header in read_headers([file]).items()
+        }
+
+
+def part_folder(weights: Weights, part: str) -> Path:
+    """Where the configuration of a part is; a ControlNet is alone in its folder."""
+    return weights.config_folder if part == "ControlNet" else weights.config_folder / part
+
+
+def _built(weights: Weights, network_class: Any, part: str) -> Any:
+    config = read_network_config(part_folder(weights, part) / "config.json")
+    if part.startswith("text_encoder"):
+        return network_class(_text_config(config))
+    return network_class.from_config(config)
+
+
+def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
+    """CLIP's sizes, and nothing else that a configuration may ask for, such as adapters or code."""
+    if config.get("model_type") == "clip":
+        config = config["text_config"]
+    known = CLIPTextConfig.__annotations__
+    return CLIPTextConfig(**{name: value for name, value in config.items() if name in known})
+
+
+def _named_as_in(network: Any, weights: Weights, part: str, tensors: _Tensors) -> _Tensors:
+    """The tensors under the names that they have in the network, whatever the layout."""
+    if weights.config is not None:
+        tensors = _TRANSLATIONS[part](tensors, network)
+    if not part.startswith("text_encoder"):
+        network._fix_state_dict_keys_on_load(tensors)  # VAEs of before 2023 name attention anew
+        return tensors
+    # transformers 5.6 took the wrapper `text_model` away from one of the two classes.
+    prefix = _CLIP_PREFIX if hasattr(network, _CLIP_PREFIX[:-1]) else ""
+    inside = {name.removeprefix(_CLIP_PREFIX): tensor for name, tensor in tensors.items()}
+    heads = ("text_projection.",)
+    return {
+        name if name.startswith(heads) else f"{prefix}{name}": tensor
+        for name, tensor in inside.items()
+    }
+
+
+@contextmanager
+def _at_most(num_parameters: int) -> Iterator[None]:
+    """Stops the building of a network that has more parameters than this, in this thread."""
+    thread, num_built = threading.get_ident(), 0
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        nonlocal num_built
+        if threading.get_ident() == thread:
+            num_built += 1
+            if num_built > num_parameters:
+                raise UnsoundFile("its configuration asks for more layers than its files hold")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
@@ -104,37 +222,26 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if is_too_short else dtype
 
 
-@contextmanager
-def named_in_errors(weights: Weights, part: str) -> Iterator[None]:
-    """Turns whatever a loader raises into one sentence that names the part.
+def check_scaling(model_id: str, config: Mapping[str, Any]) -> None:
+    """Refuses a VAE whose latents are scaled by nothing, or by no number.
 
     Raises:
-        BackboneError: the part cannot be loaded.
+        BackboneError: its `scaling_factor` is not a positive finite number.
     """
-    try:
-        yield
-    except Exception as error:  # damaged files make the loaders raise anything, bare Exception too
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        first_line = first_line.split(" If you want to instead")[0]  # advice for other callers
+    factor = config.get("scaling_factor")
+    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise BackboneError(
-            f"the {part} of {weights.model_id!r} cannot be loaded: {first_line}"
-        ) from None
-
-
-def _finished(network: Any, weights: Weights, part: str, missing_keys: Iterable[str]) -> Any:
-    """The loaded network in memory of its own; every network that is read from a file ends here.
-
-    Raises:
-        BackboneError: tensors are missing, which the loaders fill with random numbers or leave
-            empty.
-    """
-    if missing := sorted(missing_keys):
-        raise BackboneError(
-            f"the {part} of {weights.model_id!r} lacks {len(missing)} of its weights, such as "
-            f"{missing[0]!r}: fetch or convert it again"
+            f"the vae of {quoted(model_id)} has a scaling_factor of {quoted(factor)}: it must be "
+            "a positive number"
         )
-    copy_into_own_memory(network)
-    return network
+
+
+def _check_whole(weights: Weights, part: str, missing_names: Iterable[str]) -> None:
+    if missing := sorted(missing_names):
+        raise BackboneError(
+            f"the {part} of {quoted(weights.model_id)} lacks {len(missing)} of its weights, such "
+            f"as {missing[0]!r}: fetch or convert it again"
+        )
 
 
 def copy_into_own_memory(network: torch.nn.Module) -> None:

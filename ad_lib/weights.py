@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ad_lib.errors import BackboneError
+from ad_lib.weight_files import (
+    INDEX_SUFFIX,
+    UnsoundFile,
+    check_text_files,
+    first_line,
+    named_in_errors,
+    quoted,
+    read_headers,
+    read_json,
+    read_network_config,
+    weight_files,
+)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -20,6 +32,18 @@ HUB_IDS = {
 }
 SINGLE_FILE = ".safetensors"
 
+MAX_BYTES = 128 * 2**30
+"""Bytes of all files of a backbone at most; SDXL in float32, with all its variants, has 50 GB."""
+
+NETWORK_FILES = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "ControlNet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+"""The parts that are networks, and what their files are called before `.safetensors`."""
+
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SDXL_PARTS = (*_PARTS, "text_encoder_2", "tokenizer_2")
 _FAMILY_NAMES = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
@@ -28,8 +52,12 @@ _TEXT_ENCODER_KEYS = {
     "sdxl": "conditioner.embedders.0.transformer.",
 }
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-_NOT_NEEDED: dict[str, Any] = dict.fromkeys(
-    ("safety_checker", "feature_extractor", "image_encoder")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
+_MAX_HUB_ID = 96
+_CONTROLNET_FILES = (
+    "config.json",
+    "diffusion_pytorch_model*.safetensors",
+    "*.safetensors.index.json",
 )
 
 
@@ -58,6 +86,10 @@ class Weights:
 def find_weights(name: str, revision: str | None = None, config: str | None = None) -> Weights:
     """Resolves `embedded`, `sd15`, a hub id, a diffusers folder or one `.safetensors` file.
 
+    The layout, every configuration and the headers of all weights are checked; no weight is read
+    except for the digest of what lies in a local folder. Links are followed, so that snapshots of
+    the hub's cache and shared files work.
+
     Args:
         name: what to load; a hub id is downloaded if needed.
         revision: the commit, tag or branch of a hub id.
@@ -66,21 +98,52 @@ def find_weights(name: str, revision: str | None = None, config: str | None = No
     Raises:
         BackboneError: nothing of that name, or not a backbone; the message says what to give.
     """
-    path = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
-    if not path.is_dir() and path.suffix in (SINGLE_FILE, *_PICKLED):
-        return _single_file(name, path, revision, config)
-    if config is not None:
-        raise BackboneError(f"config is for one {SINGLE_FILE} file; drop config={config!r}")
-    if path.is_dir():
-        check_no_revision(name, revision)
-        _check_folder(name, path)
-        return Weights(name, digest(_files(path)), path)
+    with _readable(name, "backbone"):
+        path = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+        if not path.is_dir() and path.suffix in (SINGLE_FILE, *_PICKLED):
+            return _single_file(name, path, revision, config)
+        if config is not None:
+            raise BackboneError(
+                f"config is for one {SINGLE_FILE} file; drop config={quoted(config)}"
+            )
+        if path.is_dir():
+            _check_no_revision(name, revision)
+            _check_folder(name, path)
+            return Weights(name, _digest(name, _files(path)), path)
     if name in HUB_IDS or is_hub_id(name):
         return _download(HUB_IDS.get(name, name), revision)
     raise BackboneError(
-        f"no backbone {name!r}: give {EMBEDDED!r}, {', '.join(map(repr, HUB_IDS))}, "
+        f"no backbone {quoted(name)}: give {EMBEDDED!r}, {', '.join(map(repr, HUB_IDS))}, "
         f"a hub id such as 'owner/name', a diffusers folder, or a {SINGLE_FILE} file"
     )
+
+
+def find_controlnet(name: str, revision: str | None = None) -> Weights:
+    """Resolves the diffusers folder or hub id of a ControlNet; a hub id is downloaded if needed.
+
+    Args:
+        name: of the ControlNet.
+        revision: the commit, tag or branch of a hub id.
+
+    Raises:
+        BackboneError: nothing of that name, or a folder that is no ControlNet.
+    """
+    with _readable(name, "ControlNet"):
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            _check_no_revision(name, revision)
+            _check_controlnet(name, folder)
+            found = [path for pattern in _CONTROLNET_FILES for path in folder.glob(pattern)]
+            files = {path.name: path for path in found if path.is_file()}
+            return Weights(name, _digest(name, files), folder)
+    if not is_hub_id(name):
+        raise BackboneError(
+            f"no ControlNet {quoted(name)}: give a hub id such as 'owner/name', or a diffusers "
+            "folder"
+        )
+    folder = _snapshot(name, "ControlNet", revision, _network_patterns("ControlNet"))
+    _check_controlnet(name, folder)
+    return Weights(name, folder.name, folder)  # a snapshot's name is its commit
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
@@ -90,42 +153,40 @@ def parts_of(folder: Path) -> tuple[str, ...]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub id: 'owner/name'."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    has_form = len(name) <= _MAX_HUB_ID and _HUB_ID.fullmatch(name) is not None
+    return has_form and ".." not in name and "--" not in name
 
 
-def check_no_revision(name: str, revision: str | None) -> None:
-    """Refuses the revision of what has none.
-
-    Raises:
-        BackboneError: a revision is given.
-    """
+def _check_no_revision(name: str, revision: str | None) -> None:
     if revision is not None:
-        raise BackboneError(f"revision {revision!r} means a hub id, but {name!r} is a local path")
+        raise BackboneError(
+            f"revision {quoted(revision)} means a hub id, but {quoted(name)} is a local path"
+        )
 
 
 @contextmanager
-def fetched(hub_id: str, kind: str = "backbone") -> Iterator[None]:
-    """Turns what goes wrong with the hub into one sentence.
-
-    Raises:
-        BackboneError: the download failed.
-    """
+def _readable(name: str, kind: str) -> Iterator[None]:
+    """Turns what the file system refuses (rights, names, users after `~`) into one sentence."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BackboneError(
-            f"{kind} {hub_id!r} could not be fetched ({first_line}): check the id and the "
-            "network, or give a local diffusers folder"
-        ) from None
+    except BackboneError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BackboneError(f"the {kind} {quoted(name)} cannot be read: {reason}") from error
 
 
-def digest(files: Mapping[str, Path]) -> str:
+def _digest(name: str, files: Mapping[str, Path]) -> str:
     """`sha256:` and a digest of files by their names."""
+    if sum(path.stat().st_size for path in files.values()) > MAX_BYTES:
+        raise BackboneError(
+            f"{quoted(name)} holds more than {MAX_BYTES >> 30} GB: give a folder that holds one "
+            "backbone and nothing else"
+        )
     total = hashlib.sha256()
-    for name, path in sorted(files.items()):
+    for file_name, path in sorted(files.items()):
         content = _content(path.resolve(), path.stat().st_mtime_ns)
-        total.update(f"{name} {content}\n".encode())
+        total.update(f"{file_name} {content}\n".encode("utf-8", "surrogateescape"))
     return f"sha256:{total.hexdigest()[:40]}"
 
 
@@ -145,94 +206,139 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _family_of_folder(folder: Path) -> str:
     config = folder / "unet" / "config.json"
-    needs_pooled_text = config.is_file() and b'"text_time"' in config.read_bytes()
+    if not config.is_file():
+        return "sd15"
+    needs_pooled_text = read_json(config).get("addition_embed_type") == "text_time"
     return "sdxl" if needs_pooled_text else "sd15"
 
 
 def _check_folder(name: str, folder: Path) -> None:
+    """Refuses a folder that lacks a part, or a file of which is not sound."""
     _check_parts(name, folder)
     for part in parts_of(folder):
-        is_network = part != "scheduler" and not part.startswith("tokenizer")
-        if is_network and not any((folder / part).glob("*.safetensors")):
-            raise BackboneError(
-                f"{name!r} holds no safetensors for its {part}: pickled weights are refused; "
-                "convert them with diffusers' save_pretrained"
-            )
+        if part in NETWORK_FILES:
+            _check_weights(name, part, folder / part)
+
+
+def _check_controlnet(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise BackboneError(
+            f"{quoted(name)} is not a ControlNet in diffusers layout: it lacks config.json"
+        )
+    with named_in_errors(name, "ControlNet"):
+        read_network_config(folder / "config.json")
+    _check_weights(name, "ControlNet", folder)
+
+
+def _check_weights(name: str, part: str, folder: Path) -> None:
+    """Refuses a network whose files are missing, pickled, cut short or damaged."""
+    stem = NETWORK_FILES[part]
+    if not any(folder.glob(f"{stem}*{SINGLE_FILE}")):
+        raise BackboneError(
+            f"{quoted(name)} holds no safetensors for its {part} (it lacks {stem}{SINGLE_FILE}): "
+            "pickled weights are refused; convert them with diffusers' save_pretrained"
+        )
+    with named_in_errors(name, part):
+        read_headers(weight_files(folder, stem))
 
 
 def _check_parts(name: str, folder: Path) -> None:
     """Every part has its folder, and every tokenizer its words; weights are another question."""
-    parts = parts_of(folder)
+    with named_in_errors(name, "unet"):
+        parts = parts_of(folder)
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         family = _FAMILY_NAMES[_family_of_folder(folder)]
         raise BackboneError(
-            f"{name!r} is not a folder of {family} in diffusers layout: "
+            f"{quoted(name)} is not a folder of {family} in diffusers layout: "
             f"it lacks {', '.join(missing)}"
         )
     for part in parts:
+        with named_in_errors(name, part):
+            if part in NETWORK_FILES:
+                read_network_config(folder / part / "config.json")
+            else:
+                check_text_files(folder / part)
         if part.startswith("tokenizer"):
             _check_vocabulary(name, folder / part)
+    if (index := folder / "model_index.json").exists():
+        with named_in_errors(name, index.name):
+            read_json(index)
 
 
 def _check_vocabulary(name: str, tokenizer: Path) -> None:
     vocabularies = ("tokenizer.json", "vocab.json")
     if not any((tokenizer / file).is_file() for file in vocabularies):
         raise BackboneError(
-            f"the {tokenizer.name} of {name!r} has no vocabulary: "
+            f"the {tokenizer.name} of {quoted(name)} has no vocabulary: "
             f"it lacks {' and '.join(vocabularies)}"
         )
 
 
 def _download(hub_id: str, revision: str | None) -> Weights:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    with fetched(hub_id):
-        folder = DiffusionPipeline.download(
-            hub_id, revision=revision, use_safetensors=True, **_NOT_NEEDED
-        )
-    path = Path(folder)
+    networks = [f"{part}/{name}" for part in NETWORK_FILES for name in _network_patterns(part)]
+    others = ["tokenizer/*", "tokenizer_2/*", "scheduler/*", "model_index.json"]
+    path = _snapshot(hub_id, "backbone", revision, [*networks, *others])
     _check_folder(hub_id, path)
     return Weights(hub_id, path.name, path)  # a snapshot's name is its commit
+
+
+def _network_patterns(part: str) -> list[str]:
+    """The files of a network on the hub, but no copies in other precisions or other layouts."""
+    stem = NETWORK_FILES[part]
+    weights = [f"{stem}{SINGLE_FILE}", f"{stem}-0*{SINGLE_FILE}"]
+    return ["config.json", *weights, f"{stem}{SINGLE_FILE}{INDEX_SUFFIX}"]
+
+
+def _snapshot(hub_id: str, kind: str, revision: str | None, patterns: list[str]) -> Path:
+    """The folder of the hub's cache that holds these files of a commit, downloaded if needed."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of the network, the hub or the cache on this machine
+        raise BackboneError(
+            f"{kind} {hub_id!r} could not be fetched ({first_line(error)}): check the id and the "
+            "network, or give a local diffusers folder"
+        ) from error
 
 
 def _single_file(name: str, file: Path, revision: str | None, config: str | None) -> Weights:
     if file.suffix in _PICKLED:
         raise BackboneError(
-            f"{name!r} is a pickled checkpoint, which can run code when it is opened: get it as "
-            f"{SINGLE_FILE}, or convert it where you trust it with diffusers' save_pretrained"
+            f"{quoted(name)} is a pickled checkpoint, which can run code when it is opened: get "
+            f"it as {SINGLE_FILE}, or convert it where you trust it with diffusers' save_pretrained"
         )
     if not file.is_file():
-        raise BackboneError(f"no file {name!r}: give a {SINGLE_FILE} file that is there")
-    check_no_revision(name, revision)
+        raise BackboneError(f"no file {quoted(name)}: give a {SINGLE_FILE} file that is there")
+    _check_no_revision(name, revision)
     family = _family_of_file(name, file)
     folder = _find_config(config or family)
     if _family_of_folder(folder) != family:
         raise BackboneError(
-            f"{name!r} is a checkpoint of {_FAMILY_NAMES[family]}, but config {config!r} is of "
-            f"{_FAMILY_NAMES[_family_of_folder(folder)]}: give a config of its family"
+            f"{quoted(name)} is a checkpoint of {_FAMILY_NAMES[family]}, but config "
+            f"{quoted(config)} is of {_FAMILY_NAMES[_family_of_folder(folder)]}: give a config of "
+            "its family"
         )
     # The configuration and the words decide on pictures as the weights do.
     files = {n: path for n, path in _files(folder).items() if n.endswith((".json", ".txt"))}
-    files = {n: path for n, path in files.items() if not n.endswith(".index.json")}
-    return Weights(name, digest(files | {"": file}), file, folder)
+    files = {n: path for n, path in files.items() if not n.endswith(INDEX_SUFFIX)}
+    return Weights(name, _digest(name, files | {"": file}), file, folder)
 
 
 def _family_of_file(name: str, file: Path) -> str:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, "pt") as opened:
-            keys = list(opened.keys())
-    except (OSError, SafetensorError) as error:
+        keys = read_headers([file])
+    except (OSError, UnsoundFile) as error:
         raise BackboneError(
-            f"{name!r} is not a sound {SINGLE_FILE} file ({error}): fetch it again"
-        ) from None
+            f"{quoted(name)} is not a sound {SINGLE_FILE} file ({first_line(error)}): fetch it "
+            "again"
+        ) from error
     for family, prefix in _TEXT_ENCODER_KEYS.items():
         if any(key.startswith(prefix) for key in keys):
             return family
     raise BackboneError(
-        f"{name!r} is not a whole checkpoint of Stable Diffusion 1.5 or SDXL: it has no "
+        f"{quoted(name)} is not a whole checkpoint of Stable Diffusion 1.5 or SDXL: it has no "
         f"{' and no '.join(map(repr, _TEXT_ENCODER_KEYS.values()))}; give such a file, or a "
         "diffusers folder"
     )
@@ -242,13 +348,12 @@ def _find_config(config: str) -> Path:
     """A folder with a family's configuration and tokenizers, of this machine or of the hub."""
     folder = Path(config).expanduser()
     if not folder.is_dir():
-        folder = _download_config(HUB_IDS.get(config, config))
+        hub_id = HUB_IDS.get(config, config)
+        if not is_hub_id(hub_id):
+            raise BackboneError(
+                f"no config {quoted(config)}: give a hub id such as 'owner/name', or a diffusers "
+                "folder"
+            )
+        folder = _snapshot(hub_id, "config", None, ["*.json", "*.txt"])
     _check_parts(config, folder)
     return folder
-
-
-def _download_config(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with fetched(hub_id, "config"):
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt"]))

@@ -108,7 +108,7 @@ def run(
     Every input is read and checked before anything is rendered. What is finished is in the run
     folder, whatever happens; the same command continues from there and recomputes nothing.
     """
-    resolved = _resolved(job, overrides, limit, output)
+    resolved = _resolved(job, overrides, limit, output, will_render=True)
     from flows import session
 
     if dry_run:
@@ -132,7 +132,7 @@ def plan(
     output: OutputUri = None,
 ) -> None:
     """Check every input and write the plan, without rendering."""
-    resolved = _resolved(job, overrides, limit, output)
+    resolved = _resolved(job, overrides, limit, output, will_render=False)
     from flows import session
 
     session.prepare(terminal, resolved)
@@ -326,7 +326,7 @@ def _usage(error: TyperException) -> str:
 
 
 def _resolved(
-    path: Path, overrides: list[str], limit: int | None, output: str | None
+    path: Path, overrides: list[str], limit: int | None, output: str | None, *, will_render: bool
 ) -> ResolvedJob:
     """The job with everything looked up that it names."""
     from ad_lib.presets import find_preset
@@ -336,7 +336,7 @@ def _resolved(
     from tasks.resolving import resolve_job
 
     _refuse_shadowed_packages()
-    return resolve_job(job, str(path.absolute().parent))
+    return resolve_job(job, str(path.absolute().parent), will_render=will_render)
 
 
 def _load(path: Path, overrides: list[str], limit: int | None, output: str | None) -> Job:

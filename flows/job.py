@@ -77,7 +77,7 @@ def prepare(job: dict[str, Any], base: str) -> str:
     Returns:
         The URI of the run folder.
     """
-    resolved = resolve_job(job_from_dict(job), base)
+    resolved = resolve_job(job_from_dict(job), base, will_render=True)
     prepared = open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
     for item in prepared.plan.problems():
         if item.problem is not None:

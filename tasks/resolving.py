@@ -13,11 +13,12 @@ from manifests.errors import JobError
 from manifests.identity import digest, fingerprint, run_identity, source_digest
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
+from tasks.devices import check_device
 from tasks.passed_over import PassedOver
 from tasks.prompts import read_prompts
 from tasks.sources import SourceFile, list_files, resolve_uri
 from tasks.tables import TableRow, read_table
-from tasks.weights import FoundModel, find_model
+from tasks.weights import FoundModel, check_model, find_model
 
 RENDERING_REVISION = 2
 """Goes up with every change of ours that changes rendered images; the CHANGELOG names it."""
@@ -87,12 +88,13 @@ class ResolvedJob:
     fingerprint: str
 
 
-def resolve_job(job: Job, base: str) -> ResolvedJob:
+def resolve_job(job: Job, base: str, *, will_render: bool = False) -> ResolvedJob:
     """Looks up everything that a job names.
 
     Args:
         job: as written.
         base: the folder that relative paths start from.
+        will_render: this machine must have the job's device.
 
     Raises:
         RequestError, BackboneError: an unknown preset, setting or backbone, or a setting that a
@@ -103,11 +105,13 @@ def resolve_job(job: Job, base: str) -> ResolvedJob:
     preset = find_preset(job.task)
     settings = preset.settings_with(job.settings)
     variations = _variations(job, preset, settings)
+    check_device(job.compute.device, must_exist=will_render)
     model = _find_model(job.backbone, base)
     output_uri = _output_uri(job, base)
     inputs = _list_inputs(job, preset, base, output_uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
+    check_model(model)
     identity = run_identity(
         job,
         settings=_identity_settings(settings, variations),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ad_lib.weights import Weights, find_weights
+from ad_lib.weights import Weights, find_controlnet, find_weights
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class FoundModel:
     @property
     def revision(self) -> str:
         """Exactly which weights: the backbone's revision, `+` and the ControlNet's if any."""
-        found = [one.revision for one in (self.backbone, self.controlnet) if one is not None]
-        return "+".join(found)
+        parts = (self.backbone, self.controlnet)
+        return "+".join(part.revision for part in parts if part is not None)
 
 
 def find_model(
@@ -38,16 +38,30 @@ def find_model(
 ) -> FoundModel:
     """Looks up the weights by their names; hub ids are downloaded if needed.
 
-    Raises:
-        BackboneError: nothing of that name.
-    """
-    found_controlnet = None
-    if controlnet:
-        from ad_lib.controlnets import find_controlnet  # imports torch
+    Args:
+        name: of the backbone.
+        revision: commit, tag or branch of its hub id.
+        config: of a single file, the hub id or folder with its configuration.
+        controlnet: a hub id or a folder.
+        controlnet_revision: commit, tag or branch of its hub id.
 
-        found_controlnet = find_controlnet(controlnet, controlnet_revision)
+    Raises:
+        BackboneError: nothing of that name, or files that are not sound.
+    """
     return FoundModel(
         backbone=find_weights(name, revision, config),
-        controlnet=found_controlnet,
+        controlnet=find_controlnet(controlnet, controlnet_revision) if controlnet else None,
         config=config,
     )
+
+
+def check_model(model: FoundModel) -> None:
+    """Tries the networks of a run in shapes only, without reading the weights.
+
+    Raises:
+        BackboneError: weights that do not fit their configuration, or networks that do not fit
+            each other.
+    """
+    from ad_lib.loading import check_backbone  # loads torch and diffusers
+
+    check_backbone(model.backbone, model.controlnet)

@@ -19,7 +19,7 @@ from ad_lib import (
     random_controlnet,
     render,
 )
-from ad_lib.controlnets import find_controlnet
+from ad_lib.weights import find_controlnet
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
 FOLDERS = {"sd15": TINY_BACKBONE, "sdxl": GOLDEN / "models" / "tiny-sdxl"}
