@@ -95,7 +95,7 @@ def _load(
     with named_in_errors(weights.model_id, part):
         with init_empty_weights():
             network = _built(weights, network_class, part)
-        tensors = _named_as_in(network, weights, part, read(part))
+        tensors: Any = _named_as_in(network, weights, part, read(part))
         load_model_dict_into_meta(network, tensors, dtype=dtype)
     # A tensor that is not in the file is still on the meta device, without numbers.
     missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
