@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ad_lib.backbone import Backbone
     from ad_lib.batch import Result, render
+    from ad_lib.decoding import decode_image
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
-    from ad_lib.images import decode_image, fit_image
+    from ad_lib.images import fit_image
     from ad_lib.loading import load_backbone
     from ad_lib.pipeline import AttentionDistillationPipeline
     from ad_lib.presets import PRESETS, Preset, Settings
@@ -32,7 +33,7 @@ _HOME = {
     "ImageError": "errors",
     "NumericsError": "errors",
     "RequestError": "errors",
-    "decode_image": "images",
+    "decode_image": "decoding",
     "fit_image": "images",
     "AttentionDistillationPipeline": "pipeline",
     "PRESETS": "presets",

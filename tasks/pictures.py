@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from ad_lib.decoding import MAX_PIXELS, decode_image
 from ad_lib.errors import ImageError
-from ad_lib.images import MAX_PIXELS, decode_image
 from infra.store import Store, StoreError, open_store
 from manifests.commits import Commit, render_again
 from manifests.errors import RunFolderError

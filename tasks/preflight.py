@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from ad_lib.decoding import inspect_image
 from ad_lib.errors import ImageError
-from ad_lib.images import decode_image
 from infra.store import ObjectNotFound
 from manifests.items import ErrorClass, Input
 from tasks.sources import read_input
@@ -57,7 +57,7 @@ def inspect_input(one: Input, *, max_pixels: int) -> Input:
         return one.broken(ErrorClass.INPUT_MISSING, f"{one.full_uri} is not there")
     seen = replace(one, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
     try:
-        image = decode_image(data, max_pixels=max_pixels)
+        image = inspect_image(data, max_pixels=max_pixels)
     except ImageError as error:
         return seen.broken(ErrorClass(error.kind), f"{one.full_uri}: {error}")
     return replace(seen, width=image.width, height=image.height)

@@ -21,8 +21,8 @@ from PIL import Image
 
 from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
+from ad_lib.decoding import decoded_image
 from ad_lib.errors import ImageError, NumericsError, RequestError
-from ad_lib.images import decode_image
 from ad_lib.measure import measure
 from ad_lib.metrics import phash
 from ad_lib.requests import Request, fit_role
@@ -183,13 +183,13 @@ class ShardWork:
             if hashlib.sha256(data).hexdigest() != one.sha256:
                 message = f"{one.full_uri} has changed since it was planned; plan a new run"
                 return Problem(ErrorClass.INPUT_MISSING, message)
-            image = decode_image(data, max_pixels=self.job.limits.max_pixels)
+            with decoded_image(data, max_pixels=self.job.limits.max_pixels) as image:
+                return fit_role(one.role, image, item.width, item.height, settings_of(item))
         except (ObjectNotFound, FileNotFoundError):
             message = f"{one.full_uri} was there when it was planned and is gone"
             return Problem(ErrorClass.INPUT_MISSING, message)
         except ImageError as error:
             return Problem(ErrorClass(error.kind), f"{one.full_uri}: {error}")
-        return fit_role(one.role, image, item.width, item.height, settings_of(item))
 
     def _render_batch(
         self, batch: Sequence[Item], images: dict[Input, Loaded], retry: int
