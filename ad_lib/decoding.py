@@ -70,11 +70,14 @@ _UPRIGHT = {
 }
 """What makes a picture of each EXIF orientation upright."""
 
-_PEAK_BYTES_PER_PIXEL = {"JPEG": 8, "WEBP": 24, "AVIF": 24, "JPEG2000": 40}
-"""Decoder and RGB picture together, measured; 8 for all others."""
+_DECODER_BYTES = {"WEBP": 14, "AVIF": 12, "JPEG2000": 20}
+"""What decoders take for each pixel besides the picture that they make, measured."""
 
 _PROGRESSIVE_BYTES = 8
-"""What a progressive JPEG takes besides: the coefficients of all its channels."""
+"""The same of a progressive JPEG: the coefficients of all its channels."""
+
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+"""What Pillow takes for a pixel of a mode; 4 of all others."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_colours: int
 @contextmanager
 def _loaded(data: bytes, max_pixels: int) -> Iterator[_Picture]:
     """A decoded picture; its share of memory is held inside the block."""
-    file = image_file(data)
+    with _told():
+        file = image_file(data)
     if file.canvas:
         _check_size(*file.canvas, max_pixels)
     image = _opened(file)
@@ -213,7 +217,9 @@ def _check_slow(image: Image.Image, num_bytes: int) -> None:
 
 
 def _peak_bytes(image: Image.Image, file: ImageFile, num_bytes: int) -> int:
-    per_pixel = _PEAK_BYTES_PER_PIXEL.get(file.format, 8)
+    """What decoding takes at its peak, as the header says; the RGB picture included."""
+    per_pixel = _PIXEL_BYTES.get(image.mode, 4) + 4
+    per_pixel += _DECODER_BYTES.get(file.format, 0)
     if image.info.get("progressive"):
         per_pixel += _PROGRESSIVE_BYTES
     copies = num_bytes if file.format in ("AVIF", "WEBP", "TIFF") else 0

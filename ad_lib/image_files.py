@@ -52,7 +52,7 @@ class ImageFile:
         orientation: as EXIF counts, 1..8; 1 is upright.
         profile: the ICC colour profile.
         maximum: the largest value that a pixel may have, where the file states it.
-        block_pixels: the size of the largest tile that has to be decoded at once, in pixels.
+        block_pixels: the size of a compressed tile or strip, which is decoded at once, in pixels.
         canvas: (width, height) where opening the file already takes memory for all its pixels.
     """
 
@@ -409,7 +409,8 @@ _PIXEL_TAGS = frozenset(
 )  # fmt: skip
 """The tags by which pixels are decoded."""
 
-_WIDTH, _HEIGHT, _STRIP_OFFSETS, _ROWS_PER_STRIP, _PLANAR = 256, 257, 273, 278, 284
+_WIDTH, _HEIGHT, _COMPRESSION = 256, 257, 259
+_STRIP_OFFSETS, _ROWS_PER_STRIP, _PLANAR = 273, 278, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _SAMPLES = 322, 323, 324, 277
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION, _PHOTOMETRIC = 254, 330, 50706, 262
 _MAX_SAMPLE, _MAX_SAMPLE_OF_TYPE, _XMP_TAG, _PROFILE_TAG = 281, 341, 700, 34675
@@ -440,6 +441,8 @@ class _Directory:
         self.word = self.endian + ("Q" if self.is_big else "I")
         self.head = 16 if self.is_big else 8
         (start,) = struct.unpack_from(self.word, data, self.head // 2)
+        if start > len(data):
+            raise ValueError("the directory lies beyond the end")
         count_layout = self.endian + ("Q" if self.is_big else "H")
         (count,) = struct.unpack_from(count_layout, data, start)
         start += struct.calcsize(count_layout)
@@ -541,6 +544,8 @@ def _check_tiff(tags: _Directory) -> None:
 
 
 def _block_pixels(tags: _Directory) -> int:
+    if tags.number(_COMPRESSION, 1) == 1:
+        return 0
     if _TILE_WIDTH in tags.entries:
         return max(0, tags.number(_TILE_WIDTH)) * max(0, tags.number(_TILE_HEIGHT))
     rows = min(tags.number(_ROWS_PER_STRIP, 1 << 31), max(0, tags.number(_HEIGHT)))

@@ -19,6 +19,9 @@ MIN_SIDE = 64
 LATENT_CELL = 8
 """Pixels per latent cell of every backbone; other sizes are padded and cropped back."""
 
+MAX_REFERENCE_SIDE = 8192
+"""Pixels; a narrow picture whose shorter side is scaled up would have a far longer one."""
+
 MAX_SEED = 2**64 - 1
 
 
@@ -117,12 +120,39 @@ def fit_role(
     """A picture as the request's role will use it, for a result of `width` x `height`.
 
     Fitting twice changes nothing, so a loader may shrink pictures before a request is built.
+
+    Raises:
+        RequestError: as `fitted_size`.
     """
     fit = fit_mask if role.endswith("_mask") else fit_image
+    return fit(image, *fitted_size(role, image.size, (width, height), settings))
+
+
+def fitted_size(
+    role: str, size: tuple[int, int], result_size: tuple[int, int], settings: Settings
+) -> tuple[int, int]:
+    """The (width, height) at which a picture of a role is used.
+
+    Args:
+        role: what the picture is for.
+        size: its own (width, height), in pixels.
+        result_size: that of the result.
+        settings: of the request; `reference_size` keeps the proportions of references.
+
+    Raises:
+        RequestError: the picture is so narrow that it would be stretched without bound.
+    """
     is_reference = role in ("style", "texture", "source_mask")
-    if is_reference and settings.reference_size is not None:
-        return fit(image, *scaled_size(*image.size, settings.reference_size))
-    return fit(image, width, height)
+    if not is_reference or settings.reference_size is None:
+        return result_size
+    fitted = scaled_size(*size, settings.reference_size)
+    if max(fitted) > MAX_REFERENCE_SIDE:
+        raise RequestError(
+            f"the {role} is {size[0]}x{size[1]} and would be {fitted[0]}x{fitted[1]} at "
+            f"reference_size {settings.reference_size}, where sides may have {MAX_REFERENCE_SIDE} "
+            "pixels: crop it, or choose a smaller reference_size"
+        )
+    return fitted
 
 
 def _check_pictures(request: Request, preset: Preset) -> None:
@@ -158,6 +188,8 @@ def _check_sizes(request: Request) -> None:
                 f"a picture that is seamless along {axes[0]} needs a {name} divisible by "
                 f"{LATENT_CELL}; got {side}: make it {round(side / LATENT_CELL) * LATENT_CELL}"
             )
+    for style in request.styles:
+        fitted_size("style", style.size, (request.width, request.height), request.settings)
 
 
 def _check_prompt(request: Request, preset: Preset) -> None:

@@ -36,11 +36,11 @@ from manifests.quality import Quality
 from tasks.commit import Attempt, commit_shard, record_failure
 from tasks.environment import device_name
 from tasks.models import warm_backbone
+from tasks.preflight import input_bytes
 from tasks.progress import Stopped, board
 from tasks.requests import request_of, settings_of, unsupported
 from tasks.run_folder import find_commit, load_plan, open_run, recorded_job
 from tasks.scratch import scratch_folder
-from tasks.sources import read_input
 
 RETRY_SECONDS = (5.0, 30.0, 120.0)
 """Waits before a shard is tried again whose store did not answer."""
@@ -174,22 +174,28 @@ class ShardWork:
 
     def _load_batch(self, batch: Sequence[Item]) -> dict[Input, Loaded]:
         """The pictures of a batch, each read once and brought to the size at which it is used."""
-        wanted = {one: item for item in batch if item.problem is None for one in item.inputs}
-        return {one: self._load(one, item) for one, item in wanted.items()}
+        wanted = {image: item for item in batch if item.problem is None for image in item.inputs}
+        return {image: self._load(image, item) for image, item in wanted.items()}
 
-    def _load(self, one: Input, item: Item) -> Loaded:
+    def _load(self, image: Input, item: Item) -> Loaded:
+        """A picture at the size at which it is used; memory is shared as in preflight."""
         try:
-            data = read_input(one)
-            if hashlib.sha256(data).hexdigest() != one.sha256:
-                message = f"{one.full_uri} has changed since it was planned; plan a new run"
-                return Problem(ErrorClass.INPUT_MISSING, message)
-            with decoded_image(data, max_pixels=self.job.limits.max_pixels) as image:
-                return fit_role(one.role, image, item.width, item.height, settings_of(item))
+            with input_bytes(image) as data:
+                return self._decoded(image, data, item)
         except (ObjectNotFound, FileNotFoundError):
-            message = f"{one.full_uri} was there when it was planned and is gone"
+            message = f"{image.full_uri} was there when it was planned and is gone"
             return Problem(ErrorClass.INPUT_MISSING, message)
         except ImageError as error:
-            return Problem(ErrorClass(error.kind), f"{one.full_uri}: {error}")
+            return Problem(ErrorClass(error.kind), f"{image.full_uri}: {error}")
+        except RequestError as error:
+            return unsupported(error)
+
+    def _decoded(self, image: Input, data: bytes, item: Item) -> Loaded:
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            message = f"{image.full_uri} has changed since it was planned; plan a new run"
+            return Problem(ErrorClass.INPUT_MISSING, message)
+        with decoded_image(data, max_pixels=self.job.limits.max_pixels) as picture:
+            return fit_role(image.role, picture, item.width, item.height, settings_of(item))
 
     def _render_batch(
         self, batch: Sequence[Item], images: dict[Input, Loaded], retry: int

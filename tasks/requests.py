@@ -11,7 +11,7 @@ from PIL import Image
 
 from ad_lib.errors import RequestError
 from ad_lib.presets import REQUEST_FIELDS, Settings, find_preset
-from ad_lib.requests import Request
+from ad_lib.requests import Request, fitted_size
 from manifests.items import ErrorClass, Input, Item, Problem
 
 
@@ -59,7 +59,7 @@ def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> 
 
 def refusal(item: Item) -> Problem | None:
     """Why an item can never be a request, as far as that shows without its pixels."""
-    if problem := _unlike_mask(item):
+    if problem := _unlike_mask(item) or _stretched(item):
         return problem
     return _refusal(
         item.task,
@@ -102,6 +102,23 @@ def _unlike_mask(item: Item) -> Problem | None:
         f"{found.full_uri}: the mask is {mask[0]}x{mask[1]} and its texture "
         f"{texture[0]}x{texture[1]}: make them the same size",
     )
+
+
+def _stretched(item: Item) -> Problem | None:
+    """A reference that is too narrow to be scaled in its own proportions."""
+    for found in item.inputs:
+        if not found.width or not found.height:
+            continue
+        try:
+            fitted_size(
+                found.role,
+                (found.width, found.height),
+                (item.width, item.height),
+                settings_of(item),
+            )
+        except RequestError as error:
+            return Problem(ErrorClass.UNSUPPORTED, f"{found.full_uri}: {error}")
+    return None
 
 
 @lru_cache(maxsize=4096)
