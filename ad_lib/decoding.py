@@ -21,14 +21,17 @@ strips of about a million, so that beside the decoder's own copy there is one RG
 
 from __future__ import annotations
 
+import ctypes
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ad_lib.errors import ImageError
@@ -56,6 +59,16 @@ LEAST_WIDE_MAXIMUM = 4096
 # warnings of its readers are about metadata and name no file.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _silence_libtiff() -> None:
+    """It writes its errors to the terminal, one for each damaged line; Pillow raises one too."""
+    for path in Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff*"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(str(path)).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 _budget = MemoryBudget(DECODING_BYTES)
 

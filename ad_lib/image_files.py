@@ -279,15 +279,18 @@ def _jpeg(data: bytes) -> ImageFile:
     )
 
 
+_NO_FILL = re.compile(rb"[^\xff]")
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment before the first scan; bytes between are skipped."""
     position = 2
     while True:
-        start = data.find(b"\xff", position)
-        while data[start + 1 : start + 2] == b"\xff":  # fill bytes
-            start += 1
-        if start < 0 or start + 4 > len(data):
+        fill = data.find(b"\xff", position)
+        found = _NO_FILL.search(data, fill) if fill >= 0 else None
+        if found is None or found.start() + 3 > len(data):
             return
+        start = found.start() - 1
         marker = data[start + 1]
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these have no length
             position = start + 2
@@ -569,13 +572,17 @@ def _webp(data: bytes) -> ImageFile:
     """The size is read here, as the decoder makes its canvas when it is opened."""
     chunk, canvas = data[12:16], None
     if chunk == b"VP8X" and len(data) >= 30:
-        canvas = tuple(1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        canvas = (_little(data[24:27]) + 1, _little(data[27:30]) + 1)
     elif chunk == b"VP8L" and len(data) >= 25:
-        bits = int.from_bytes(data[21:25], "little")
+        bits = _little(data[21:25])
         canvas = (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
     elif chunk == b"VP8 " and len(data) >= 30:
-        canvas = tuple(int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        canvas = (_little(data[26:28]) & 0x3FFF, _little(data[28:30]) & 0x3FFF)
     return ImageFile("WEBP", [data], canvas=canvas)
+
+
+def _little(number: bytes) -> int:
+    return int.from_bytes(number, "little")
 
 
 # ---------------------------------------------------------------------------- orientation

@@ -125,7 +125,8 @@ def fit_role(
         RequestError: as `fitted_size`.
     """
     fit = fit_mask if role.endswith("_mask") else fit_image
-    return fit(image, *fitted_size(role, image.size, (width, height), settings))
+    fitted_width, fitted_height = fitted_size(role, image.size, (width, height), settings)
+    return fit(image, fitted_width, fitted_height)
 
 
 def fitted_size(
