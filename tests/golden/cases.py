@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -22,14 +22,22 @@ from ad_lib.prompts import PromptEmbeds, joined
 from ad_lib.seamless import seamless
 from ad_lib.vae import finetune_decoder, using_decoder
 from tests.golden.recordings import (
+    DISTURBANCE,
     FLOOR,
+    Disturb,
     Figure,
     Golden,
     Row,
+    Wanted,
+    compare,
+    element_wise,
+    median,
     recorded_regions,
     relative,
     tolerance,
+    undisturbed,
     worst,
+    worst_of_each,
 )
 
 DEFAULTS: dict[str, Any] = {
@@ -53,26 +61,8 @@ DEFAULTS: dict[str, Any] = {
 AXES = {"enable": "both", "x_only": "x", "y_only": "y"}
 """The reference's names of seamless axes; every other value of `tiling` is off there."""
 
-Disturb = Callable[[Tensor], Tensor]
-"""What is done to the latents that a run starts from."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a whole run gives: the loss of every Adam step, the last latents, their picture."""
-
-    losses: Tensor
-    latents: Tensor
-    image: Tensor
-
-    def errors(self, losses: Tensor, latents: Tensor, image: Tensor) -> dict[str, float]:
-        """The worst deviations, by the name of the recorded sensitivity that judges them."""
-        deviations = ((self.losses - losses) / losses).abs()
-        return {
-            "loss_rel_max": float(deviations.max()) if len(deviations) else 0.0,
-            "latents_last_max": worst(self.latents, latents),
-            "image_max": worst(self.image, image),
-        }
+Step = Callable[[Disturb], tuple[Tensor, Tensor]]
+"""(losses of every Adam step, latents) of a run, or of its first step, from disturbed inputs."""
 
 
 @dataclass
@@ -251,86 +241,78 @@ class Case:
                     scale = max(1.0, float(self.recorded[name].abs().max()))
                     yield Figure("prompts", worst(embeds, self.recorded[name]) / scale, where=name)
 
-    def first_figures(
-        self, losses: Tensor, latents: Tensor, *, own_sensitivity: float = 0.0
-    ) -> tuple[Figure, ...]:
+    def first_figures(self, first_step: Step) -> tuple[Figure, ...]:
         """The first step, where rounding has had no time to grow.
 
-        Args:
-            losses: of the first step.
-            latents: after it.
-            own_sensitivity: of the latents to 1e-6, measured here where nothing is recorded.
+        Adam's first step moves an element by the learning rate in the direction of a sign, so a few
+        elements may end elsewhere; the median holds the others tightly.
         """
-        error = worst(latents, self.recorded["latents_step"][0])
-        limit = max(tolerance(self.case, "latents_first_max"), 10 * own_sensitivity)
-        figures = [Figure("first latents", error, limit)]
-        if len(self.recorded.get("loss_total", [])) and len(losses):
-            error = relative(losses[0], self.recorded["loss_total"][0])
-            limit = tolerance(self.case, "loss_rel_first")
-            figures.insert(0, Figure("first loss", error, limit))
-        if "noise_pred" in self.recorded:
-            error = relative(self.watched.noise_preds[0], self.recorded["noise_pred"][0])
-            figures.append(Figure("first noise_pred", error))
-        return tuple(figures)
 
-    def run_figures(
-        self, ours: Run, first: Sequence[Figure], run_again: Callable[[Disturb], Run]
-    ) -> Iterator[Figure]:
+        def compute(disturb: Disturb) -> dict[str, Tensor]:
+            self.watched = Watched()
+            losses, latents = first_step(disturb)
+            found = {"first latents": latents, "median of first latents": latents}
+            for name, noted in (
+                ("first loss", losses),
+                ("first gradient", self.watched.gradients),
+                ("first noise_pred", self.watched.noise_preds),
+            ):
+                if len(noted):
+                    found[name] = noted[0]
+            return found
+
+        latents, case = self.recorded["latents_step"][0], self.case
+        wanted = {
+            "first latents": Wanted(latents, tolerance(case, "latents_first_max"), worst),
+            "median of first latents": Wanted(latents, FLOOR, median),
+        }
+        if len(self.recorded.get("loss_total", [])):
+            loss = self.recorded["loss_total"][0]
+            wanted["first loss"] = Wanted(loss, tolerance(case, "loss_rel_first"))
+        if "noise_pred" in self.recorded:
+            wanted["first noise_pred"] = Wanted(self.recorded["noise_pred"][0])
+        if case["kind"] == "optimize" and "grad_iter" in self.recorded:
+            wanted["first gradient"] = Wanted(self.recorded["grad_iter"][0])
+        return compare(compute, wanted)
+
+    def run_figures(self, run: Step, first: Iterable[Figure]) -> tuple[Figure, ...]:
         """What the whole run is judged by: the losses, the last latents, the picture.
 
-        L1 takes signs: a difference of 1e-7 that another processor rounds to the other side of zero
-        changes a gradient by a whole term, and no recording can say which processor does. So where
-        a run leaves the recorded tolerance, it is disturbed here as the recording was, by 1e-6 or
-        by what its first step, which is held tightly, is off; and it is granted ten times what that
-        does.
+        Args:
+            run: the whole run.
+            first: the figures of its first step; the run is disturbed by what they are off, if that
+                is more than 1e-6.
         """
-        stride = next(s for name, s in _KEPT_PIXELS.items() if name in self.recorded)
-        image = next(self.recorded[name] for name in _KEPT_PIXELS if name in self.recorded)
-        shown = replace(ours, image=ours.image[..., ::stride, ::stride])
+        name, stride = next(pair for pair in _KEPT_PIXELS.items() if pair[0] in self.recorded)
+
+        def compute(disturb: Disturb) -> dict[str, Tensor]:
+            losses, latents = run(disturb)
+            image = self.backbone.decode(latents)[..., ::stride, ::stride]
+            return {"losses": losses, "last latents": latents, "image": image}
+
         losses = self.recorded.get("loss_total", torch.empty(0))
-        errors = shown.errors(losses, self.recorded["latents_step"][-1], image)
-        limits = {figure: tolerance(self.case, figure) for figure in errors}
-        amount = max(1e-6, *(figure.error for figure in first))
-        for seed in range(NUM_PROBES):
-            if all(error <= limits[figure] for figure, error in errors.items()):
-                break
-            other = run_again(disturbed(seed, amount)).errors(ours.losses, ours.latents, ours.image)
-            for figure, deviation in other.items():
-                limits[figure] = max(limits[figure], 10 * deviation)
-        for figure, error in errors.items():
-            yield Figure(_FIGURE_NAMES[figure], error, limits[figure])
+        wanted = {
+            "losses": Wanted(losses, tolerance(self.case, "loss_rel_max"), element_wise),
+            "last latents": Wanted(
+                self.recorded["latents_step"][-1],
+                tolerance(self.case, "latents_last_max"),
+                worst,
+            ),
+            "image": Wanted(self.recorded[name], tolerance(self.case, "image_max"), worst),
+        }
+        off = [figure.error for figure in first if figure.name not in _THROUGH_SIGNS]
+        return compare(compute, wanted, amount=max(DISTURBANCE, *off))
 
-
-NUM_PROBES = 24
-"""Disturbed runs, at most, that measure a case's sensitivity on this machine."""
 
 _KEPT_PIXELS = {"image": 1, "image_sub2": 2, "image_sub4": 4}
 """Arrays of the final picture and the stride at which they keep pixels; a case has one."""
 
-_FIGURE_NAMES = {
-    "loss_rel_max": "losses",
-    "latents_last_max": "last latents",
-    "image_max": "image",
-}
+_THROUGH_SIGNS = {"first latents", "first gradient"}
+"""Figures that one sign decides; they say nothing about the size of rounding errors."""
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def undisturbed(latents: Tensor) -> Tensor:
-    """The recorded latents."""
-    return latents
-
-
-def disturbed(seed: int, amount: float) -> Disturb:
-    """The latents moved by Gaussian noise, as the recording did to learn a case's sensitivity."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def disturb(latents: Tensor) -> Tensor:
-        return latents + amount * torch.randn(latents.shape, generator=generator)
-
-    return disturb
 
 
 def recorded_noise(recorded: dict[str, Tensor]) -> Noise:
@@ -363,6 +345,7 @@ def replay_optimize(golden: Golden, name: str) -> Row:
     timesteps = backbone.scheduler.timesteps
 
     def optimize(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
+        """(losses of every Adam step, latents) after these timesteps."""
         start, content = disturb(recorded["init_latents"]), None
         if case.content:  # the run starts from its content, exactly
             content = replace(case.content, latents=disturb(recorded["content_latents"]))
@@ -378,39 +361,42 @@ def replay_optimize(golden: Golden, name: str) -> Row:
             content_weight=args["weight"],
             attend=attend,
         )
-        return latents, case.losses(trace)
+        return case.losses(trace), latents
 
-    def run(disturb: Disturb) -> Run:
-        latents, losses = optimize(timesteps, disturb)
-        return Run(losses, latents, backbone.decode(latents))
-
+    figures = (case.encoding(), timesteps_figure)
     try:
-        latents, losses = optimize(timesteps[:1], undisturbed)
+        if case.content and case.batch > 1:
+            copies = _copies_figures(case, optimize, timesteps)
+            note = "rounding decides the reference's first step; right is: copies of one item agree"
+            return Row(name, (*figures, *copies), steps=len(timesteps), note=note)
+        first = case.first_figures(partial(optimize, timesteps[:1]))
     except RequestError as refused:
         return Row(name, (Figure("refused", 0.0, 0.0),), note=f"bug there: {refused}")
-    first = case.first_figures(losses, latents)
-    figures = (case.encoding(), timesteps_figure)
-    if case.content and case.batch > 1:
-        note = "rounding decides the reference's first step; right is: copies of one item agree"
-        copies = _copies_figure(run)
-        return Row(name, (*figures, first[0], copies), steps=len(timesteps), note=note)
-    if "grad_iter" in recorded:
-        error = relative(case.watched.gradients[0], recorded["grad_iter"][0])
-        figures = (*figures, Figure("first gradient", error, GRADIENT_FLOOR))
-    ours = run(undisturbed)
-    return Row(name, (*figures, *first, *case.run_figures(ours, first, run)), steps=len(timesteps))
+    rest = case.run_figures(partial(optimize, timesteps), first)
+    return Row(name, (*figures, *first, *rest), steps=len(timesteps))
 
 
-def _copies_figure(run: Callable[[Disturb], Run]) -> Figure:
-    """Whether equal items of a batch stay equal, up to ten times what 1e-6 does to them."""
-    latents = run(undisturbed).latents
-    apart = max(worst(latents[:1], one[None]) for one in latents)
-    sensitivity = worst(latents, run(disturbed(0, 1e-6)).latents)
-    return Figure("copies differ", apart, max(FLOOR, 10 * sensitivity))
+def _copies_figures(
+    case: Case, optimize: Callable[[Tensor, Disturb], tuple[Tensor, Tensor]], timesteps: Tensor
+) -> tuple[Figure, ...]:
+    """The first loss as it was recorded, and whether equal items of a batch stay equal."""
 
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        losses, latents = optimize(timesteps, disturb)
+        return {"first loss": losses[0], "copies differ": latents}
 
-GRADIENT_FLOOR = 1e-4
-"""Of a gradient through L1: a term of 1e-7 may have another sign on another processor."""
+    def apart(latents: Tensor, others: Tensor) -> float:
+        """Between the copies, or between two runs."""
+        return worst(latents, others.expand_as(latents))
+
+    _, latents = optimize(timesteps, undisturbed)
+    wanted = {
+        "first loss": Wanted(
+            case.recorded["loss_total"][0], tolerance(case.case, "loss_rel_first")
+        ),
+        "copies differ": Wanted(latents[:1], FLOOR, apart),
+    }
+    return compare(compute, wanted)
 
 
 def replay_sample(golden: Golden, name: str) -> Row:
@@ -435,18 +421,12 @@ def replay_sample(golden: Golden, name: str) -> Row:
             case.distillation(),
             content and replace(content, latents=disturb(recorded["content_latents"])),
         )
-        return latents, case.losses(trace)
-
-    def run(disturb: Disturb) -> Run:
-        latents, losses = sample(timesteps, disturb)
-        return Run(losses, latents, backbone.decode(latents))
+        return case.losses(trace), latents
 
     with case.tiled:
         figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
-        latents, losses = sample(timesteps[:1], undisturbed)
-        first = case.first_figures(losses, latents)
-        ours = run(undisturbed)
-        rest = tuple(case.run_figures(ours, first, run))
+        first = case.first_figures(partial(sample, timesteps[:1]))
+        rest = case.run_figures(partial(sample, timesteps), first)
     prompts = max(case.prompt_figures(), key=lambda figure: figure.error)
     return Row(name, (*figures, prompts, *first, *rest), steps=len(timesteps))
 
@@ -480,22 +460,12 @@ def replay_panorama(golden: Golden, name: str) -> Row:
             views=views,
             view_batch_size=args["view_batch_size"],
         )
-        return latents, case.losses(trace)
-
-    def run(disturb: Disturb) -> Run:
-        latents, losses = expand(timesteps, disturb)
-        return Run(losses, latents, backbone.decode(latents))
+        return case.losses(trace), latents
 
     figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
-    latents, losses = expand(timesteps[:1], undisturbed)
-    own_sensitivity = 0.0
-    if not case.case["sensitivity"]:
-        disturbed_latents, _ = expand(timesteps[:1], disturbed(0, 1e-6))
-        own_sensitivity = worst(latents, disturbed_latents)
     case.recorded["loss_total"] = _mean_over_views(case)
-    first = case.first_figures(losses, latents, own_sensitivity=own_sensitivity)
-    ours = run(undisturbed)
-    rest = tuple(case.run_figures(ours, first, run))
+    first = case.first_figures(partial(expand, timesteps[:1]))
+    rest = case.run_figures(partial(expand, timesteps), first)
     return Row(name, (*figures, *first, *rest), steps=len(timesteps))
 
 
@@ -510,45 +480,42 @@ def _mean_over_views(case: Case) -> Tensor:
 def replay_vae_finetune(golden: Golden, name: str) -> Row:
     """Fine-tuning the decoder on one picture."""
     case, recorded = golden.cases[name], golden.arrays(f"cases/{name}.npz")
-    vae = golden.backbone(case["model"]).vae
-    args = case["args"]
+    vae, args = golden.backbone(case["model"]).vae, case["args"]
     image = golden.image(case["image"], tuple(case["size"]))
-    tuned = finetune_decoder(
-        vae, image, num_epochs=args["num_epochs"], learning_rate=args["learning_rate"]
-    )
-    with torch.no_grad():
-        latents: Any = vae.encode(2 * image - 1, return_dict=False)[0].mode()
-        before = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
-        with using_decoder(vae, tuned):
-            after = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+    parameters = [array for array in recorded if array.startswith("after__")]
+
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        example = disturb(image)
+        tuned = finetune_decoder(
+            vae, example, num_epochs=args["num_epochs"], learning_rate=args["learning_rate"]
+        )
+        with torch.no_grad():
+            latents: Any = vae.encode(2 * example - 1, return_dict=False)[0].mode()
+            before = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+            with using_decoder(vae, tuned):
+                after = vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+        return {
+            "encode": latents,
+            "before": before,
+            "first loss": tuned.losses[0],
+            "losses": tuned.losses,
+            "after": after,
+            **{array: tuned.weights[array.removeprefix("after__")] for array in parameters},
+        }
+
     losses = recorded["loss_total"]
-    parameters = {
-        n.removeprefix("after__"): a for n, a in recorded.items() if n.startswith("after__")
+    wanted = {
+        "encode": Wanted(recorded["latents"]),
+        "before": Wanted(recorded["reconstruction_before"], FLOOR, worst),
+        "first loss": Wanted(losses[0]),
+        "losses": Wanted(losses, tolerance(case, "loss_rel_max"), element_wise),
+        "after": Wanted(recorded["reconstruction_after"], tolerance(case, "image_max"), worst),
+        **{
+            array: Wanted(recorded[array], 10 * FLOOR, name="parameters", where=array)
+            for array in parameters
+        },
     }
-    return Row(
-        name,
-        (
-            Figure("encode", relative(latents, recorded["latents"])),
-            Figure("before", worst(before, recorded["reconstruction_before"])),
-            Figure("first loss", relative(tuned.losses[0], losses[0])),
-            Figure(
-                "losses",
-                float(((tuned.losses - losses) / losses).abs().max()),
-                tolerance(case, "loss_rel_max"),
-            ),
-            Figure(
-                "after",
-                worst(after, recorded["reconstruction_after"]),
-                tolerance(case, "image_max"),
-            ),
-            Figure(
-                "parameters",
-                max(relative(tuned.weights[n], theirs) for n, theirs in parameters.items()),
-                10 * FLOOR,
-            ),
-        ),
-        steps=len(losses),
-    )
+    return Row(name, worst_of_each(compare(compute, wanted)), steps=len(losses))
 
 
 CASES: dict[str, Callable[[Golden, str], Row]] = {

@@ -20,14 +20,18 @@ from ad_lib.losses import attention_distillation_loss, content_loss, distilled_a
 from ad_lib.multidiffusion import Views
 from tests.golden.recordings import (
     FLOOR,
+    Disturb,
     Figure,
     Golden,
     Row,
+    Wanted,
+    compare,
+    mean_relative,
     recorded_regions,
     relative,
+    undisturbed,
     worst,
     worst_of_each,
-    worst_pair,
 )
 
 
@@ -49,24 +53,27 @@ def check_features(golden: Golden) -> Row:
     inputs, recorded = golden.arrays("unit/losses_sd.npz"), golden.arrays("unit/features_sd.npz")
     layers = sorted(int(name.rsplit("_", 1)[1]) for name in recorded if name.startswith("z_q_"))
     extract = golden.backbone("tiny-sd").feature_extractor((layers[0], layers[-1] + 1))
-    seen = {
-        "z": extract(inputs["z"], inputs["t"]),
-        "s": extract(inputs["style_latents"][:1], inputs["t"]),
-        "c": extract(inputs["content_latents"], inputs["t"]),
-    }
-    figures = []
-    for index, layer in enumerate(layers):
-        computed = {
-            f"{whose}_{short}": getattr(features[index], name)
-            for whose, features in seen.items()
-            for short, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
+
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        seen = {
+            "z": extract(disturb(inputs["z"]), inputs["t"]),
+            "s": extract(disturb(inputs["style_latents"][:1]), inputs["t"]),
+            "c": extract(disturb(inputs["content_latents"]), inputs["t"]),
         }
-        computed["target_out"] = distilled_attention(seen["z"][index], seen["s"][index])
-        for name, ours in computed.items():
-            if f"{name}_{layer}" in recorded:
-                error = relative(ours, recorded[f"{name}_{layer}"])
-                figures.append(Figure(name, error, where=f"layer {layer}"))
-    return Row("features_sd", worst_of_each(figures))
+        found = {}
+        for index, layer in enumerate(layers):
+            for whose, features in seen.items():
+                for short, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
+                    found[f"{whose}_{short}_{layer}"] = getattr(features[index], name)
+            target = distilled_attention(seen["z"][index], seen["s"][index])
+            found[f"target_out_{layer}"] = target
+        return found
+
+    wanted = {}
+    for array, tensor in recorded.items():
+        name, _, layer = array.rpartition("_")
+        wanted[array] = Wanted(tensor, name=name, where=f"layer {layer}")
+    return Row("features_sd", worst_of_each(compare(compute, wanted)))
 
 
 def check_losses_raw(golden: Golden) -> Row:
@@ -84,47 +91,65 @@ def _raw_figures(
     tag: str, expected: dict[str, Any], recorded: dict[str, Tensor]
 ) -> Iterator[Figure]:
     num_layers = sum(name.startswith(f"{tag}_q_") for name in recorded)
+    batch = recorded[f"{tag}_q_0"].shape[0]
+    regions = None
+    if expected["masked"]:
+        side = math.isqrt(max(recorded[f"{tag}_q_{i}"].shape[2] for i in range(num_layers)))
+        masks = recorded[f"{tag}_source_mask"], recorded[f"{tag}_target_mask"]
+        regions = recorded_regions(*masks, batch, (side, side))
+    attend = partial(distilled_attention, attn_scale=float(expected["scale"]), regions=regions)
 
     def layers(name: str) -> list[Tensor]:
         return [recorded[f"{tag}_{name}_{layer}"] for layer in range(num_layers)]
 
     def for_batch(tokens: Tensor) -> Tensor:
         """(s, heads, n, d) of all styles as one sequence, for every item."""
-        one = tokens.transpose(0, 1).flatten(1, 2)[None]
-        return one.expand(batch, -1, -1, -1)
+        sequence = tokens.transpose(0, 1).flatten(1, 2)[None]
+        return sequence.expand(batch, -1, -1, -1)
 
-    batch = layers("q")[0].shape[0]
-    queries = [query.clone().requires_grad_() for query in layers("q")]
-    outs = [out.clone().requires_grad_() for out in layers("out")]
-    unused = [torch.zeros(0)] * num_layers
-    current = list(map(AttentionFeatures, queries, unused, unused, outs))
-    keys, values = map(for_batch, layers("ks")), map(for_batch, layers("vs"))
-    style = list(map(AttentionFeatures, unused, keys, values, unused))
-    contents = [query.expand(batch, -1, -1, -1) for query in layers("qc")]
-    content = list(map(AttentionFeatures, contents, unused, unused, unused))
+    def losses(disturb: Disturb) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
+        """Queries, outs, both losses and the targets, with their graphs."""
+        queries = [disturb(query).clone().requires_grad_() for query in layers("q")]
+        outs = [disturb(out).clone().requires_grad_() for out in layers("out")]
+        unused = [torch.zeros(0)] * num_layers
+        current = list(map(AttentionFeatures, queries, unused, unused, outs))
+        keys, values = map(for_batch, layers("ks")), map(for_batch, layers("vs"))
+        style = list(map(AttentionFeatures, unused, keys, values, unused))
+        contents = [query.expand(batch, -1, -1, -1) for query in layers("qc")]
+        content = list(map(AttentionFeatures, contents, unused, unused, unused))
+        ad = attention_distillation_loss(current, style, attend).mean()
+        targets = [attend(mine, theirs) for mine, theirs in zip(current, style, strict=True)]
+        return queries, outs, ad, content_loss(current, content).mean(), targets
 
-    regions = None
-    if expected["masked"]:
-        side = math.isqrt(max(query.shape[2] for query in queries))
-        masks = recorded[f"{tag}_source_mask"], recorded[f"{tag}_target_mask"]
-        regions = recorded_regions(*masks, batch, (side, side))
-    attend = partial(distilled_attention, attn_scale=float(expected["scale"]), regions=regions)
-    ad = attention_distillation_loss(current, style, attend).mean()
-    kept = content_loss(current, content).mean()
-    leaks = torch.autograd.grad(ad, queries, retain_graph=True, allow_unused=True)
-    targets = [attend(mine, theirs) for mine, theirs in zip(current, style, strict=True)]
-    grad_out = torch.autograd.grad(ad, outs)
-    grad_query = torch.autograd.grad(kept, queries)
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        queries, outs, ad, kept, targets = losses(disturb)
+        found = {"ad": ad.detach(), "content": kept.detach()}
+        for name, tensors in (
+            ("target", targets),
+            ("grad_out", torch.autograd.grad(ad, outs)),
+            ("grad_q_content", torch.autograd.grad(kept, queries)),
+        ):
+            for layer, tensor in enumerate(tensors):
+                found[f"{name}_{layer}"] = tensor.detach()
+        return found
 
-    def figure(name: str, error: float, tolerance: float = FLOOR) -> Figure:
-        return Figure(name, error, tolerance, where=tag)
+    wanted = {
+        "ad": Wanted(torch.tensor(expected["ad_loss"]), where=tag),
+        "content": Wanted(torch.tensor(expected["content_loss"]), where=tag),
+    }
+    for array, name, deviation in (
+        ("target", "target", relative),
+        # Signs over a number: every element that rounding turns is off by the whole of it.
+        ("grad_out", "d ad/d out", mean_relative),
+        ("grad_q_content", "d content/d q", mean_relative),
+    ):
+        for layer, tensor in enumerate(layers(array)):
+            wanted[f"{array}_{layer}"] = Wanted(tensor, FLOOR, deviation, name, where=tag)
+    yield from compare(compute, wanted)
 
-    yield figure("ad", relative(ad.detach(), torch.tensor(expected["ad_loss"])))
-    yield figure("content", relative(kept.detach(), torch.tensor(expected["content_loss"])))
-    yield figure("target", worst_pair(targets, layers("target")))
-    yield figure("d ad/d out", worst_pair(grad_out, layers("grad_out")))
-    yield figure("d content/d q", worst_pair(grad_query, layers("grad_q_content")))
-    yield figure("d ad/d q", sum(leak is not None for leak in leaks), 0.0)
+    queries, _, ad, _, _ = losses(undisturbed)
+    leaks = torch.autograd.grad(ad, queries, allow_unused=True)
+    yield Figure("d ad/d q", sum(leak is not None for leak in leaks), 0.0, where=tag)
 
 
 def check_losses_sd(golden: Golden) -> Row:
@@ -140,54 +165,72 @@ def check_losses_sd(golden: Golden) -> Row:
 
 def _network_figures(
     golden: Golden, variant: str, expected: dict[str, Any], recorded: dict[str, Tensor]
-) -> Iterator[Figure]:
+) -> tuple[Figure, ...]:
     extract = golden.backbone("tiny-sd").feature_extractor(tuple(expected["layers"]))
-    t = recorded["t"]
-    latents = recorded[expected["z"]].clone().requires_grad_()
-    batch = latents.shape[0]
+    t, start = recorded["t"], recorded[expected["z"]]
     style_latents = {
         "first": recorded["style_latents"][:1],
         "multi": recorded["style_latents"],
         "small": recorded["style_latents_small"],
     }[expected["style"]]
-    style = References(style_latents, [range(len(style_latents))] * batch)
-    content = References(recorded["content_latents"], [[0]] * batch)
+    batch = start.shape[0]
     regions = None
     if expected["masks"]:
         masks = recorded["source_mask"], recorded["target_mask"]
-        regions = recorded_regions(*masks, batch, (latents.shape[2], latents.shape[3]))
+        regions = recorded_regions(*masks, batch, (start.shape[2], start.shape[3]))
     attend = partial(distilled_attention, attn_scale=float(expected["scale"]), regions=regions)
 
-    current, style_features = extract(latents, t), style.features(extract, t)
-    ad = attention_distillation_loss(current, style_features, attend).mean()
-    if regions:
-        for layer, mine, theirs in zip(
-            range(*expected["layers"]), current, style_features, strict=True
-        ):
-            error = relative(attend(mine, theirs), recorded[f"mask_target_out_{layer}"])
-            yield Figure("masked target", error, where=f"layer {layer}")
-    kept = content_loss(current, content.features(extract, t)).mean()
-    for name, loss in {"ad": ad, "content": kept, "total25": ad + 0.25 * kept}.items():
-        (gradient,) = torch.autograd.grad(loss, latents, retain_graph=True)
-        error = relative(gradient, recorded[f"grad_{name}__{variant}"])
-        yield Figure(f"gradient of {name}", error, where=variant)
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        latents = disturb(start).clone().requires_grad_()
+        style = References(disturb(style_latents), [range(len(style_latents))] * batch)
+        content = References(disturb(recorded["content_latents"]), [[0]] * batch)
+        current, style_features = extract(latents, t), style.features(extract, t)
+        ad = attention_distillation_loss(current, style_features, attend).mean()
+        kept = content_loss(current, content.features(extract, t)).mean()
+        found = {}
+        for name, loss in {"ad": ad, "content": kept, "total25": ad + 0.25 * kept}.items():
+            found[name] = loss.detach()
+            (found[f"grad_{name}"],) = torch.autograd.grad(loss, latents, retain_graph=True)
+        layers = range(*expected["layers"])
+        for layer, mine, theirs in zip(layers, current, style_features, strict=True):
+            found[f"mask_target_out_{layer}"] = attend(mine, theirs).detach()
+        return found
+
+    wanted = {}
+    for name in ("ad", "content", "total25"):
+        gradient = recorded[f"grad_{name}__{variant}"]
+        wanted[f"grad_{name}"] = Wanted(gradient, name=f"gradient of {name}", where=variant)
         if f"{name}_loss" in expected:
-            error = relative(loss.detach(), torch.tensor(expected[f"{name}_loss"]))
-            yield Figure(name, error, where=variant)
+            wanted[name] = Wanted(torch.tensor(expected[f"{name}_loss"]), where=variant)
+    if regions:
+        for layer in range(*expected["layers"]):
+            array = f"mask_target_out_{layer}"
+            where = f"layer {layer}"
+            wanted[array] = Wanted(recorded[array], name="masked target", where=where)
+    return compare(compute, wanted)
 
 
 def check_vae(golden: Golden) -> Row:
     """Encoding and decoding; some of the decoded values need clamping."""
     recorded = golden.arrays("unit/vae.npz")
-    figures = []
+    image = golden.image("style_small.png")
+    figures: list[Figure] = []
     for family in golden.families():
         backbone = golden.backbone(f"tiny-{family}")
-        encoded = backbone.encode(golden.image("style_small.png"))
-        decoded = backbone.decode(recorded[f"{family}_decode_in"])
-        figures += [
-            Figure(f"{family} encode", relative(encoded, recorded[f"{family}_latents"])),
-            Figure(f"{family} decode", worst(decoded, recorded[f"{family}_decode_out"])),
-        ]
+
+        def compute(disturb: Disturb, backbone=backbone, family=family) -> dict[str, Tensor]:
+            return {
+                "encode": backbone.encode(disturb(image)),
+                "decode": backbone.decode(disturb(recorded[f"{family}_decode_in"])),
+            }
+
+        wanted = {
+            "encode": Wanted(recorded[f"{family}_latents"], name=f"{family} encode"),
+            "decode": Wanted(
+                recorded[f"{family}_decode_out"], deviation=worst, name=f"{family} decode"
+            ),
+        }
+        figures += compare(compute, wanted)
     return Row("vae", tuple(figures))
 
 
@@ -213,31 +256,38 @@ def check_features_sdxl(golden: Golden) -> Row:
     layers = sorted(int(name.rsplit("_", 1)[1]) for name in recorded if name.startswith("z_q_"))
     height, width = recorded["time_ids"][0, :2].int().tolist()
     extract = backbone.feature_extractor((layers[0], layers[-1] + 1), (height, width))
-    latents = recorded["z"].clone().requires_grad_()
-    current = extract(latents, recorded["t"])
-    style = References(recorded["style_latents"], [[0]])
-    references = style.features(extract, recorded["t"])
-    loss = attention_distillation_loss(current, references).sum()
-    (gradient,) = torch.autograd.grad(loss, latents)
     null = backbone.null_prompt
     assert null.pooled_prompt_embeds is not None, "SDXL has a pooled prompt"
-    figures = [
-        Figure("null", relative(null.prompt_embeds, recorded["null_embeds"])),
-        Figure("pooled", relative(null.pooled_prompt_embeds, recorded["null_pooled_embeds"])),
-        Figure("ad", relative(loss.detach(), recorded["ad_loss"])),
-        Figure("gradient", relative(gradient, recorded["grad_ad"])),
-    ]
-    for layer, mine, theirs in zip(layers, current, references, strict=True):
-        assert mine.out is not None, "the latents' pass keeps its output"
-        for name, ours in (
-            ("z_q", mine.query.detach()),
-            ("z_out", mine.out.detach()),
-            ("s_k", theirs.key),
-            ("s_v", theirs.value),
-        ):
-            error = relative(ours, recorded[f"{name}_{layer}"])
-            figures.append(Figure(name, error, where=f"layer {layer}"))
-    return Row("features_sdxl", worst_of_each(figures))
+    pooled = null.pooled_prompt_embeds
+
+    def compute(disturb: Disturb) -> dict[str, Tensor]:
+        latents = disturb(recorded["z"]).clone().requires_grad_()
+        current = extract(latents, recorded["t"])
+        style = References(disturb(recorded["style_latents"]), [[0]])
+        references = style.features(extract, recorded["t"])
+        loss = attention_distillation_loss(current, references).sum()
+        (gradient,) = torch.autograd.grad(loss, latents)
+        found = {
+            "null_embeds": null.prompt_embeds,
+            "null_pooled_embeds": pooled,
+            "ad_loss": loss.detach(),
+            "grad_ad": gradient,
+        }
+        for layer, mine, theirs in zip(layers, current, references, strict=True):
+            assert mine.out is not None, "the latents' pass keeps its output"
+            found[f"z_q_{layer}"] = mine.query.detach()
+            found[f"z_out_{layer}"] = mine.out.detach()
+            found[f"s_k_{layer}"], found[f"s_v_{layer}"] = theirs.key, theirs.value
+        return found
+
+    wanted = {}
+    for array in ("null_embeds", "null_pooled_embeds", "ad_loss", "grad_ad"):
+        wanted[array] = Wanted(recorded[array])
+    for layer in layers:
+        for name in ("z_q", "z_out", "s_k", "s_v"):
+            tensor = recorded[f"{name}_{layer}"]
+            wanted[f"{name}_{layer}"] = Wanted(tensor, name=name, where=f"layer {layer}")
+    return Row("features_sdxl", worst_of_each(compare(compute, wanted)))
 
 
 def check_schedule(golden: Golden) -> Row:
