@@ -21,23 +21,19 @@ from ad_lib.optimize import LossTrace, optimize_latents
 from ad_lib.prompts import PromptEmbeds, joined
 from ad_lib.seamless import seamless
 from ad_lib.vae import finetune_decoder, using_decoder
-from tests.golden.recordings import (
+from tests.golden.recordings import Golden, Row, recorded_regions, tolerance, worst_of_each
+from tests.rounding import (
     DISTURBANCE,
     FLOOR,
     Disturb,
     Figure,
-    Golden,
-    Row,
     Wanted,
     compare,
     element_wise,
     median,
-    recorded_regions,
     relative,
-    tolerance,
     undisturbed,
     worst,
-    worst_of_each,
 )
 
 DEFAULTS: dict[str, Any] = {

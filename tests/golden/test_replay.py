@@ -10,9 +10,12 @@ import pytest
 
 from tests.conftest import GOLDEN
 from tests.golden.cases import CASES
-from tests.golden.recordings import Figure, Golden, Row
+from tests.golden.recordings import Golden, Row
 from tests.golden.replay import main
 from tests.golden.units import UNITS
+from tests.rounding import (
+    Figure,
+)
 
 pytestmark = pytest.mark.golden
 

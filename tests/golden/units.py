@@ -18,20 +18,17 @@ from ad_lib.guide import adain, previous_timestep
 from ad_lib.images import fit_image
 from ad_lib.losses import attention_distillation_loss, content_loss, distilled_attention
 from ad_lib.multidiffusion import Views
-from tests.golden.recordings import (
+from tests.golden.recordings import Golden, Row, recorded_regions, worst_of_each
+from tests.rounding import (
     FLOOR,
     Disturb,
     Figure,
-    Golden,
-    Row,
     Wanted,
     compare,
     mean_relative,
-    recorded_regions,
     relative,
     undisturbed,
     worst,
-    worst_of_each,
 )
 
 
