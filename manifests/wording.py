@@ -77,6 +77,8 @@ def unusable_letter(text: str) -> str | None:
     These are half surrogate pairs, which UTF-8 cannot write, and control characters other than
     tabs and line breaks.
     """
+    if text.isprintable():
+        return None
     for letter in text:
         category = unicodedata.category(letter)
         if category == "Cs":

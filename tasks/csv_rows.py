@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from manifests.errors import JobError
 from manifests.limits import MAX_TABLE_BYTES
-from tasks.rows import Row
+from tasks.rows import Row, refuse_repeated
 
 csv.field_size_limit(MAX_TABLE_BYTES)  # of the whole process; its default is 128 KiB
 
@@ -69,9 +69,7 @@ def _check_header(header: Sequence[str], what: str) -> None:
             f"{what}: its header has one column, {header[0][:80]!r}: separate cells by commas, "
             f"not by {separator.group()!r}"
         )
-    named = [name for name in header if name]
-    if twice := next((name for name in named if named.count(name) > 1), None):
-        raise JobError(f"{what}: the column {twice!r} stands twice: rename or remove one")
+    refuse_repeated((name for name in header if name), what)
 
 
 def _row(number: int, cells: list[str], header: Sequence[str], where: str) -> Row:

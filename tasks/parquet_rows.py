@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from manifests.errors import JobError
 from manifests.limits import MAX_ITEMS, MAX_TABLE_BYTES
-from tasks.rows import Row
+from tasks.rows import Row, refuse_repeated
 
 ROWS_AT_ONCE = 2048
 
@@ -71,9 +71,7 @@ def _checked_columns(footer: pq.FileMetaData, schema: pa.Schema, what: str) -> l
         )
     if footer.num_columns > MAX_COLUMNS:
         raise JobError(f"{what} has more than {MAX_COLUMNS:,} columns: drop some")
-    names = schema.names
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise JobError(f"{what}: the column {twice!r} stands twice: rename or remove one")
+    refuse_repeated(schema.names, what)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     values = sum(chunk.num_values for chunk in chunks)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from manifests.errors import JobError
 from manifests.wording import unusable_letter
 
 MAX_DEPTH = 64
@@ -26,6 +27,19 @@ class Row:
     number: int
     cells: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fault: str | None = None
+
+
+def refuse_repeated(columns: Iterable[str], what: str) -> None:
+    """Refuses a table, named as `what`, in which a column stands twice.
+
+    Raises:
+        JobError: it does.
+    """
+    seen: set[str] = set()
+    for column in columns:
+        if column in seen:
+            raise JobError(f"{what}: the column {column!r} stands twice: rename or remove one")
+        seen.add(column)
 
 
 def json_value(value: Any, depth: int = 0) -> Any:

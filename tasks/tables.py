@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,6 +28,8 @@ from tasks.json_rows import json_rows
 from tasks.parquet_rows import parquet_rows
 from tasks.rows import Row, json_value
 from tasks.sources import resolve_uri
+
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 SHOWN_LETTERS = 200
 """Maximum characters of a cell in a message."""
@@ -83,10 +85,15 @@ def read_table(
         JobError: no such table, too large, not of its format so that its rows cannot be told
             apart, or a role's column is missing.
     """
-    uri = resolve_uri(uri, base)
+    try:
+        uri = resolve_uri(uri, base)
+        folder, name = split_uri(uri)
+    except ValueError as error:
+        raise JobError(f"inputs.table: {error}") from None
     what = f"inputs.table: {uri!r}"
+    if PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        raise JobError(f"{what} is none of {', '.join(SUFFIXES)}")
     data = read_document(uri, "inputs.table", MAX_TABLE_BYTES)
-    folder, name = split_uri(uri)
     columns = _Columns(roles, optional_roles, takes_prompt, folder, may_name_local_files)
     needed = [*roles, *(["prompt"] if takes_prompt else [])]
     return _read_rows(_rows(name, data, what, roles), columns, needed, what), _sha256(data)
@@ -102,9 +109,7 @@ def _rows(name: str, data: bytes, what: str, roles: Sequence[str]) -> Iterator[R
         return parquet_rows(data, what)
     if suffix == ".csv":
         return csv_rows(decoded(data, what), what, roles)
-    if suffix in (".jsonl", ".ndjson"):
-        return json_rows(decoded(data, what))
-    raise JobError(f"{what} is none of .csv, .jsonl, .ndjson, .parquet")
+    return json_rows(decoded(data, what))
 
 
 def _read_rows(
@@ -133,6 +138,13 @@ def _read_rows(
         if column not in names:
             raise JobError(
                 f"{what} has no column {column!r}, which the task needs; {nearest(column, names)}"
+            )
+    for name in names:
+        plain = name.strip().lower()
+        if plain != name and plain in columns.ours and plain in names:
+            raise JobError(
+                f"{what}: the columns {plain!r} and {name!r} differ in nothing but case and "
+                "spaces: rename or remove one"
             )
     return found
 
@@ -199,12 +211,12 @@ class _Columns:
             )
             yield Input(role, f"row-{row.number}", "").broken(ErrorClass.UNSUPPORTED, message)
             return
+        license, attribution = terms[f"{role}_license"], terms[f"{role}_attribution"]
         for value in values:
-            yield replace(
-                self._cell(row.number, role, value),
-                license=terms[f"{role}_license"],
-                attribution=terms[f"{role}_attribution"],
-            )
+            found = self._cell(row.number, role, value)
+            if license or attribution:
+                found = replace(found, license=license, attribution=attribution)
+            yield found
 
     def _cell(self, number: int, role: str, value: Any) -> Input:
         row = f"row {number} of the table"
@@ -217,9 +229,8 @@ class _Columns:
             return empty.broken(ErrorClass.UNSUPPORTED, message)
         named = value.strip()
         try:
-            _check_path(named)
-            uri = resolve_uri(named, self.folder, allow_local=self.may_name_local_files)
-            return Input(role, PurePosixPath(split_uri(uri)[1]).stem, uri)
+            key, uri = _located(named, self.folder, self.may_name_local_files)
+            return Input(role, key, uri)
         except ValueError as error:
             shown = safe_line(named, SHOWN_LETTERS)
             message = f"{row}: {role} {shown!r} cannot be used: {safe_line(str(error), 1000)}"
@@ -235,17 +246,20 @@ def _plain(column: str, value: Any) -> Any:
         raise ValueError(f"its column {column[:80]!r} cannot be kept: {error}") from None
 
 
-def _check_path(path: str) -> None:
-    """Refuses what no file system holds.
+@lru_cache(maxsize=4096)
+def _located(path: str, folder: str, may_name_local_files: bool) -> tuple[str, str]:
+    """The key and the URI of an image that a table names.
 
     Raises:
-        ValueError: the path, or one of its names, is too long, or has a letter that none may have.
+        ValueError: no file system can hold it, or it may not be named.
     """
     if letter := unusable_letter(path):
         raise ValueError(f"it holds {letter}")
     longest = max(len(part.encode()) for part in path.split("/"))
     if longest > 255 or len(path.encode()) > 4096:
         raise ValueError(f"it is too long for a file system ({len(path):,} letters)")
+    uri = resolve_uri(path, folder, allow_local=may_name_local_files)
+    return PurePosixPath(split_uri(uri)[1]).stem, uri
 
 
 def _text(row: Row, column: str) -> str | None:

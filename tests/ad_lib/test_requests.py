@@ -84,7 +84,7 @@ def expand(**changes):
         (lambda: t2i(init="style", reference_size=64), "64", "drop reference_size"),
         (lambda: expand(view_stride=65), "got 65", "1..64"),
         (lambda: expand(content=PHOTO), "texture-expand starts from noise", "drop content=..."),
-        (lambda: t2i(adain="yes"), "got 'yes'", "True, False"),
+        (lambda: t2i(adain="yes"), "got 'yes'", "adain must be true or false"),
         (lambda: t2i(start_time=1000), "got 1000", "0..999"),
         (lambda: texture(reference_size=32), "got 32", "64..8192"),
     ],

@@ -157,6 +157,7 @@ def test_a_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
         ),
         ("t.csv", b"content\tstyle\na\tb\n", r"separate cells by commas"),
         ("t.csv", b"content,style,style\na,b,c\n", r"the column 'style' stands twice"),
+        ("t.csv", b"content,style, Style\na,b,c\n", r"'style' and ' Style' differ in nothing but"),
         ("t.csv", b'content,style\n"a,b\nc,d\n', r"quotes of the row that begins in line 2"),
         ("t.csv", b'content,style\na,"b"x\n', r"quotes of the row that begins in line 2"),
         ("t.csv", b"content,style,,\na,b,c,d\n", r"row 1 has cells in columns without a name"),
