@@ -89,7 +89,8 @@ def _broken_input_rule(item_input: Input, item: Item) -> str | None:
     role, uri = item_input.role, item_input.uri
     if role not in _ROLES:
         return f"{str(role)[:80]!r} is no role of an input"
-    if not uri or len(uri) > MAX_URI_LENGTH or "\0" in uri:
+    named = bool(uri) or item.problem is not None  # a row of a table may name nothing
+    if not named or len(uri) > MAX_URI_LENGTH or "\0" in uri:
         return f"the {role} has no usable URI"
     place = (item_input.offset, item_input.num_bytes)
     if item_input.member is not None and not all(

@@ -21,6 +21,8 @@ from manifests.items import ErrorClass
 from manifests.limits import MAX_ROW_BYTES
 from tasks.prompts import read_prompts
 from tasks.tables import TableRow, read_table
+from tests.audit import audit
+from tests.tasks.runs import finish, prepare
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
@@ -188,6 +190,24 @@ def test_a_tables_digest_is_that_of_its_bytes(tmp_path):
     first = read_table(str(path), ROLES, "/")[1]
     path.write_bytes(path.read_bytes() + b"\n")
     assert read_table(str(path), ROLES, "/")[1] != first
+
+
+def test_rows_with_problems_are_planned_rendered_and_told_like_all_others(pictures):
+    lines = [
+        '{"content": "content/a.png", "style": "style/x.png", "key": "日本"}',
+        '{"content": "content/b.png", "style": "style/x.png", "key": "東京"}',
+        '{"content": "https://example.com/a.png", "style": "style/x.png"}',
+        '{"style": "style/x.png"}',
+        '{"content": 5, "style": "style/x.png"}',
+        "{bad",
+    ]
+    write(pictures / "t.jsonl", "\n".join(lines).encode())
+    run = prepare(pictures, inputs={"table": "t.jsonl"})
+    index = finish(run)
+    assert (index.counts.ok, index.counts.failed, index.complete) == (2, 4, True)
+    told = [row["error_message"] for row in audit(run.uri).rows if row["status"] == "failed"]
+    assert len(told) == 4
+    assert all("of the table" in message for message in told)
 
 
 # ---------------------------------------------------------------------------- CSV
