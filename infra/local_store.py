@@ -26,6 +26,7 @@ from infra.objects import (
     Unsupported,
     check_key,
     check_range,
+    quoted,
 )
 
 NUM_TRIES = 4  # to write a key that others create and delete at the same time
@@ -74,9 +75,9 @@ class LocalStore:
         path = self._path(key)
         try:
             return None if path.is_dir() else _stored(path, key)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                return None
             raise _unreadable(error, path) from None
 
     def delete(self, key: str) -> None:
@@ -142,12 +143,13 @@ def _walk(root: Path, prefix: str, max_depth: int | None) -> Iterator[StoredObje
     A link to a folder is followed unless it leads back to a folder above itself.
     """
     num_links = 0
-    open_folders = [
-        (os.path.realpath(root), _entries(root, ""))
-    ]  # from the root down to the current one
+    open_folders = [(_identity(root), _entries(root, ""))]  # from the root down to this one
+    above = {open_folders[0][0]}
     while open_folders:
-        key, entry = next(open_folders[-1][1], ("", None))
+        identity, entries = open_folders[-1]
+        key, entry = next(entries, ("", None))
         if entry is None:
+            above.discard(identity)
             open_folders.pop()
         elif not key.endswith("/"):
             if key.startswith(prefix) and not fnmatch(entry.name, TEMPORARY.format("*")):
@@ -160,9 +162,19 @@ def _walk(root: Path, prefix: str, max_depth: int | None) -> Iterator[StoredObje
             if num_links > MAX_FOLDER_LINKS:
                 message = f"{root} holds more than {MAX_FOLDER_LINKS} links to folders"
                 raise StoreError(f"{message}: give a folder with fewer")
-            real = os.path.realpath(entry)
-            if all(real != above for above, _ in open_folders):
-                open_folders.append((real, _entries(Path(entry), key)))
+            identity = _identity(Path(entry))
+            if identity not in above:
+                above.add(identity)
+                open_folders.append((identity, _entries(Path(entry), key)))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What a folder is under all of its names."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:  # its listing will say so
+        return (0, 0)
+    return found.st_dev, found.st_ino
 
 
 def _entries(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -201,8 +213,11 @@ def _stored(path: Path, key: str) -> StoredObject:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and its parents, and sync them, so that they survive a power cut."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
 
@@ -253,7 +268,8 @@ def _unreadable(error: OSError, path: Path) -> StoreError:
     if isinstance(error, NotADirectoryError):
         return ObjectNotFound(f"{path} leads through a file: check the path")
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL):
-        return ObjectUnreadable(f"{path} cannot be read: {error.strerror}; correct its name")
+        name = quoted(str(path))
+        return ObjectUnreadable(f"{name} cannot be read ({error.strerror}): correct its name")
     return _from_os_error(error, path)
 
 

@@ -58,11 +58,12 @@ def _inside(run: str, root: str, place: Callable[[str], str]) -> Callable[[str],
 def run_folders_among(keys: Iterable[str]) -> set[str]:
     """The folders among these keys that hold a run, each with its slash; `` is the topmost."""
     with_run: set[str] = set()
-    with_plan: set[str] = set()
+    with_results: set[str] = set()
     for key in keys:
         folder, _, name = key.rpartition("/")
-        if name == "run.json":
-            with_run.add(f"{folder}/" if folder else "")
+        if name in ("run.json", "index.json"):
+            found = with_run if name == "run.json" else with_results
+            found.add(f"{folder}/" if folder else "")
         elif name.endswith(".parquet") and (folder == "plan" or folder.endswith("/plan")):
-            with_plan.add(folder.removesuffix("plan"))
-    return with_run & with_plan
+            with_results.add(folder.removesuffix("plan"))
+    return with_run & with_results

@@ -7,7 +7,7 @@ reads tables. Nothing is decoded here; `preflight` reads the bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -185,16 +185,17 @@ class _Listing:
 
     def files(self, name: str) -> Iterable[SourceFile]:
         """The files of one name: a glob, a folder, or one file."""
+        uri = resolve_uri(name, self.base)
         if is_glob(name) and not self._is_there(name):
             return self._matching(name)
-        uri = resolve_uri(name, self.base)
         looks_like_file = has_image_suffix(uri) or is_shard(uri)
         if looks_like_file or not _is_folder(uri):
             found = _find(uri)
             if found is not None:
                 return [self._named_file(uri, found)]
         if _is_folder(uri):
-            return self._selected(uri, list(open_store(uri).list()))
+            listed = list(open_store(uri).list())
+            return self._selected(uri, listed, run_folders_among(file.key for file in listed))
         if is_shard(uri):
             raise self._error(f"there is no shard {quoted(uri)}: check the path and braces")
         if has_image_suffix(uri):
@@ -220,19 +221,20 @@ class _Listing:
     def _matching(self, glob: str) -> Iterable[SourceFile]:
         folder, parts = split_glob(glob)
         root = resolve_uri(folder or ".", self.base)
-        found: list[StoredObject] = []
+        listed: list[StoredObject] = []
         if _is_folder(root):
             depth = None if "**" in parts else len(parts)
-            listed = open_store(root).list(literal_beginning(parts[0]), max_depth=depth)
-            found = [file for file in listed if matches(file.key, parts)]
+            listed = list(open_store(root).list(literal_beginning(parts[0]), max_depth=depth))
+        found = [file for file in listed if matches(file.key, parts)]
         if not found:
             raise self._error(f"no file matches {quoted(glob)} below {root}: check the pattern")
-        return self._selected(root, found)
+        return self._selected(root, found, run_folders_among(file.key for file in listed))
 
-    def _selected(self, root: str, found: Sequence[StoredObject]) -> Iterator[SourceFile]:
+    def _selected(
+        self, root: str, found: Sequence[StoredObject], runs: Set[str]
+    ) -> Iterator[SourceFile]:
         """The pictures among the files below a folder or, where there are none, its shards."""
         is_own = outputs_of(self.run_folder, root)
-        runs = run_folders_among(file.key for file in found)
         if "" in runs and not is_own("run.json"):
             raise self._error(f"{root} is a run folder: name its shards, {root}/data/*.tar")
         others = tuple(runs - {""})

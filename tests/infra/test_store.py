@@ -23,8 +23,10 @@ from infra.store import (
     AccessDenied,
     LocalStore,
     ObjectNotFound,
+    ObjectUnreadable,
     Store,
     StoreError,
+    UriError,
     honours_put_if_absent,
     join_uri,
     open_store,
@@ -387,11 +389,17 @@ def test_uris_name_stores_and_objects(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("call", [open_store, read_uri, split_uri])
-@pytest.mark.parametrize("uri", ["", "gs://bucket/a", "https://host/a.png", "file://host/a.png"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("", "gs://bucket/a", "https://host/a.png", "file://host/a.png", "S3://bucket/a.png"),
+        *("s3:/bucket/a.png", "pipe:cat a.png", "C:\\a.png", "file:a.png"),
+    ],
+)
 def test_a_uri_that_we_cannot_serve_is_refused_with_those_that_we_can(
     call: Callable[[str], object], uri
 ):
-    with pytest.raises(ValueError, match=r"file:///path or s3://bucket/prefix; got") as caught:
+    with pytest.raises(UriError, match=r"file:///path or s3://bucket/prefix; got") as caught:
         call(uri)
     assert repr(uri) in str(caught.value)
 
@@ -401,8 +409,95 @@ def test_a_uri_that_names_no_object_or_no_bucket_is_refused():
         for uri in ("s3://bucket", "s3://bucket/", "s3://bucket/folder/", "folder/"):
             with pytest.raises(ValueError, match="ends with the object's name"):
                 call(uri)
-    with pytest.raises(ValueError, match="s3://bucket/prefix; got 's3:///a'"):
-        open_store("s3:///a")
+    for uri in ("s3:///a", "s3://a b/c", "s3://user:word@host/c", "s3://-/c", "s3://é/c"):
+        with pytest.raises(UriError, match=r"an S3 store is s3://bucket or s3://bucket/prefix"):
+            open_store(uri)
+
+
+def test_text_that_no_name_can_be_is_refused_shortened():
+    for uri in ("a\0b", "\ud800", "file:///a%00", "~no-such-user-here/a", "gs://" + "x" * 5000):
+        with pytest.raises(UriError) as caught:
+            open_store(uri)
+        assert len(str(caught.value)) < 500
+        assert isinstance(caught.value, ValueError)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").write_bytes(b"home")
+    assert read_uri("~/a") == b"home"
+    assert open_store("~").uri == str(tmp_path)
+
+
+def test_a_key_is_found_where_a_listing_has_it(store):
+    for key in ("a", "a/b" if store.uri.startswith("s3://") else "c/d", "ab"):
+        store.put(key, b"123")
+    for key in ("a", "c/d", "ab", "b", "c", "c/d/e", "x" * 300, "a/"[:1]):
+        listed = {found.key: found for found in store.list()}
+        assert store.find(key) == listed.get(key)
+
+
+def test_a_listing_goes_only_so_deep_as_is_asked(store):
+    for key in ("a", "b/c", "b/d/e"):
+        store.put(key, b"")
+    assert [found.key for found in store.list(max_depth=1)] == ["a"]
+    assert [found.key for found in store.list("b", max_depth=2)] == ["b/c"]
+
+
+def test_what_is_read_as_one_object_is_bounded(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_uri(f"{tmp_path}/a", max_bytes=5) == b"12345"
+    with pytest.raises(ObjectUnreadable, match="is larger than"):
+        read_uri(f"{tmp_path}/a", max_bytes=4)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ObjectUnreadable, match="is larger than the 1 MiB that are read"):
+        read_uri(f"{tmp_path}/huge", max_bytes=1 << 20)
+
+
+def test_pipes_and_devices_are_listed_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "file").write_bytes(b"")
+    store = LocalStore(tmp_path)
+    assert [(found.key, found.size) for found in store.list()] == [
+        (key, 0) for key in ("device", "file", "itself", "pipe")
+    ]
+    for key, message in (("pipe", "is a device, a pipe or a socket"), ("itself", "cannot be read")):
+        with pytest.raises(ObjectUnreadable, match=message):
+            store.get(key)
+    with pytest.raises(ObjectUnreadable, match="is a device, a pipe or a socket"):
+        store.get_range("device", 0, 10)
+    with pytest.raises(ObjectUnreadable, match="File name too long"):
+        store.get("x" * 300)
+    with pytest.raises(ObjectNotFound, match="leads through a file"):
+        store.get("file/x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_a_file_without_permission_is_that_objects_own_fault(tmp_path):
+    (tmp_path / "locked").touch(mode=0)
+    with pytest.raises(ObjectUnreadable, match="check its owner and mode"):
+        LocalStore(tmp_path).get("locked")
+
+
+def test_folders_that_are_linked_to_each_other_are_listed_once_below_themselves(tmp_path):
+    for name in "abcdefgh":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    for name in "abcdefgh":
+        for other in "abcdefgh":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    with pytest.raises(StoreError, match="more than 10000 links to folders: give a folder"):
+        keys(LocalStore(tmp_path))
+
+
+def test_a_deep_folder_and_a_date_beyond_reason_are_listed(tmp_path):
+    key = "d/" * 1200 + "a"
+    LocalStore(tmp_path).put(key, b"")
+    os.utime(tmp_path / key, (1 << 40, 1 << 40))
+    assert keys(LocalStore(tmp_path)) == [key]
 
 
 def test_the_room_knows_no_other_room():

@@ -298,3 +298,13 @@ def test_the_server_ends_with_whoever_started_it(tmp_path):
     while Path(f"/proc/{int(died.stdout)}/cmdline").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{int(died.stdout)}/cmdline").exists()
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(direct, monkeypatch, name):
+    for other in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("infra.s3_store._clients", {})  # no client from before
+    direct.put("key", b"data")
+    assert direct.get("key") == b"data"
