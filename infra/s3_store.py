@@ -233,7 +233,7 @@ def _make_client(settings: S3Settings) -> Any:
         s3={"addressing_style": style},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        **({"proxies": {}} if _is_loopback(endpoint.hostname or "") else {}),
+        proxies={} if _is_loopback(endpoint.hostname or "") else None,
     )
     return session.client("s3", config=config.merge(needs), **place)
 

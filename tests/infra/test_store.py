@@ -494,7 +494,7 @@ def test_folders_that_are_linked_to_each_other_are_listed_once_below_themselves(
 
 
 def test_a_deep_folder_and_a_date_beyond_reason_are_listed(tmp_path):
-    key = "d/" * 1200 + "a"
+    key = "d/" * 60 + "a"
     LocalStore(tmp_path).put(key, b"")
     os.utime(tmp_path / key, (1 << 40, 1 << 40))
     assert keys(LocalStore(tmp_path)) == [key]
