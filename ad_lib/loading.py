@@ -20,7 +20,14 @@ from ad_lib.controlnets import check_fit
 from ad_lib.denoise import Control
 from ad_lib.devices import find_device
 from ad_lib.errors import BackboneError
-from ad_lib.parts import LoadPart, check_scaling, empty_part_loader, part_loader, vae_dtype
+from ad_lib.parts import (
+    LoadPart,
+    check_padding,
+    check_scaling,
+    empty_part_loader,
+    part_loader,
+    vae_dtype,
+)
 from ad_lib.weight_files import UnsoundFile, named_in_errors, quoted, read_json, read_network_config
 from ad_lib.weights import NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
 
@@ -131,6 +138,7 @@ def _networks(weights: Weights, load: LoadPart, dtype: torch.dtype) -> dict[str,
         if part in NETWORK_FILES
     }
     check_scaling(weights.model_id, networks["vae"].config)
+    check_padding(weights.model_id, "unet", networks["unet"].config)
     return networks
 
 
@@ -142,7 +150,9 @@ def _controlnet(weights: Weights, load: LoadPart, dtype: torch.dtype) -> Control
         raise BackboneError(
             f"{quoted(weights.model_id)} is a {quoted(kind)[1:-1]}; give a plain ControlNetModel"
         )
-    return load(ControlNetModel, "ControlNet", dtype)
+    network = load(ControlNetModel, "ControlNet", dtype)
+    check_padding(weights.model_id, "ControlNet", network.config)
+    return network
 
 
 def _tokenizers(weights: Weights, networks: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +213,8 @@ def _check_schedule(scheduler: DDIMScheduler) -> None:
     kept = scheduler.alphas_cumprod
     if len(kept) != scheduler.config["num_train_timesteps"]:
         raise UnsoundFile("its trained_betas are not one for each of its num_train_timesteps")
-    if not bool(((kept >= 0) & (kept <= 1)).all()) or not kept[0] > 0:
+    betas = scheduler.betas
+    if not bool(((betas >= 0) & (betas <= 1)).all()) or not kept[0] > 0:
         raise UnsoundFile("its betas must lie between 0 and 1")
     if scheduler.config["prediction_type"] not in _PREDICTION_TYPES:
         raise UnsoundFile(f"its prediction_type must be one of {', '.join(_PREDICTION_TYPES)}")

@@ -199,12 +199,15 @@ def _at_most(num_parameters: int) -> Iterator[None]:
     """Stops the building of a network that has more parameters than this, in this thread."""
     thread, num_built = threading.get_ident(), 0
 
-    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         nonlocal num_built
-        if threading.get_ident() == thread:
-            num_built += 1
-            if num_built > num_parameters:
-                raise UnsoundFile("its configuration asks for more layers than its files hold")
+        if threading.get_ident() != thread:
+            return
+        num_built += 1
+        if num_built > num_parameters:
+            raise UnsoundFile("its configuration asks for more layers than its files hold")
+        if parameter is not None and not parameter.numel():
+            raise UnsoundFile(f"its configuration asks for a {name} of the size 0")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -220,6 +223,20 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
     """
     is_too_short = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if is_too_short else dtype
+
+
+def check_padding(model_id: str, part: str, config: Mapping[str, Any]) -> None:
+    """Refuses a U-Net or ControlNet that would grow its inputs without bound.
+
+    Raises:
+        BackboneError: its `downsample_padding` is neither 0 nor 1.
+    """
+    padding = config.get("downsample_padding")
+    if padding not in (0, 1):
+        raise BackboneError(
+            f"the {part} of {quoted(model_id)} has a downsample_padding of {quoted(padding)}: it "
+            "must be 0 or 1"
+        )
 
 
 def check_scaling(model_id: str, config: Mapping[str, Any]) -> None:

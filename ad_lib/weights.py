@@ -233,7 +233,8 @@ def _check_controlnet(name: str, folder: Path) -> None:
 def _check_weights(name: str, part: str, folder: Path) -> None:
     """Refuses a network whose files are missing, pickled, cut short or damaged."""
     stem = NETWORK_FILES[part]
-    if not any(folder.glob(f"{stem}*{SINGLE_FILE}")):
+    names = (f"{stem}{SINGLE_FILE}", f"{stem}{SINGLE_FILE}{INDEX_SUFFIX}")
+    if not any((folder / file_name).exists() for file_name in names):
         raise BackboneError(
             f"{quoted(name)} holds no safetensors for its {part} (it lacks {stem}{SINGLE_FILE}): "
             "pickled weights are refused; convert them with diffusers' save_pretrained"

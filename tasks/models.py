@@ -1,6 +1,7 @@
-"""The warm backbone of this process: loaded once, kept for the next shard.
+"""The backbone of this process: loaded once, and kept for the next shard.
 
-This is a plain imported module because a global in a module of tasks is reset by task runners.
+This is an imported module without Prefect tasks, because task runners reset the globals of a module
+that has some.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def warm_backbone(
 
     Raises:
         RunFolderError: the weights are not those that the run was planned with.
+        BackboneError: weights that cannot be loaded, or a device that is not there.
     """
     key = (name, revision, dtype, device, config, controlnet)
     with _lock:
@@ -55,13 +57,13 @@ def warm_backbone(
                 f"the run was planned with backbone {name!r} at {revision}, but here it is at "
                 f"{found.revision}: install the planned weights, or start a new run folder"
             )
+        _warm.clear()  # before the next one is loaded: two may not fit into memory
         backbone = load_backbone(
             name,
             **pinned,
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             device=None if device == "auto" else device,
         )
-        _warm.clear()  # one model at a time: a worker's memory holds the current run's
         _warm[key] = backbone
         return backbone, time.perf_counter() - started
 
