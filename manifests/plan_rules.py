@@ -93,10 +93,10 @@ def _broken_input_rule(item_input: Input, item: Item) -> str | None:
     if not named or len(uri) > MAX_URI_LENGTH or "\0" in uri:
         return f"the {role} has no usable URI"
     place = (item_input.offset, item_input.num_bytes)
-    if item_input.member is not None and not all(
-        number is not None and 0 <= number <= MAX_OFFSET for number in place
-    ):
+    if item_input.member is not None and None in place:
         return f"the {role} has no place in its tar"
+    if not all(0 <= number <= MAX_OFFSET for number in place if number is not None):
+        return f"the {role} lies at {place}, which no file has"
     if item_input.sha256 is None:
         return None if item.problem else f"the {role} has no sha256"
     if not _SHA256.fullmatch(item_input.sha256):

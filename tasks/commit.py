@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
 from manifests.wording import safe_text
 from tasks.environment import versions, worker_name
-from tasks.run_folder import find_commit
+from tasks.run_folder import find_commit, refuse_linked_folders
+from tasks.tar_headers import TarDamaged, read_members
 
 
 class ScratchError(RuntimeError):
@@ -173,7 +173,13 @@ def check_shard(
 
 
 def record_failure(store: Store, attempt: Attempt, error: str) -> None:
-    """Leaves a note of a failed attempt in the run folder, beside earlier ones."""
+    """Leaves a note of a failed attempt in the run folder, beside earlier ones.
+
+    Raises:
+        RunFolderError: the place of the notes is a link that leads out of the run folder.
+        StoreError: the store refuses or does not answer.
+    """
+    refuse_linked_folders(store, f"attempts/{attempt.shard}")
     note = AttemptNote(
         shard=attempt.shard,
         attempt_id=attempt.attempt_id,
@@ -207,15 +213,14 @@ def _file_sha256(path: Path) -> str:
 
 
 def _member_hashes(tar_path: Path) -> dict[str, str]:
-    try:
-        with tarfile.open(tar_path, "r:") as tar:
-            return {member.name: _member_sha256(tar, member) for member in tar}
-    except tarfile.TarError as error:
-        raise ScratchError(f"{tar_path} cannot be read back ({error})") from None
-
-
-def _member_sha256(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    if file is None:
-        raise ScratchError(f"{member.name} is no file in the tar that was written")
-    return hashlib.sha256(file.read()).hexdigest()
+    """The sha256 of every member, read back from the disk."""
+    hashes: dict[str, str] = {}
+    with tar_path.open("rb") as file:
+        try:
+            members = list(read_members(file, tar_path.stat().st_size))
+        except TarDamaged as error:
+            raise ScratchError(f"{tar_path} cannot be read back ({error})") from None
+        for member in members:
+            file.seek(member.offset)
+            hashes[member.name] = hashlib.sha256(file.read(member.size)).hexdigest()
+    return hashes

@@ -10,8 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from infra.store import Store
 from manifests.commits import Commit, RunRecord
 from manifests.items import Item
@@ -129,9 +127,8 @@ def _input_cells(item: Item, columns: Sequence[str], max_pixels: int, side: int)
             cells.append(Cell())
             continue
         inputs.remove(item_input)
-        picture = input_picture(item_input, max_pixels)
-        shown = _reduced(picture, side) if picture else None
-        cells.append(Cell(shown, text="no longer there", figures=(item_input.key[:MAX_KEY],)))
+        picture = input_picture(item_input, (side, side), max_pixels=max_pixels)
+        cells.append(Cell(picture, text="no longer there", figures=(item_input.key[:MAX_KEY],)))
     return cells
 
 
@@ -142,14 +139,8 @@ def _result_cell(store: Store, item: Item | None, found: Found, side: int) -> Ce
     if row["status"] != "ok":
         text = f"{row['error_class']}: {row['error_message']}"
         return Cell(text=text, figures=tuple(_figures(row)), is_bad=True)
-    picture = result_picture(store, commit, row["outputs"][0])
-    return Cell(_reduced(picture, side), figures=tuple(_figures(row)))
-
-
-def _reduced(picture: Image.Image, side: int) -> Image.Image:
-    """No larger than its cell, so that a sheet of large pictures fits into memory."""
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return picture
+    picture = result_picture(store, commit, row["outputs"][0], (side, side))
+    return Cell(picture, figures=tuple(_figures(row)))
 
 
 def _figures(row: dict[str, Any]) -> list[str]:

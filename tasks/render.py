@@ -28,6 +28,7 @@ from ad_lib.metrics import phash
 from ad_lib.requests import Request, fit_role
 from infra.store import ObjectNotFound, Store, StoreError
 from manifests.commits import Commit, RunRecord, ShardStats
+from manifests.errors import RunFolderError
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
 from manifests.job import Compute, Job, Output
@@ -101,7 +102,7 @@ def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str,
     except Stopped:
         raise
     except Exception as error:
-        with suppress(StoreError):
+        with suppress(StoreError, RunFolderError):
             record_failure(store, attempt, traceback.format_exception_only(error)[-1])
         raise
     board.committed(commit.counts.ok, commit.counts.failed)

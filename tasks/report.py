@@ -32,7 +32,8 @@ from tasks.run_folder import load_plan, open_run, put_if_changed, recorded_job, 
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
 MAX_TITLE_LETTERS = 200
-THUMBNAIL_SIDE = 192
+THUMBNAIL = (384, 192)
+"""Width and height in pixels that a picture of the page fits into."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ def _row(store: Store, max_pixels: int, chosen: _Chosen) -> Row:
     pictures: list[tuple[str, str]] = []
     if row["status"] == "ok":
         for item_input in chosen.item.inputs:
-            pictures.append((item_input.role, _thumbnail(input_picture(item_input, max_pixels))))
+            pictures.append((item_input.role, _source(input_picture(item_input, THUMBNAIL, max_pixels=max_pixels))))
     for output in row["outputs"]:
-        picture = result_picture(store, chosen.commit, output)
-        pictures.append(("result", _thumbnail(picture)))
+        picture = result_picture(store, chosen.commit, output, THUMBNAIL)
+        pictures.append(("result", _source(picture)))
     return Row(
         key=row["key"],
         status=row["status"],
@@ -152,13 +153,12 @@ def _facts(row: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _thumbnail(image: Image.Image | None) -> str:
-    if image is None:
+def _source(picture: Image.Image | None) -> str:
+    """A picture as the `src` of an <img>; empty where there is none."""
+    if picture is None:
         return ""
-    small = image.copy()
-    small.thumbnail((2 * THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=82)
+    picture.save(file, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from infra.store import ObjectNotFound, Store, StoredObject, open_store
+from infra.store import ObjectNotFound, Store, StoredObject, local_path, open_store
 from manifests.commits import (
     INDEX_NAME,
     RUN_NAME,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 MAX_COMMIT_BYTES = 1 << 20
 MAX_NOTE_BYTES = 1 << 16
 
+FOLDERS = ("attempts", "commits", "data", "plan")
+"""What we write into; `run.json` and derived files lie beside them."""
+
 _READERS = 16
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
 _NOTE = re.compile(rf"attempts/({SHARD_PATTERN})/([0-9]{{1,9}})\.json")
@@ -48,8 +52,9 @@ def find_run(store: Store) -> RunRecord | None:
     """The run that lives in a folder, or None where none has been planned.
 
     Raises:
-        RunFolderError: `run.json` is damaged.
+        RunFolderError: `run.json` is damaged, or writing would lead out of the folder.
     """
+    refuse_linked_folders(store, *FOLDERS)
     try:
         data = store.get_range(RUN_NAME, 0, MAX_RECORD_BYTES + 1)
     except ObjectNotFound:
@@ -60,6 +65,20 @@ def find_run(store: Store) -> RunRecord | None:
             ) from None
         return None
     return read_run(data)
+
+
+def refuse_linked_folders(store: Store, *names: str) -> None:
+    """Refuses links in the place of folders: writing into them would lead out of the run folder.
+
+    Raises:
+        RunFolderError: one of the names, relative to a local run folder, is a link.
+    """
+    root = local_path(store.uri)
+    for name in names if root is not None else ():
+        if (Path(root) / name).is_symlink():
+            raise RunFolderError(
+                f"{name} in {store.uri} is a link that leads elsewhere: put the folder itself there"
+            )
 
 
 def open_run(uri: str) -> tuple[Store, RunRecord]:
