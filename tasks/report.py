@@ -120,10 +120,15 @@ def _row(store: Store, max_pixels: int, chosen: _Chosen) -> Row:
     pictures: list[tuple[str, str]] = []
     if row["status"] == "ok":
         for item_input in chosen.item.inputs:
-            pictures.append((item_input.role, _source(input_picture(item_input, THUMBNAIL, max_pixels=max_pixels))))
+            pictures.append(
+                (
+                    item_input.role,
+                    _source(input_picture(item_input, THUMBNAIL, max_pixels=max_pixels)),
+                )
+            )
     for output in row["outputs"]:
-        picture = result_picture(store, chosen.commit, output, THUMBNAIL)
-        pictures.append(("result", _source(picture)))
+        shown = result_picture(store, chosen.commit, output, THUMBNAIL)
+        pictures.append(("result", _source(shown)))
     return Row(
         key=row["key"],
         status=row["status"],
