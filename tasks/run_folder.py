@@ -74,7 +74,9 @@ def refuse_linked_folders(store: Store, *names: str) -> None:
         RunFolderError: one of the names, relative to a local run folder, is a link.
     """
     root = local_path(store.uri)
-    for name in names if root is not None else ():
+    if root is None:
+        return
+    for name in names:
         if (Path(root) / name).is_symlink():
             raise RunFolderError(
                 f"{name} in {store.uri} is a link that leads elsewhere: put the folder itself there"
