@@ -77,7 +77,8 @@ def compose(text: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "it cannot be read"
-        raise YamlError(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from None
+        problem = problem.replace("found unexpected", "found")  # the word tells a user nothing
+        raise YamlError(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlError(

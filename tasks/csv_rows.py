@@ -58,9 +58,9 @@ def _rows_with_lines(text: str, what: str) -> Iterator[tuple[list[str], int]]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise JobError(
-            f"{what}: the quotes of the row that begins in line {begins} do not match ({error}): "
-            'close every quoted cell, and write a quote inside one twice ("")'
-        ) from None
+            f"{what}: the quotes of the row that begins in line {begins} do not match: close every "
+            'quoted cell, and write a quote inside one twice ("")'
+        ) from error
 
 
 def _check_header(header: Sequence[str], what: str) -> None:

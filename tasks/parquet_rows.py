@@ -59,7 +59,9 @@ def _batches(data: bytes, what: str) -> Iterator[pa.RecordBatch]:
     except JobError:
         raise
     except Exception as error:  # a damaged file shows as nearly any kind of exception
-        raise JobError(f"{what} cannot be read, it is damaged or no Parquet: {error}") from None
+        raise JobError(
+            f"{what} cannot be read, it is damaged or no Parquet file: write it again"
+        ) from error
 
 
 def _checked_columns(footer: pq.FileMetaData, schema: pa.Schema, what: str) -> list[str]:
@@ -95,7 +97,8 @@ def _row(number: int, names: list[str], columns: list[_Column], index: int) -> R
         try:
             cells[name] = column.value(index)
         except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-            return Row(number, fault=f"its column {name!r} cannot be read: {error}")
+            reason = "it is no UTF-8 text" if isinstance(error, UnicodeError) else str(error)
+            return Row(number, fault=f"its column {name[:80]!r} cannot be read: {reason}")
     return Row(number, cells)
 
 
