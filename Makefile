@@ -1,11 +1,11 @@
-# make demo | test | lint | fuzz: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | lint | fuzz: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test test-kernels lint fuzz clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -13,6 +13,18 @@ demo: .venv/runtime
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The numerical tests with the instructions of other processors and with two threads.
+NUMERICAL := backbone batch colour controlnet denoise embedded_checkpoint features guide \
+  independence labels losses metrics multidiffusion optimize parts pipeline precision \
+  random_weights render_tasks seamless single_file vae
+TEST_NUMBERS = $(BIN)/python -m pytest -q -m "not slow" tests/golden \
+  $(NUMERICAL:%=tests/ad_lib/test_%.py)
+
+test-kernels: .venv/dev
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(TEST_NUMBERS) -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(TEST_NUMBERS) -n 2 --dist loadfile
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(TEST_NUMBERS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
