@@ -39,7 +39,7 @@ class NumericsError(ArithmeticError):
 def unknown_name(
     kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] | None = None
 ) -> str:
-    """The sentence for a name that is not known, with the nearest one that is.
+    """The sentence for a name that is not known, with the names that are like it.
 
     Args:
         kind: what the name names, such as `setting`.
@@ -47,8 +47,21 @@ def unknown_name(
         known: the names that there are.
         meant: what people mean by names of other programs.
     """
-    names = sorted(known)
-    alias = (meant or {}).get(name.lower().replace(" ", "-"))
-    near = [alias] if alias else get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    plain = {_plain(candidate): candidate for candidate in sorted(known)}
+    wanted = _plain(name)
+    if alias := (meant or {}).get(name.lower().replace(" ", "-")):
+        near = [alias]
+    else:
+        inside = [plain[text] for text in plain if len(wanted) > 2 and wanted in text]
+        near = inside or [plain[text] for text in get_close_matches(wanted, plain, n=1)]
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"known: {', '.join(plain.values())}"
+    )
     return f"unknown {kind} {name[:80]!r}; {hint}"
+
+
+def _plain(name: str) -> str:
+    """A name without the differences that a person easily overlooks."""
+    return "".join(letter for letter in name.lower()[:80] if letter.isalnum())

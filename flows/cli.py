@@ -11,8 +11,10 @@ Exit codes:
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -322,7 +324,9 @@ def _usage(error: TyperException) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""  # the help has been printed
     command = context.command_path if context else "stylefarm"
-    return f"{error.format_message()} See '{command} --help'."
+    message = error.format_message()
+    end = "" if message.endswith((".", "?", ")")) else "."
+    return f"{message}{end} See '{command} --help'."
 
 
 def _resolved(
@@ -385,8 +389,12 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl on a busy machine
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.raiseExceptions = False  # a log that Prefect cannot store is no message for the user
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from ad_lib.errors import ImageError, RequestError
 from ad_lib.presets import Preset, find_preset
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal
+from manifests.errors import JobError
 from manifests.wording import safe_text
+from manifests.yaml_text import parse_value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,15 +91,12 @@ def _render(terminal: Terminal, asked: OnePicture, request: Request, codec: str)
 
 def _settings(preset: Preset, texts: dict[str, str]) -> dict[str, Any]:
     """The settings that replace the preset's, checked."""
-    import yaml
-
     values: dict[str, Any] = {}
     for name, text in texts.items():
         try:
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = str(error).splitlines()[0]
-            raise RequestError(f"--set {name}={text}: the value is no YAML: {reason}") from error
+            values[name] = parse_value(text)
+        except JobError as error:
+            raise RequestError(f"--set {name}: {error}") from error
     preset.settings_with(values)
     return values
 

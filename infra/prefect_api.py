@@ -35,6 +35,7 @@ TRY_SECONDS = 3.0
 # Task states pass through queues in the server; larger batches lose none in bursts.
 SERVER_SETTINGS = {
     "DO_NOT_TRACK": "1",
+    "PYTHONWARNINGS": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
@@ -64,8 +65,10 @@ def prefect_api() -> Iterator[str]:
         return
     from prefect.settings import temporary_settings
 
-    with private_server() as url, temporary_settings({"api.url": url}):
-        yield url
+    with private_server() as url:
+        # Where the private server ends early, asking it again and again only delays the run.
+        with temporary_settings({"api.url": url, "client.max_retries": 1}):
+            yield url
         _settle(url)
 
 
@@ -83,6 +86,8 @@ def _configured_url() -> str | None:
 
     try:
         from prefect.settings import get_current_settings
+
+        return get_current_settings().api.url
     except ValidationError as error:
         wrong = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(map(str, wrong["loc"])) or "a setting"
@@ -90,7 +95,6 @@ def _configured_url() -> str | None:
             f"Prefect refuses its settings ({name}: {wrong['msg']}); correct the PREFECT_ "
             "variables of the environment and the profile"
         ) from error
-    return get_current_settings().api.url
 
 
 def _check_answers(url: str) -> None:
@@ -174,10 +178,9 @@ def _database() -> str:
     """Where Prefect keeps its record, for a message."""
     from prefect.settings import get_current_settings
 
-    settings = get_current_settings()
-    if settings.server.database.connection_url:
-        return "that PREFECT_SERVER_DATABASE_CONNECTION_URL names"
-    return str(settings.home / "prefect.db")
+    if "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ:
+        return "(PREFECT_SERVER_DATABASE_CONNECTION_URL)"
+    return str(get_current_settings().home / "prefect.db")
 
 
 def _settle(url: str) -> None:

@@ -260,6 +260,46 @@ def test_wrong_usage_gets_one_sentence_and_exit_code_2(
     assert not (pictures / "run").exists()
 
 
+WRONG_RENDERS = {
+    "no such image": ({"--style": "no.png"}, "'no.png' cannot be read: No such file"),
+    "a folder": ({"--style": "style"}, "cannot be read: Is a directory"),
+    "no image": ({"--style": "job.yaml"}, "job.yaml: "),
+    "no size": ({"--size": "0"}, "--size takes N or WIDTHxHEIGHT"),
+    "half a size": ({"--size": "64x"}, "--size takes N or WIDTHxHEIGHT"),
+    "a size with an exponent": ({"--size": "1e9"}, "--size takes N or WIDTHxHEIGHT"),
+    "a huge size": ({"--size": "9" * 5000}, "--size takes N or WIDTHxHEIGHT"),
+    "a negative seed": ({"--seed": "-1"}, "greater than or equal to 0"),
+    "a huge seed": ({"--seed": str(2**64)}, f"less than or equal to {2**64 - 1}"),
+    "a task by half its name": ({"--preset": "transfer"}, "did you mean"),
+    "no such setting": ({"--set": "step=2"}, "unknown setting 'step'"),
+    "a setting that is no number": ({"--set": "learning_rate=no"}, "must be a number above 0"),
+    "an output that is a folder": ({"-o": "folder.png"}, "names a folder"),
+    "an output below a file": ({"-o": "job.yaml/o.png"}, "cannot be written: "),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RENDERS)
+def test_a_wrong_render_is_one_sentence_and_writes_nothing(
+    pictures: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_job(pictures)
+    (pictures / "folder.png").mkdir()
+    changes, sentence = WRONG_RENDERS[case]
+    options = {"--content": "content/a.png", "--style": "style/x.png", "--size": "64"}
+    options |= {"-o": "o.png", "--backbone": str(TINY_BACKBONE)} | changes
+    arguments = [text for option in options.items() for text in option]
+    monkeypatch.chdir(pictures)
+    monkeypatch.setattr(sys, "argv", ["stylefarm", "render", *arguments])
+    before = set(pictures.rglob("*"))
+    with pytest.raises(SystemExit) as finished:
+        main()
+    complaint = capsys.readouterr().err
+    assert finished.value.code == 2
+    assert sentence in complaint
+    assert complaint.count("\n") == 1
+    assert set(pictures.rglob("*")) == before
+
+
 @pytest.mark.s3
 def test_a_bucket_that_does_not_exist_and_wrong_credentials_are_named(
     cli: Cli, pictures: Path, s3_bucket: str
