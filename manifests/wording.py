@@ -15,7 +15,7 @@ _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control and format characters (escape sequences, reversed writing), half surrogate pairs, and
 line separators."""
 
-_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]*(?=@)|(?<=://)[^/\s@:]+(?=@)")
+_USER_AND_PASSWORD = re.compile(r"(?<=:/)(/?)[^/\s@:]*:[^/\s]*(?=@)|(?<=://)[^/\s@:]+(?=@)")
 _SECRET_NAME = (
     r"(?:signature|credential|passwd|password|secret|token|authorization"
     r"|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?|\bsig|\bpwd)"
@@ -47,7 +47,7 @@ def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
         text, left_out = text[: 4 * max_letters], len(text) - 4 * max_letters
     else:
         left_out = 0
-    text = _USER_AND_PASSWORD.sub("***", text)
+    text = _USER_AND_PASSWORD.sub(r"\1***", text)
     text = _SECRET_VALUE.sub(r"\1***", text)
     text = _SECRET_SHAPE.sub("***", text)
     text = "".join(map(_visible, text))
