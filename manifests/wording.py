@@ -43,24 +43,32 @@ def safe_text(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
         text: any text, such as a file name or the message of a library.
         max_letters: a longer text keeps its beginning and says how much was left out.
     """
-    if len(text) > 4 * max_letters:  # so that the work is bounded too
-        text, left_out = text[: 4 * max_letters], len(text) - 4 * max_letters
-    else:
-        left_out = 0
-    text = _USER_AND_PASSWORD.sub(r"\1***", text)
-    text = _SECRET_VALUE.sub(r"\1***", text)
-    text = _SECRET_SHAPE.sub("***", text)
-    text = "".join(map(_visible, text))
-    if left_out or len(text) > max_letters:
-        ending = "… ({} more letters)"
-        kept = max_letters - len(ending) - 10
-        text = text[:kept] + ending.format(len(text) - kept + left_out)
-    return text
+    beginning, num_left_out = _beginning(text, max_letters)
+    return _safe(beginning, num_left_out, max_letters)
 
 
 def safe_line(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
     """The same on one line: line breaks and the spaces around them become one space."""
-    return safe_text(_LINE_BREAKS.sub(" ", text.strip()), max_letters)
+    beginning, num_left_out = _beginning(text, max_letters)
+    return _safe(_LINE_BREAKS.sub(" ", beginning.strip()), num_left_out, max_letters)
+
+
+def _beginning(text: str, max_letters: int) -> tuple[str, int]:
+    """So much of a text that the work on it is bounded, and how many letters follow."""
+    beginning = text[: 4 * max_letters]
+    return beginning, len(text) - len(beginning)
+
+
+def _safe(text: str, num_left_out: int, max_letters: int) -> str:
+    text = _USER_AND_PASSWORD.sub(r"\1***", text)
+    text = _SECRET_VALUE.sub(r"\1***", text)
+    text = _SECRET_SHAPE.sub("***", text)
+    text = "".join(map(_visible, text))
+    if num_left_out or len(text) > max_letters:
+        ending = "… ({} more letters)"
+        kept = max_letters - len(ending) - 10
+        text = text[:kept] + ending.format(len(text) - kept + num_left_out)
+    return text
 
 
 def _visible(letter: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manifests.errors import JobError
+from manifests.limits import MAX_ROW_BYTES
 from manifests.wording import unusable_letter
 
 MAX_DEPTH = 64
@@ -42,25 +43,49 @@ def refuse_repeated(columns: Iterable[str], what: str) -> None:
         seen.add(column)
 
 
-def json_value(value: Any, depth: int = 0) -> Any:
-    """A value of Python as JSON has it; numbers that JSON lacks become words, such as `NaN`.
+def json_cells(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a row as JSON has them; numbers that JSON lacks become words, such as `NaN`.
 
     Raises:
-        ValueError: it nests too deeply, or holds half a surrogate pair.
+        ValueError: a cell nests too deeply or holds half a surrogate pair, or all of them together
+            hold more than `MAX_ROW_BYTES` letters; the message names the column.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _word(value)
-    if isinstance(value, Mapping):
-        return {
-            _whole_text(str(name)): json_value(inner, depth + 1) for name, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [json_value(inner, depth + 1) for inner in value]
-    return _whole_text(str(value))
+    converted = _Converted(MAX_ROW_BYTES)
+    found: dict[str, Any] = {}
+    for column, value in cells.items():
+        try:
+            found[converted.text(column)] = converted.value(value, 0)
+        except ValueError as error:
+            raise ValueError(f"its column {column[:80]!r} cannot be kept: {error}") from None
+    return found
+
+
+@dataclass
+class _Converted:
+    """Values on their way to JSON, and how many letters they may still hold."""
+
+    room: int
+
+    def value(self, value: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else _word(value)
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(name)): self.value(inner, depth + 1) for name, inner in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.value(inner, depth + 1) for inner in value]
+        return self.text(str(value))
+
+    def text(self, text: str) -> str:
+        self.room -= len(text)
+        if self.room < 0:
+            raise ValueError(f"the row holds more than {MAX_ROW_BYTES >> 20} MiB")
+        return _whole_text(text)
 
 
 def _word(value: float) -> str:

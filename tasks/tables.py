@@ -26,10 +26,13 @@ from tasks.csv_rows import csv_rows
 from tasks.documents import decoded, read_document
 from tasks.json_rows import json_rows
 from tasks.parquet_rows import parquet_rows
-from tasks.rows import Row, json_value
+from tasks.rows import Row, json_cells
 from tasks.sources import resolve_uri
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4096, 255
+"""Limits of file systems for a path and for each name in it."""
 
 SHOWN_LETTERS = 200
 """Maximum characters of a cell in a message."""
@@ -164,14 +167,14 @@ class _Columns:
         if row.fault:
             return self._broken(row.number, row.fault)
         try:
-            plain = {column: _plain(column, value) for column, value in row.cells.items()}
+            plain = json_cells(row.cells)
             user = canonical_json({name: plain[name] for name in plain if name not in self.ours})
             terms = {name: _text(row, name) for name in self._own_words()}
         except ValueError as error:
             return self._broken(row.number, str(error))
         if len(user) > MAX_ROW_BYTES:
             return self._broken(
-                row.number, f"its own columns hold more than {MAX_ROW_BYTES >> 20} MiB"
+                row.number, f"its own columns hold more than {MAX_ROW_BYTES >> 20} MiB as JSON"
             )
         wanted = (*self.roles, *(role for role in self.optional_roles if row.cells.get(role)))
         inputs = tuple(one for role in wanted for one in self._inputs(row, role, terms))
@@ -237,15 +240,6 @@ class _Columns:
             return empty.broken(ErrorClass.UNSUPPORTED, message)
 
 
-def _plain(column: str, value: Any) -> Any:
-    """A cell as JSON has it; what is wrong with it, in words that name the column."""
-    try:
-        json_value(column)
-        return json_value(value)
-    except ValueError as error:
-        raise ValueError(f"its column {column[:80]!r} cannot be kept: {error}") from None
-
-
 @lru_cache(maxsize=4096)
 def _located(path: str, folder: str, may_name_local_files: bool) -> tuple[str, str]:
     """The key and the URI of an image that a table names.
@@ -253,11 +247,11 @@ def _located(path: str, folder: str, may_name_local_files: bool) -> tuple[str, s
     Raises:
         ValueError: no file system can hold it, or it may not be named.
     """
+    names = path.split("/") if len(path) <= MAX_PATH_BYTES else [path]
+    if max(len(name.encode()) for name in names) > MAX_NAME_BYTES:
+        raise ValueError(f"it is too long for a file system ({len(path):,} letters)")
     if letter := unusable_letter(path):
         raise ValueError(f"it holds {letter}")
-    longest = max(len(part.encode()) for part in path.split("/"))
-    if longest > 255 or len(path.encode()) > 4096:
-        raise ValueError(f"it is too long for a file system ({len(path):,} letters)")
     uri = resolve_uri(path, folder, allow_local=may_name_local_files)
     return PurePosixPath(split_uri(uri)[1]).stem, uri
 

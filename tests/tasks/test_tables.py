@@ -317,8 +317,9 @@ def test_lines_of_json_end_at_a_line_feed_alone(tmp_path, separator):
         (GOOD.replace("}", ', "n": 1e999}'), "the number 1e999 is too large"),
         (
             GOOD.replace("}", f', "n": "{"x" * MAX_ROW_BYTES}"}}'),
-            "its own columns hold more than 1 MiB",
+            "the row holds more than 1 MiB",
         ),
+        (GOOD.replace("}", ', "n": "' + "\\u0001" * 300_000 + '"}'), "more than 1 MiB as JSON"),
         (GOOD.replace("}", ', "key": ["a"]}'), "its column 'key' holds a list or an object"),
         (GOOD.replace("}", ', "key": "a\\u0000"}'), "its column 'key' holds the control character"),
         (
