@@ -58,6 +58,7 @@ LEAST_WIDE_MAXIMUM = 4096
 # Pillow's own settings, made once for the process. Sizes are checked here, by each job's limit; the
 # warnings of its readers are about metadata and name no file.
 Image.MAX_IMAGE_PIXELS = None
+Image.core.set_block_size(1 << 30)  # glibc gives large blocks back when they are freed, small not
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

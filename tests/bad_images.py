@@ -92,6 +92,30 @@ def write_decompression_bomb(folder: Path) -> Path:
     return _write(folder / "bomb.png", data)
 
 
+def write_eps_as_jpg(folder: Path) -> Path:
+    """A PostScript program under a picture's name; a reader that runs it has lost."""
+    return _write(
+        folder / "photo.jpg",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 setgray\nshowpage\n",
+    )
+
+
+def write_heic(folder: Path) -> Path:
+    """What phones save: the first box of a HEIC file, and zeros."""
+    return _write(folder / "phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+
+
+def write_32_bit_tiff(folder: Path) -> Path:
+    """Whole numbers up to a million; nothing says which is white."""
+    numbers = picture()[..., 0].astype(np.int32) * 4000
+    return _save(folder / "grey32.tif", Image.fromarray(numbers))
+
+
+def write_12_bits_in_16_png(folder: Path) -> Path:
+    """Numbers up to 4080 of 65535: as they stand, the picture would be nearly black."""
+    return _save(folder / "grey12.png", Image.fromarray(picture()[..., 0].astype(np.uint16) * 16))
+
+
 # ---------------------------------------------------------------------------- unusual
 
 
@@ -150,6 +174,25 @@ def write_exif_rotated_jpeg(folder: Path) -> Path:
     return _save(folder / "rotated.jpg", stored, quality=95, subsampling=0, exif=exif)
 
 
+def write_odd_exif_jpeg(folder: Path) -> Path:
+    """The same, rotated, whose other EXIF tags point beyond the end or are of impossible types."""
+    tags = [(0x010F, 2, 4_000_000_000, 4_000_000_000), (0x0110, 99, 1, 7)]
+    tags += [(ORIENTATION_TAG, 3, 1, ROTATED_90_CW), (0x8769, 4, 1, 0xFFFF_FFF0)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 900) + entries  # of 900 tags 4 are there
+    stored = Image.fromarray(upright()).transpose(Image.Transpose.ROTATE_90)
+    return _save(folder / "odd_exif.jpg", stored, quality=95, subsampling=0, exif=exif)
+
+
+def write_much_metadata_png(folder: Path) -> Path:
+    """Texts of megabytes, a chunk whose checksum is false, and one that is too short."""
+    text = zlib.compress(b"x" * (5 << 20))
+    extra = [(b"zTXt", b"a\0\0" + text), (b"iTXt", b"b\0\1\0\0\0" + text), (b"gAMA", b"")]
+    chunks = b"".join(map(_chunk, *zip(*extra, strict=True))) + _chunk(b"tIME", b"?")[:-1] + b"!"
+    data = _png(picture())
+    return _write(folder / "metadata.png", data[:33] + chunks + data[33:])
+
+
 def write_icc_jpeg(folder: Path) -> Path:
     """An RGB JPEG that names Adobe RGB's primaries and gamma: not sRGB."""
     return _save(folder / "icc.jpg", Image.fromarray(picture()), quality=95, icc_profile=_icc())
@@ -184,7 +227,20 @@ BROKEN: tuple[Writer, ...] = (
     write_wrong_crc_png,
     write_damaged_png,
     write_decompression_bomb,
+    write_eps_as_jpg,
+    write_heic,
+    write_32_bit_tiff,
+    write_12_bits_in_16_png,
 )
+UNSUPPORTED: tuple[Writer, ...] = (
+    write_decompression_bomb,
+    write_eps_as_jpg,
+    write_heic,
+    write_32_bit_tiff,
+    write_12_bits_in_16_png,
+)
+"""Those of `BROKEN` that are sound, and refused for what they are."""
+
 UNUSUAL: tuple[Writer, ...] = (
     write_cmyk_jpeg,
     write_grey_png,
@@ -195,6 +251,8 @@ UNUSUAL: tuple[Writer, ...] = (
     write_la_png,
     write_rgba_png,
     write_exif_rotated_jpeg,
+    write_odd_exif_jpeg,
+    write_much_metadata_png,
     write_icc_jpeg,
     write_png_as_jpg,
     write_without_extension,
@@ -278,10 +336,12 @@ def _raw_png(
     pixels = b"".join(map(deflate.compress, rows)) + deflate.flush()
     header = struct.pack(">2I5B", width, height, bit_depth, color_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
-    return PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    return PNG_SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + checksum
 
 
 def _icc() -> bytes:

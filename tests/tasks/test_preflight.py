@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from PIL import Image
 
 from manifests.items import ErrorClass, Input
 from tasks.preflight import inspect_input, inspect_inputs
@@ -10,11 +11,11 @@ from tests import bad_images
 
 PIXELS = 89_478_485
 CLASS = {writer: ErrorClass.DECODE for writer in bad_images.BROKEN}
-CLASS[bad_images.write_decompression_bomb] = ErrorClass.UNSUPPORTED
+CLASS |= dict.fromkeys(bad_images.UNSUPPORTED, ErrorClass.UNSUPPORTED)
 
 
 def named(writers):
-    return pytest.mark.parametrize("writer", writers, ids=lambda one: one.__name__[6:])
+    return pytest.mark.parametrize("writer", writers, ids=lambda writer: writer.__name__[6:])
 
 
 @named(bad_images.BROKEN)
@@ -67,3 +68,35 @@ def test_each_distinct_image_is_read_once_and_told_once(tmp_path):
 def test_an_input_with_a_problem_is_not_read(tmp_path):
     known = Input("style", "a", "/nowhere/a.png").broken(ErrorClass.UNSUPPORTED, "as it is")
     assert inspect_input(known, max_pixels=PIXELS) is known
+
+
+# ---------------------------------------------------------------------------- masks
+
+
+def inspected_mask(path, role="source_mask") -> Input:
+    return inspect_input(Input(role, path.stem, str(path)), max_pixels=PIXELS)
+
+
+@pytest.mark.parametrize("role", ["source_mask", "target_mask"])
+def test_a_mask_of_too_many_colours_is_refused_with_their_number(tmp_path, role):
+    path = tmp_path / "mask.jpg"
+    Image.fromarray(bad_images.picture()).save(path)
+    found = inspected_mask(path, role)
+    assert found.problem
+    assert found.problem.error_class == ErrorClass.UNSUPPORTED
+    count = len(Image.open(path).convert("RGB").getcolors(1 << 20))
+    assert f"{count} colours" in found.problem.message
+    assert "PNG" in found.problem.message
+
+
+@pytest.mark.parametrize("num_colours", [1, 2, 256])
+def test_a_mask_of_flat_colours_passes(tmp_path, num_colours):
+    path = tmp_path / "mask.png"
+    Image.fromarray(bad_images.picture()).quantize(num_colours).save(path)
+    assert inspected_mask(path).problem is None
+
+
+def test_a_texture_may_have_any_number_of_colours(tmp_path):
+    path = tmp_path / "texture.png"
+    Image.fromarray(bad_images.picture()).save(path)
+    assert inspected_mask(path, "texture").problem is None
