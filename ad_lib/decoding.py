@@ -1,9 +1,9 @@
 """How the bytes of an image file become an upright 8-bit sRGB picture, or one sentence.
 
-Formats: those of `image_files.PIXEL_FORMATS`, recognised by content. Of an animation or of several
+Formats: those of `formats.PIXEL_FORMATS`, recognised by content. Of an animation or of several
 pages the first is used. What happens to pixels:
 
-* They are turned as EXIF, XMP or the container states (`image_files`).
+* They are turned as EXIF, XMP or the container states (`metadata`).
 * An embedded colour profile is converted to sRGB. A profile that is damaged, or one of other kinds
   of pixels, is ignored, as browsers do.
 * Whole numbers of 16 bits are scaled from 0..65535 to 0..255, grey rounded, colours cut off (as
@@ -33,10 +33,12 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.ImageFile import ImageFile as PillowFile
 
 from ad_lib.errors import ImageError
-from ad_lib.image_files import ImageFile, image_file, stated_orientation
+from ad_lib.formats import PIXEL_FORMATS, refuse_camera_raw, refuse_other_formats
 from ad_lib.memory import MemoryBudget
+from ad_lib.metadata import stated_orientation, without_obstacles
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: above it a file is taken for a decompression bomb."""
@@ -49,7 +51,13 @@ STRIP_PIXELS = 1 << 20
 MAX_SLOW_PIXELS, MAX_SLOW_BYTES = 16_000_000, 64 << 20
 """Limits of the formats that Pillow decodes in Python, a few seconds for so many pixels."""
 
+MAX_JPEG_SCANS = 200
+"""Every scan of a progressive JPEG visits all pixels; more were made to keep a reader busy."""
+
 SLOW_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
+MAX_COMMENTS = 1000
+MAX_TIFF_BANDS = 6
+MAX_BLOCK_PIXELS = 1 << 27
 
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WIDE_WHITE = 65_535
@@ -158,33 +166,31 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_colours: int
 def _loaded(data: bytes, max_pixels: int) -> Iterator[_Picture]:
     """A decoded picture; its share of memory is held inside the block."""
     with _told():
-        file = image_file(data)
-    if file.canvas:
-        _check_size(*file.canvas, max_pixels)
-    image = _opened(file)
-    _check_size(*image.size, max_pixels)
-    if file.block_pixels > max(max_pixels, 1):
-        raise ImageError(_too_large(f"tiles of {file.block_pixels} pixels", max_pixels))
-    _check_slow(image, len(data))
-    with _budget.reserved(_peak_bytes(image, file, len(data))):
-        yield _load(image, file)
+        image = _opened(data)
+        _check_size(*image.size, max_pixels)
+        _check_effort(image, data)
+    with _budget.reserved(_peak_bytes(image, len(data))):
+        with _told():
+            is_wide = any(";16" in str(tile.args) for tile in image.tile)
+            stated_white = _tiff_number(image, 281)
+            image.load()
+            picture = _Picture(image, stated_white, is_wide)
+        yield picture
 
 
-def _opened(file: ImageFile) -> Image.Image:
-    with _told():
-        return Image.open(file.open(), formats=[file.format])  # type: ignore[arg-type]
-
-
-def _load(image: Image.Image, file: ImageFile) -> _Picture:
-    """The picture with its pixels."""
+def _opened(data: bytes) -> PillowFile:
+    """The file with its header read, and no pixels yet."""
+    refuse_other_formats(data)
+    pixels, info = without_obstacles(data)
+    image = Image.open(io.BytesIO(pixels), formats=PIXEL_FORMATS)
+    image.info.update(info)
+    if image.format == "TIFF":
+        refuse_camera_raw(dict(image.tag_v2))  # type: ignore[attr-defined]
     if image.mode == "F":
         raise ImageError(
             "floating-point pixels have no stated range: save 8 or 16 bits", "unsupported"
         )
-    is_wide = any(";16" in str(tile.args) for tile in getattr(image, "tile", []))
-    with _told():
-        image.load()
-        return _Picture(image, file, is_wide)
+    return image
 
 
 @contextmanager
@@ -200,8 +206,8 @@ def _told() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            "damaged image file: its header or its kind of pixels cannot be read; save it again as "
-            "PNG with 8 bits"
+            "not a picture that can be read, or a damaged one; what is read are JPEG, PNG, WEBP, "
+            "TIFF, BMP, GIF, PPM, AVIF, JPEG 2000 and TGA"
         ) from None
     except MemoryError:
         raise ImageError("too large to decode: out of memory", "unsupported") from None
@@ -219,25 +225,55 @@ def _too_large(size: str, max_pixels: int) -> str:
     return f"picture too large to decode safely ({size}; the limit is {max_pixels} pixels)"
 
 
-def _check_slow(image: Image.Image, num_bytes: int) -> None:
-    tiles = getattr(image, "tile", [])
-    is_slow = any(tile.codec_name in SLOW_DECODERS for tile in tiles)
-    if is_slow and (image.width * image.height > MAX_SLOW_PIXELS or num_bytes > MAX_SLOW_BYTES):
+def _check_effort(image: PillowFile, data: bytes) -> None:
+    """Refuses files that would keep the decoder busy for minutes or hours."""
+    pixels = image.width * image.height
+    scans = (
+        data.count(b"\xff\xda") if image.format == "JPEG" and image.info.get("progressive") else 0
+    )
+    if scans > MAX_JPEG_SCANS:
+        raise ImageError(
+            f"a JPEG of {scans} scans (at most {MAX_JPEG_SCANS}): save it again", "unsupported"
+        )
+    is_slow = any(tile.codec_name in SLOW_DECODERS for tile in image.tile)
+    if is_slow and (pixels > MAX_SLOW_PIXELS or len(data) > MAX_SLOW_BYTES):
         raise ImageError(
             f"{image.width}x{image.height} pixels in this kind of {image.format} would take "
             f"minutes to decode (the limit is {MAX_SLOW_PIXELS}): save it as PNG",
             "unsupported",
         )
+    if data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > MAX_COMMENTS:
+        raise ImageError(f"a PPM of more than {MAX_COMMENTS} comments: save it again")
+    tiled = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
+    if tiled > pixels * MAX_TIFF_BANDS:
+        raise ImageError("damaged image file: its strips hold more pixels than the picture")
+    if _block_pixels(image) > MAX_BLOCK_PIXELS:
+        raise ImageError("damaged image file: its tiles are far larger than the picture")
 
 
-def _peak_bytes(image: Image.Image, file: ImageFile, num_bytes: int) -> int:
+def _tiff_number(image: PillowFile, tag: int) -> int:
+    """A whole number among a TIFF's tags; 0 where there is none."""
+    found = getattr(image, "tag_v2", {}).get(tag, 0)
+    found = found[0] if isinstance(found, tuple) and found else found
+    return found if isinstance(found, int) else 0
+
+
+def _block_pixels(image: PillowFile) -> int:
+    """The size of a compressed TIFF's tile or strip, which is decoded at once."""
+    if image.info.get("compression") in (None, "raw"):
+        return 0
+    if tile_width := _tiff_number(image, 322):
+        return tile_width * _tiff_number(image, 323)
+    return image.width * min(image.height, _tiff_number(image, 278) or image.height)
+
+
+def _peak_bytes(image: PillowFile, num_bytes: int) -> int:
     """What decoding takes at its peak, as the header says; the RGB picture included."""
     per_pixel = _PIXEL_BYTES.get(image.mode, 4) + 4
-    per_pixel += _DECODER_BYTES.get(file.format, 0)
+    per_pixel += _DECODER_BYTES.get(image.format or "", 0)
     if image.info.get("progressive"):
         per_pixel += _PROGRESSIVE_BYTES
-    copies = num_bytes if file.format in ("AVIF", "WEBP", "TIFF") else 0
-    return image.width * image.height * per_pixel + file.block_pixels * 8 + copies
+    return image.width * image.height * per_pixel + _block_pixels(image) * 8 + num_bytes
 
 
 # ---------------------------------------------------------------------------- from pixels to sRGB
@@ -250,12 +286,14 @@ class _Picture:
         ImageError: `unsupported`, the numbers have no 8-bit meaning.
     """
 
-    def __init__(self, image: Image.Image, file: ImageFile, is_wide: bool) -> None:
+    def __init__(self, image: PillowFile, stated_white: int, is_wide: bool) -> None:
         self._image = image
-        self._orientation = _orientation(image, file)
-        self._white = _white(image, file.maximum, is_wide)
+        is_turned = image.format == "TIFF"  # by Pillow, when it is loaded
+        self._orientation = 1 if is_turned else stated_orientation(image.info)
+        self._white = _white(image, stated_white, is_wide)
         self._transforms: dict[str, Any] = {}
-        self._profile = file.profile or image.info.get("icc_profile")
+        profile = image.info.get("icc_profile")
+        self._profile = profile if isinstance(profile, bytes) else None
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -309,14 +347,6 @@ class _Picture:
         return self._transforms[mode]
 
 
-def _orientation(image: Image.Image, file: ImageFile) -> int:
-    """WEBP and AVIF tell their metadata when they are opened; the others are read before that."""
-    if file.format in ("WEBP", "AVIF"):
-        xmp = image.info.get("xmp", b"") if file.format == "WEBP" else b""
-        return stated_orientation(image.info.get("exif", b""), xmp)
-    return file.orientation
-
-
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     height = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, height):
@@ -347,7 +377,7 @@ def _transform_to_srgb(profile: bytes, mode: str) -> Any:
         return None
 
 
-def _white(image: Image.Image, stated: int | None, is_wide: bool) -> int:
+def _white(image: Image.Image, stated: int, is_wide: bool) -> int:
     """Which of a picture's numbers is white; where pixels have 8 bits it does not matter.
 
     Raises:
@@ -355,7 +385,7 @@ def _white(image: Image.Image, stated: int | None, is_wide: bool) -> int:
     """
     if image.mode in WIDE_MODES:
         least, most = _extremes(image)
-        white = stated if stated and 255 <= stated < WIDE_WHITE and most <= stated else WIDE_WHITE
+        white = stated if 255 <= stated < WIDE_WHITE and most <= stated else WIDE_WHITE
         if least < 0 or most > white:
             raise ImageError(
                 f"whole numbers from {least} to {most}, and nothing says which is white: save 8 "

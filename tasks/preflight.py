@@ -18,7 +18,7 @@ from ad_lib.decoding import inspect_image
 from ad_lib.errors import ImageError
 from ad_lib.labels import MAX_LABELS
 from ad_lib.memory import MemoryBudget
-from infra.store import ObjectNotFound
+from infra.store import BucketNotFound, ObjectNotFound, ObjectUnreadable, UriError
 from manifests.items import ErrorClass, Input, Problem
 from tasks.sources import read_input
 
@@ -27,6 +27,9 @@ FILE_BYTES = 512 << 20
 
 USUAL_FILE_BYTES = 16 << 20
 """Reserved for a file whose size is not known before it is read."""
+
+UNREADABLE = (ObjectUnreadable, BucketNotFound, UriError)
+"""What a store raises where one image cannot be read; other errors are the store's own."""
 
 MAX_COUNTED_COLOURS = 1 << 16
 
@@ -75,6 +78,8 @@ def inspect_input(listed: Input, *, max_pixels: int) -> Input:
             return _inspected(listed, data, max_pixels)
     except (ObjectNotFound, FileNotFoundError):
         return listed.broken(ErrorClass.INPUT_MISSING, f"{listed.full_uri} is not there")
+    except UNREADABLE as error:
+        return listed.broken(ErrorClass.INPUT_MISSING, str(error))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from manifests.quality import Quality
 from tasks.commit import Attempt, commit_shard, record_failure
 from tasks.environment import device_name
 from tasks.models import warm_backbone
-from tasks.preflight import input_bytes
+from tasks.preflight import UNREADABLE, input_bytes
 from tasks.progress import Stopped, board
 from tasks.requests import request_of, settings_of, unsupported
 from tasks.run_folder import find_commit, load_plan, open_run, recorded_job
@@ -186,6 +186,8 @@ class ShardWork:
         except (ObjectNotFound, FileNotFoundError):
             message = f"{image.full_uri} was there when it was planned and is gone"
             return Problem(ErrorClass.INPUT_MISSING, message)
+        except UNREADABLE as error:
+            return Problem(ErrorClass.INPUT_MISSING, str(error))
         except ImageError as error:
             return Problem(ErrorClass(error.kind), f"{image.full_uri}: {error}")
         except RequestError as error:

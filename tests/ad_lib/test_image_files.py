@@ -218,6 +218,21 @@ def test_odd_metadata_is_no_matter_in_threads_where_warnings_are_errors(tmp_path
         assert all(image.size == (128, 96) for image in pool.map(decode_image, files))
 
 
+def test_a_damaged_index_of_further_pictures_is_ignored():
+    data = encoded(PICTURE, "JPEG")
+    index = b"\xff\xe2\0\x10MPF\0II*\0\xff\xff\xff\xff\0\0"
+    np.testing.assert_array_equal(pixels(data[:2] + index + data[2:]), pixels(data))
+
+
+def test_a_flipped_bit_among_the_pixels_of_a_png_is_no_picture():
+    data = bytearray(encoded(PICTURE))
+    start = data.index(b"IDAT") + 6
+    for place in range(start, len(data) - 20, 397):
+        damaged = data.copy()
+        damaged[place] ^= 4
+        refused(bytes(damaged), "decode")
+
+
 # ---------------------------------------------------------------------------- numbers
 
 
@@ -270,25 +285,17 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 
 
 def test_a_tiff_of_more_strips_than_it_has_rows_is_refused():
-    tags = {273: (8,) * 5000, 279: (16,) * 5000, 278: 48}
-    data = encoded(PICTURE, "TIFF", tiffinfo={**tags})
     layout = ImageFileDirectory_v2()
     layout[256], layout[257], layout[258], layout[277] = 128, 96, (8, 8, 8), 3
     layout[262], layout[259], layout[278] = 2, 1, 48
     layout[273], layout[279] = (8,) * 5000, (16,) * 5000
     data = b"II*\0\x08\0\0\0" + layout.tobytes(8)
-    assert "5000 strips" in refused(data, "decode")
+    assert "strips" in refused(data, "decode")
 
 
 def test_a_plain_ppm_of_comments_is_no_matter_of_minutes():
     data = b"P3 2000 2000 255\n" + b"#\n" * 2_000_000
     refused(data, "decode")
-
-
-def test_a_webp_is_held_to_the_limit_before_its_canvas_is_made():
-    data = bytearray(encoded(PICTURE, "WEBP", exif=exif(1)))
-    data[24:30] = b"\xff\xff\x00\xff\xff\x00"
-    assert "65536x65536" in refused(bytes(data), "unsupported")
 
 
 def test_colours_are_counted_as_far_as_asked():
