@@ -244,7 +244,8 @@ def _check_effort(image: PillowFile, data: bytes) -> None:
         )
     if data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > MAX_COMMENTS:
         raise ImageError(f"a PPM of more than {MAX_COMMENTS} comments: save it again")
-    tiled = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
+    boxes = [tile.extents for tile in image.tile if tile.extents]
+    tiled = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
     if tiled > pixels * MAX_TIFF_BANDS:
         raise ImageError("damaged image file: its strips hold more pixels than the picture")
     if _block_pixels(image) > MAX_BLOCK_PIXELS:
