@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ad_lib import BackboneError, find_weights, load_backbone
@@ -111,6 +112,33 @@ def test_a_network_with_a_missing_weight_is_refused_not_completed_at_random(fold
     message = one_line(refused)
     assert f"the {part} of" in message
     assert f"lacks 1 of its weights, such as '{name}'" in message
+
+
+OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_the_names_of_older_versions_load_as_the_same_weights(folder):
+    """As the published weights of Stable Diffusion 1.5 have them."""
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(tensors, file)
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if "mid_block.attentions" in name]:
+        old = name
+        for new_part, old_part in OLD_ATTENTION.items():
+            old = old.replace(new_part, old_part)
+        tensors[old] = tensors.pop(name)
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, file)
+    ours, theirs = (load_backbone(str(name), device="cpu") for name in (folder, TINY_BACKBONE))
+    for network, expected in (
+        (ours.vae, theirs.vae),
+        (ours.text_encoders[0], theirs.text_encoders[0]),
+    ):
+        state = network.state_dict()
+        assert all(torch.equal(state[name], t) for name, t in expected.state_dict().items())
 
 
 def test_a_tokenizer_without_a_vocabulary_is_refused(folder):
