@@ -13,7 +13,7 @@ Work = TypeVar("Work")
 
 
 def task_runner(num_workers: int) -> TaskRunner[Any]:
-    """Threads of this process: one per device. A model is loaded once and stays warm."""
+    """Threads of this process, one per device. They share its loaded model."""
     return ThreadPoolTaskRunner(max_workers=num_workers)
 
 
@@ -22,7 +22,8 @@ def sliding_window(
 ) -> Iterator[PrefectFuture[Any]]:
     """Submits work, at most `size` pieces at a time, and yields each future as it finishes.
 
-    Prefect's record stays complete and the driver's memory small however long the list is.
+    So Prefect's record is complete and the memory of this process small, however much work there
+    is.
     """
     finished: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
     remaining = iter(work)

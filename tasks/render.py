@@ -1,4 +1,4 @@
-"""Render one shard: fetch, decode, optimise, encode, commit. A committed shard is left alone."""
+"""Renders one shard: fetch, decode, optimise, encode, commit. A committed shard is not rendered."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ from tasks.run_folder import find_commit, load_plan, open_run, recorded_job
 from tasks.scratch import scratch_folder
 
 RETRY_SECONDS = (5.0, 30.0, 120.0)
-"""Waits before a shard is tried again whose store did not answer."""
+"""Waits between the tries of a shard whose store does not answer."""
+
 LOOKAHEAD = 2
-"""Batches that are fetched and decoded ahead of the one that renders."""
+"""Batches that are fetched and decoded while another batch renders."""
 
 T = TypeVar("T")
 Loaded = Image.Image | Problem
@@ -83,7 +84,8 @@ def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str,
     Args:
         run_uri: the run folder.
         shard: which of its shards.
-        compute: how fast (`manifests.job.Compute`); it may differ from what was planned.
+        compute: batch size, device and threads (`manifests.job.Compute`); they may differ from
+            those of the plan.
 
     Returns:
         The shard's name, its counts, and whether somebody else committed it first.
@@ -140,7 +142,7 @@ def _render_and_commit(
 
 @dataclass(frozen=True)
 class ShardWork:
-    """What a shard is rendered with; its encoded pictures land in `scratch` under their keys."""
+    """Renders the items of a shard; the encoded pictures are files of `scratch`, named by key."""
 
     backbone: Backbone
     job: Job
@@ -149,11 +151,11 @@ class ShardWork:
 
     @property
     def quality(self) -> Quality:
-        """What pictures must be like; without bounds every one is kept."""
+        """The bounds on figures; without bounds every picture is kept."""
         return self.job.quality or Quality()
 
     def outcomes(self, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome per item, in order; what is rejected is made again with the next seed."""
+        """One outcome per item, in order; rejected items are rendered again with the next seed."""
         found = dict(zip(items, self._attempt(items, retry=0), strict=True))
         for retry in range(1, self.quality.retries + 1):
             rejected = [item for item, outcome in found.items() if _is_rejected(outcome)]
@@ -162,7 +164,7 @@ class ShardWork:
         return list(found.values())
 
     def _attempt(self, items: Sequence[Item], retry: int) -> list[Outcome]:
-        """Every item once: rendered in batches while the next ones are loading."""
+        """Renders every item once, in batches; the next batches are loaded meanwhile."""
         size = self.compute.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         with ThreadPoolExecutor(self.compute.io_threads) as pool:
@@ -203,9 +205,11 @@ class ShardWork:
     def _render_batch(
         self, batch: Sequence[Item], images: dict[Input, Loaded], retry: int
     ) -> Iterator[tuple[Item, Rendered | Problem]]:
-        """Each item with its result or its problem; one that fails takes nobody with it."""
+        """Each item with its result or its problem; an item that fails does not affect others."""
         asked = {item: _asked(item, images, retry) for item in batch}
-        requests = {item: one for item, one in asked.items() if isinstance(one, Request)}
+        requests = {
+            item: request for item, request in asked.items() if isinstance(request, Request)
+        }
         results = self._render(requests, counted=retry == 0)
         for item, request in asked.items():
             if isinstance(request, Problem):
@@ -217,7 +221,7 @@ class ShardWork:
     def _render(
         self, requests: dict[Item, Request], *, counted: bool
     ) -> dict[Item, Result | Problem]:
-        """Renders items together; where that fails, halves them until the culprit stands alone."""
+        """Renders items together; where that fails, in halves, until the failing item is alone."""
         if not requests:
             return {}
         items = list(requests)
@@ -299,15 +303,15 @@ def _ahead(
 
 
 def _asked(item: Item, images: dict[Input, Loaded], retry: int) -> Request | Problem:
-    """What an item asks for, or why it cannot."""
+    """The request of an item, or why there is none."""
     if item.problem is not None:
         return item.problem
     pictures: dict[Input, Image.Image] = {}
-    for one in item.inputs:
-        loaded = images[one]
+    for item_input in item.inputs:
+        loaded = images[item_input]
         if isinstance(loaded, Problem):
             return loaded
-        pictures[one] = loaded
+        pictures[item_input] = loaded
     try:
         return request_of(item, pictures, seed_of(item.item_id, retry) if retry else item.seed)
     except RequestError as error:
