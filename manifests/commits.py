@@ -1,7 +1,7 @@
 """The records of a run: run.json, one commit per shard, and the index that is derived from them.
 
-Whoever reads them back trusts nothing in them: names, counts and digests are checked here, and what
-a record says about other files by those who open these files.
+Records that are read may be damaged or forged. Names, counts and digests are checked here; whether
+a file is what a record says about it is checked where the file is opened (`tasks/committed.py`).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Commit(Record):
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
-        """The files that exist by this commit."""
+        """The files that this commit declares."""
         return tuple(file for file in (self.tar, self.parquet) if file is not None)
 
 
@@ -207,7 +207,7 @@ def data_name(shard: str, sha256: str, extension: str) -> str:
 
 
 def render_again(shard: str) -> str:
-    """The way out where the files of a committed shard are damaged."""
+    """What the user can do where a file of a committed shard is damaged or missing."""
     return (
         f"restore it, or delete {commit_name(shard)} and run the job again, which renders shard "
         f"{shard} anew"
@@ -221,7 +221,7 @@ def count(outcomes: Sequence[Outcome]) -> Counts:
 
 
 def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
-    """Folds the commits of a run into its index.
+    """Adds up the commits of a run to its index.
 
     Raises:
         RunFolderError: a commit belongs to another plan, or there are more than were planned.
@@ -236,8 +236,8 @@ def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
     committed = sum((commit.counts for commit in ordered), Counts())
     if committed.planned > run.num_items or len(ordered) > run.num_shards:
         raise RunFolderError(
-            f"commits/ tells of {committed.planned} items in {len(ordered)} shards, {RUN_NAME} of "
-            f"{run.num_items} in {run.num_shards}: take out the commits that are not of this run"
+            f"commits/ counts {committed.planned} items in {len(ordered)} shards, {RUN_NAME} only "
+            f"{run.num_items} in {run.num_shards}: move away the commits that are not of this run"
         )
     pending = run.num_items - committed.planned
     counts = committed + Counts(planned=pending, pending=pending)
@@ -258,7 +258,7 @@ def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
 
 
 def read_run(data: bytes) -> RunRecord:
-    """The run that `run.json` tells of.
+    """The run that `run.json` describes.
 
     Raises:
         RunFolderError: it is damaged, or of a later version of stylefarm.

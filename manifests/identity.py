@@ -50,11 +50,11 @@ default, so that a new version continues the runs of an earlier one.
 
 MAX_DIFFERENCES = 20
 MAX_SHOWN_LETTERS = 80
-"""Of a field's value in the message that tells how two runs differ."""
+"""Maximum fields, and letters of a value, in the message that says how two runs differ."""
 
 
 def canonical_json(value: Any) -> str:
-    """The one way in which we write JSON that is hashed: sorted keys, no spaces, plain text."""
+    """JSON text of a value, always the same for equal values: keys sorted, no spaces, UTF-8."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -77,13 +77,16 @@ def item_id(
     negative_prompt: str | None = None,
     noise_of: str | None = None,
 ) -> str:
-    """32 hex digits that name an item: what goes in, what is done with it, and by which model.
+    """32 hex digits that identify an item: its inputs, its settings and the model.
 
-    An item of a sweep has the noise of another one, `noise_of`, so that the two can be compared.
+    An item of a sweep uses the noise of the item `noise_of`, so that the two can be compared.
     """
     words = {"prompt": prompt, "negative_prompt": negative_prompt, "noise_of": noise_of}
     identity: dict[str, Any] = {
-        "inputs": [[one.role, one.sha256 or f"uri:{one.full_uri}"] for one in inputs],
+        "inputs": [
+            [item_input.role, item_input.sha256 or f"uri:{item_input.full_uri}"]
+            for item_input in inputs
+        ],
         "task": task,
         "params": params,
         "model_revision": model_revision,
@@ -101,10 +104,10 @@ def seed_of(item: str, retry: int = 0) -> int:
 
 
 def source_digest(objects: Iterable[tuple[str, int | None]]) -> str:
-    """Which files a source listed, by name within the source and size in bytes.
+    """A hash of the files that a source listed: their names within the source, and their sizes.
 
-    This is cheap enough to look at again on every resume; the bytes themselves are held to their
-    sha256 when a shard reads them.
+    It needs a listing and no file, so it is computed again whenever a run is resumed. The bytes of
+    a file are compared with their sha256 when a shard reads them.
     """
     return digest(sorted([name, size or 0] for name, size in objects))
 

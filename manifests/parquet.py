@@ -16,13 +16,16 @@ import pyarrow.parquet as pq
 from manifests.errors import RunFolderError
 
 MAX_FILE_BYTES = 1 << 30
+"""Maximum size of a Parquet file of a run folder."""
+
 MAX_UNPACKED_BYTES = 8 << 30
-"""Of all columns together, as the file's footer states it."""
+"""Maximum size of all columns after decompression, as the footer of the file states it."""
 
 MAX_BATCH_BYTES = 256 << 20
-"""Of one column of the rows that are unpacked at the same time, however often a value repeats."""
+"""Maximum memory for a column of the rows that are unpacked together."""
 
 MAX_BATCH_ROWS = 8192
+"""Maximum number of rows that are unpacked together."""
 
 
 def parquet_rows(
@@ -78,7 +81,9 @@ def _rows(data: bytes, schema: pa.Schema, num_rows: int) -> Iterator[dict[str, A
 def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
     for field in wanted:
         if found.names.count(field.name) != 1:
-            raise ValueError(f"it has not one column {field.name}: made by another version?")
+            raise ValueError(
+                f"it has no column {field.name}, or has it twice: was it made by another version?"
+            )
         if found.field(field.name).type != field.type:
             raise ValueError(
                 f"its column {field.name} is {found.field(field.name).type}, not {field.type}"
@@ -86,10 +91,10 @@ def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
 
 
 def _batch_rows(metadata: Any) -> int:
-    """How many rows may be unpacked at once.
+    """How many rows may be unpacked together.
 
-    A value that stands once in the file may be repeated by every row, so that a small file unpacks
-    to much; no value is larger than its column in the file.
+    A file may store a long value once and repeat it in every row, so a small file can need much
+    memory. A value is never larger than its whole column in the file, which gives the bound.
     """
     sizes = [
         metadata.row_group(group).column(column).total_uncompressed_size

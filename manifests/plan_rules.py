@@ -1,7 +1,7 @@
-"""What holds for every planned item, whoever wrote the plan.
+"""Which rules does every planned item keep, whoever wrote the plan?
 
-Keys and shards become names of files, sizes and offsets become memory, so that a plan that breaks
-one of these rules is refused as a whole before anything is done with it.
+Keys and shards become names of files, and sizes and offsets decide how much memory is used. A plan
+that breaks a rule is therefore refused as a whole before it is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manifests.job import Role
 from manifests.plan import SHARD_PATTERN
 
 MAX_KEY_LENGTH = 240
-"""So that a key with an extension is a file name on every file system."""
+"""Maximum letters of a key; with its extension it is a file name on every file system."""
 
 MIN_SIDE, MAX_SIDE = 64, 8192
 MAX_INPUTS = 1000

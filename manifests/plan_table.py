@@ -21,7 +21,7 @@ from manifests.plan_rules import checked_items
 WAY_OUT = "restore it, or choose another run folder"
 
 ROWS_AT_ONCE = 8192
-"""Rows that are Python objects and Arrow columns at the same time; it bounds memory."""
+"""Number of rows that are converted to Arrow columns together, which bounds the memory."""
 
 INPUT_FIELDS: list[tuple[str, pa.DataType]] = [
     ("role", pa.string()),
@@ -93,7 +93,7 @@ def read_plan(data: bytes, *, expected_digest: str, num_items: int, num_shards: 
     try:
         items = tuple(checked_items(map(_item, rows)))
         if len({item.shard for item in items}) != num_shards:
-            raise ValueError(f"it has not the {num_shards} shards that run.json tells of")
+            raise ValueError(f"it does not have the {num_shards} shards that run.json states")
     except RunFolderError:
         raise
     except (ValueError, TypeError) as error:
@@ -143,7 +143,9 @@ def _item(row: dict[str, Any]) -> Item:
     inputs = tuple(Input(**fields) for fields in row.pop("inputs"))
     error_class, message = row.pop("error_class"), row.pop("error_message")
     if (error_class is None) != (message is None):
-        raise ValueError(f"{row['key'][:80]!r} has half a problem")
+        raise ValueError(
+            f"{row['key'][:80]!r} has an error_class or an error_message without the other"
+        )
     if any(found.role is None or found.key is None or found.uri is None for found in inputs):
         raise ValueError(f"an input of {row['key'][:80]!r} has no role, key or URI")
     problem = Problem(ErrorClass(error_class), message) if error_class is not None else None

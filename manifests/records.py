@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from manifests.errors import RunFolderError
 
 MAX_RECORD_BYTES = 16 << 20
-"""A larger record is refused before it is read; `run.json` holds a whole job."""
+"""Maximum size of a record; the largest is `run.json`, which holds a whole job."""
 
 MAX_DEPTH = 40
-"""Of lists and mappings inside each other."""
+"""Maximum number of lists and mappings inside each other."""
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Words = Annotated[str, Field(max_length=2000)]
-"""Text that is shown and never interpreted."""
+"""Text that is shown to people and never interpreted."""
 
 
 class Record(BaseModel):
@@ -55,7 +55,7 @@ def read_record(
     except ValidationError as error:
         reason = first_problem(error)
     except RecursionError:
-        reason = f"its values are nested more than {MAX_DEPTH} deep"
+        reason = f"its values are nested more than {MAX_DEPTH} levels deep"
     except ValueError as error:
         reason = str(error)
     raise RunFolderError(f"{name} is damaged ({reason[:300]}): {way_out}")
@@ -98,7 +98,7 @@ def _no_number(text: str) -> Any:
 
 
 def _check_values(content: Any) -> None:
-    """Refuses deep nesting and half surrogate pairs, which no later step could write or show."""
+    """Refuses deep nesting and half surrogate pairs, which later steps cannot write or show."""
     level = [content]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -112,4 +112,4 @@ def _check_values(content: Any) -> None:
                 value.encode()
         level = inner
     if level:
-        raise ValueError(f"its values are nested more than {MAX_DEPTH} deep")
+        raise ValueError(f"its values are nested more than {MAX_DEPTH} levels deep")

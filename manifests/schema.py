@@ -202,7 +202,7 @@ def read_metadata(
 
 
 def _broken_rule(row: dict[str, Any], item: Item) -> str | None:
-    """What a row says otherwise than its planned item, or than rows can say."""
+    """The first thing in a row that differs from its planned item, or that no row can hold."""
     for column in ("item_id", "key", "shard", "task", "params", "label"):
         if row[column] != getattr(item, column):
             return f"its {column} is not as planned"

@@ -1,4 +1,4 @@
-"""The commit of a shard: tar and Parquet are written, checked, stored; one write declares them."""
+"""How a shard is committed: tar and Parquet are written, checked and stored, then declared."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ScratchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a shard; the id is what settles who wrote a commit."""
+    """One try at a shard; its id in a commit says which attempt wrote the commit."""
 
     shard: str
     attempt_id: str
@@ -75,8 +75,8 @@ def commit_shard(
         device: what rendered it.
 
     Returns:
-        The commit that holds, and whether it is this attempt's: whoever comes second discards its
-        work.
+        The commit of the shard, and whether this attempt wrote it. Where another attempt was first,
+        the work of this one is discarded.
     """
     finished_at = datetime.now(UTC).isoformat(timespec="seconds")
     provenance = Provenance(

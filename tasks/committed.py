@@ -1,7 +1,7 @@
 """What do the committed shards of a run hold, and is it what their commits say?
 
-A file that is missing or damaged is a RunFolderError that names it and says how its shard is
-rendered again.
+Where a file is missing or damaged, a RunFolderError names it and says how its shard can be rendered
+again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Row = dict[str, Any]
 
 
 def sound_commits(store: Store, run: RunRecord, plan: Plan) -> dict[str, Commit]:
-    """Every commit of a run, by shard, where all files are there in the size that it states.
+    """Every commit of a run, by shard, after the sizes of all committed files were compared.
 
-    It costs one listing of `data/`; the files are not read.
+    This needs one listing of `data/`; the files are not read.
 
     Raises:
         RunFolderError: a commit or a file is damaged, missing, or not of this plan.

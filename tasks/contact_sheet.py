@@ -24,9 +24,9 @@ CONTACT_SHEET_NAME = "contact_sheet.jpg"
 
 MAX_ROWS, MAX_INPUTS, MAX_ENTRIES = 24, 12, 100
 MAX_KEY = 40
-"""Letters of an input's key under its picture."""
+"""Maximum letters of an input's key under its picture."""
 MAX_WIDTH = 12_000
-"""Pixels; many columns are narrow ones."""
+"""Pixels; with many columns each of them is narrow."""
 LARGEST_SIDE, SMALLEST_SIDE = 256, 96
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def _result_cell(store: Store, item: Item | None, found: Found, side: int) -> Ce
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
-    """What matters of a picture, in short lines; low losses and distances are near the style."""
+    """The main figures of a picture in short lines; low losses and distances are good."""
     style = [("style loss", "style_loss", ".3f"), ("swd", "swd_patch", ".4f")]
     likeness = [("ssim", "ssim_luma", ".2f"), ("chroma", "chroma_gain", ".2f")]
     cost = [f"{row['seconds']:.1f} s"] if row["seconds"] is not None else []
@@ -152,10 +152,10 @@ def _figures(row: dict[str, Any]) -> list[str]:
         cost.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
     if json.loads(row["params"]).get("settings", {}).get("seamless", "none") != "none":
         likeness += [("seams", "seam_ratio_x", ".2f"), ("and", "seam_ratio_y", ".2f")]
-    lines = [_told(row, style), _told(row, likeness), "   ".join(cost)]
+    lines = [_figure_line(row, style), _figure_line(row, likeness), "   ".join(cost)]
     return [line for line in lines if line]
 
 
-def _told(row: dict[str, Any], figures: list[tuple[str, str, str]]) -> str:
+def _figure_line(row: dict[str, Any], figures: list[tuple[str, str, str]]) -> str:
     known = [(name, row[column], form) for name, column, form in figures]
     return "   ".join(f"{name} {value:{form}}" for name, value, form in known if value is not None)

@@ -16,7 +16,7 @@ TITLE, HEADING, FIGURE = 24, 15, 13
 
 
 MAX_CELL_LETTERS = 2000
-"""Of a text that is wrapped; more would not fit in any cell."""
+"""Maximum letters of a text; more would not fit into any cell."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Cell:
     """One place of the table.
 
     Attributes:
-        picture: drawn as large as the cell; without one the `text` stands there.
-        text: what is said in the picture's place.
+        picture: drawn as large as the cell.
+        text: shown where there is no picture.
         figures: lines under it.
-        is_bad: whether the text tells of a failure.
+        is_bad: whether the text reports a failure.
     """
 
     picture: Image.Image | None = None
@@ -43,7 +43,7 @@ class Sheet:
     Attributes:
         headings: one per column.
         rows: a cell per column each.
-        num_inputs: so many columns from the left are what went in; a wider gap follows them.
+        num_inputs: number of columns at the left that show inputs; a wider gap follows them.
     """
 
     title: str
@@ -73,7 +73,7 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
     _write(draw, (MARGIN, MARGIN), title, TITLE, INK)
     _write(draw, (MARGIN, MARGIN + _height(title, TITLE)), subtitle, FIGURE, SOFT_INK)
     for left, lines in zip(lefts, headings, strict=True):
-        start = bottom_of_headings - _height(lines, HEADING)  # headings stand on one line
+        start = bottom_of_headings - _height(lines, HEADING)  # all headings end at the same height
         _write(draw, (left, start), lines, HEADING, INK)
     y = bottom_of_headings + 8
     for row, row_height in zip(sheet.rows, heights, strict=True):
@@ -127,7 +127,7 @@ def _write(
 
 
 def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
-    """The text in lines of that many pixels; what does not fit into so many lines ends in `…`."""
+    """The text in at most `most` lines of `width` pixels; `…` ends a text that does not fit."""
     lines = [""]
     words = text[:MAX_CELL_LETTERS].split()
     for word in (piece for written in words for piece in _pieces(written, size, width)):

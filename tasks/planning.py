@@ -1,4 +1,4 @@
-"""From a resolved job to a frozen plan, or back to the plan that the run folder holds."""
+"""How a resolved job becomes a frozen plan, or finds the plan that its run folder holds."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _check_place(uri: str) -> None:
 
 
 def _refuse_moved_sources(resolved: ResolvedJob, pending: Iterable[Item]) -> None:
-    """The plan names files by their URI; rendering it from where they no longer are loses items."""
+    """Refuses a job whose sources lie elsewhere than planned: its pending items would all fail."""
     listed = resolved.inputs.uris()
     planned = (item_input.uri for item in pending for item_input in item.inputs)
     moved = next((uri for uri in planned if uri not in listed), None)

@@ -1,7 +1,7 @@
-"""A run folder as its records tell it: what it is, what is planned, and what exists.
+"""What a run folder is, what is planned in it, and which shards exist, as its records say.
 
-Invariants: a shard exists if and only if its commit does, and listings of `data/` mean nothing.
-Records are read in bounded memory and checked; a damaged one is a RunFolderError that names it.
+A shard exists if and only if its commit does, whatever lies in `data/`. Records are read in bounded
+memory and checked; a damaged record is a RunFolderError that names the file and the way out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_COMMIT_BYTES = 1 << 20
 MAX_NOTE_BYTES = 1 << 16
 
 FOLDERS = ("attempts", "commits", "data", "plan")
-"""What we write into; `run.json` and derived files lie beside them."""
+"""The folders that we write into; `run.json` and the derived files lie beside them."""
 
 _READERS = 16
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
@@ -183,7 +183,7 @@ def read_file(store: Store, name: str, way_out: str, size: int | None = None) ->
 
 
 def read_commits(store: Store) -> dict[str, Commit]:
-    """Every commit of a run, by shard; other files in `commits/` are left alone.
+    """Every commit of a run, by shard; other files in `commits/` are ignored.
 
     Raises:
         RunFolderError: a commit is damaged.
@@ -216,7 +216,7 @@ def pending_shards(store: Store, plan: Plan) -> dict[str, list[Item]]:
 def last_failures(store: Store, plan: Plan) -> dict[str, str]:
     """For each shard that is still pending, the error of its latest failed attempt.
 
-    A note that cannot be read is told in the place of its error; it decides nothing.
+    Where a note cannot be read, that is reported in the place of its error.
     """
     pending = pending_shards(store, plan)
     latest: dict[str, tuple[int, str]] = {}
@@ -254,7 +254,7 @@ def put_if_changed(store: Store, key: str, data: bytes) -> None:
 def _named(
     store: Store, prefix: str, pattern: re.Pattern[str]
 ) -> Iterator[tuple[StoredObject, re.Match[str]]]:
-    """The files whose names are those of records; whatever else lies there is not ours."""
+    """The files whose names match the pattern; other files are not ours and are ignored."""
     for found in store.list(prefix):
         if name := pattern.fullmatch(found.key):
             yield found, name

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +32,7 @@ from tasks.resolving import ResolvedJob, resolve_job
 from tasks.run_folder import current_index, last_failures, open_run, pending_shards
 from tests.audit import audit
 from tests.bad_images import picture
+from tests.command_line import command_environment
 from tests.tasks.runs import files_of, finish, make_job, prepare
 
 Damage = Callable[[Path], None]
@@ -248,7 +251,7 @@ RECORDS: dict[str, tuple[Damage, str]] = {
     "run-deep": (write("run.json", b'{"job":' + b"[" * 10**6), r"^run.json is damaged .*nested"),
     "run-deep-enough": (
         write("run.json", b'{"job":' + b"[" * 60 + b"]" * 60 + b"}"),
-        r"^run.json is damaged .*nested more than 40 deep",
+        r"^run.json is damaged .*nested more than 40 levels deep",
     ),
     "run-huge-int": (
         write("run.json", b'{"num_items": ' + b"9" * 10_000 + b"}"),
@@ -280,7 +283,7 @@ RECORDS: dict[str, tuple[Damage, str]] = {
     "run-shards": (edit("run.json", {"num_shards": 99}), r"^run.json is damaged \(it has more"),
     "run-other-shards": (
         edit("run.json", {"num_shards": 3}),
-        r"^(commits/ tells of 4 items in 4 shards|plan/plan.parquet is damaged)",
+        r"^(commits/ counts 4 items in 4 shards|plan/plan.parquet is damaged)",
     ),
     "run-path-as-model": (edit("run.json", {"model_id": ["x"]}), r"^run.json is damaged \(model"),
     "run-long-model": (edit("run.json", {"model_id": "x" * 10**6}), r"^run.json is damaged"),
@@ -363,7 +366,7 @@ RECORDS: dict[str, tuple[Damage, str]] = {
     ),
     "commit-too-many": (
         edit("commit", {"counts": {"planned": 50, "ok": 50}}),
-        r"(commits/ tells of 53 items|it counts 50 items)",
+        r"(commits/ counts 53 items|it counts 50 items)",
     ),
     "commit-errors": (
         edit("commit", lambda commit: commit["stats"].update(errors={"\x1b[31m": 1})),
@@ -470,22 +473,22 @@ FILES: dict[str, tuple[Damage, str]] = {
     ),
     "plan-half-a-problem": (
         forged_plan(column("error_message", *[None] * 4)),
-        r"^plan/plan.parquet is damaged .*half a problem",
+        r"^plan/plan.parquet is damaged .*without the other",
     ),
     "plan-role": (forged_plan(input_field("role", "x")), r"'x' is no role of an input"),
     "plan-no-role": (forged_plan(input_field("role", None)), r"has no role, key or URI"),
-    "plan-no-uri": (forged_plan(input_field("uri", "")), r"has no usable URI"),
+    "plan-long-uri": (forged_plan(input_field("uri", "x" * 9000)), r"has no usable URI"),
     "plan-nul-uri": (forged_plan(input_field("uri", "a\0b")), r"has no usable URI"),
     "plan-sha256": (forged_plan(input_field("sha256", "x")), r"'x' is no sha256"),
     "plan-no-place": (forged_plan(input_field("member", "x")), r"has no place in its tar"),
     "plan-no-input": (forged_plan(column("inputs", [None])), r"^plan/plan.parquet is damaged"),
     "plan-lacks-column": (
         forged_plan(lambda table: table.drop_columns(["seed"])),
-        r"it has not one column seed",
+        r"it has no column seed",
     ),
     "plan-column-twice": (
         forged_plan(lambda table: table.append_column("key", table["key"])),
-        r"it has not one column key",
+        r"it has no column key",
     ),
     "plan-column-type": (
         forged_plan(lambda table: table.set_column(3, "seed", pa.array(["x"] * 4))),
@@ -519,7 +522,7 @@ CONTENTS: dict[str, tuple[Damage, str]] = {
     "part-fewer-rows": (forged_part(lambda table: table.slice(1)), r"it has 0 rows, but 1 were"),
     "part-lacks-column": (
         forged_part(lambda table: table.drop_columns(["style_loss"])),
-        r"^data/.*.parquet is damaged \(it has not one column style_loss",
+        r"^data/.*.parquet is damaged \(it has no column style_loss",
     ),
     "part-other-item": (forged_part(column("item_id", "0" * 32)), r"its item_id is not as planned"),
     "part-other-key": (forged_part(column("key", "x")), r"row 1: its key is not as planned"),
@@ -775,3 +778,21 @@ def test_a_value_that_every_row_repeats_is_unpacked_a_few_rows_at_a_time(monkeyp
     for _ in range(256):
         assert len(next(rows)["text"]) == 1 << 17
         assert pa.total_allocated_bytes() - before < 8 << 20
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_command_says_in_one_sentence_what_is_damaged_and_ends_with_2(run, command):
+    edit("commit", lambda commit: commit["tar"].update(name="../../secret.txt"))(run)
+    before = listing(run)
+    environment = command_environment("http://127.0.0.1:9/api")
+    done = subprocess.run(
+        [sys.executable, "-O", "-m", "flows.cli", command, str(run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: commits/0000")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert listing(run) == before
