@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -21,6 +21,7 @@ from manifests.plan_table import plan_digest, write_plan
 from tasks.committed import sound_commits
 from tasks.environment import versions
 from tasks.items import make_items
+from tasks.passed_over import PassedOver
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob
 from tasks.run_folder import find_run, load_plan, recorded_job
@@ -173,6 +174,7 @@ def _rows(resolved: ResolvedJob) -> list[TableRow]:
         role: [image for file in files for image in images_in(file, listed.passed_over[role])]
         for role, files in listed.files.items()
     }
+    _refuse_empty_sources(images, listed.passed_over)
     masks = images.pop("source_mask", None)
     prompts = listed.prompts or [None]
     pairing = resolved.job.pairing
@@ -190,6 +192,16 @@ def _rows(resolved: ResolvedJob) -> list[TableRow]:
         )
         for inputs, number in zip(combinations, numbers, strict=True)
     ]
+
+
+def _refuse_empty_sources(
+    images: Mapping[str, Sequence[Input]], passed_over: Mapping[str, PassedOver]
+) -> None:
+    for role, found in images.items():
+        if not found and passed_over[role]:
+            raise JobError(
+                f"the {role} source holds no images: check its uri ({passed_over[role]})"
+            )
 
 
 def _planned_numbers(resolved: ResolvedJob, num_rows: int) -> Sequence[int]:

@@ -309,8 +309,9 @@ def test_sources_must_fit_the_task(pictures, inputs, message):
 def test_a_source_without_images_is_refused_and_nothing_is_written(pictures):
     (pictures / "empty").mkdir()
     write_empty_file(pictures / "empty").rename(pictures / "empty" / "notes.txt")
-    with pytest.raises(JobError, match="the style source holds no images: check its uri"):
+    with pytest.raises(JobError, match="the style source holds no images: check its uri") as raised:
         prepare(pictures, inputs={"content": "content", "style": "empty"})
+    assert str(raised.value).endswith("(1 file was passed over: 1 .txt (notes.txt))")
     assert not (pictures / "run").exists()
 
 

@@ -347,6 +347,9 @@ def test_what_is_no_regular_file_is_listed_and_its_reading_fails_at_once(tmp_pat
     ):
         with pytest.raises(kind, match=message):
             read_input(found[key])
+        inspected = inspect_input(found[key], max_pixels=PIXELS)
+        assert inspected.problem
+        assert inspected.problem.error_class == ErrorClass.INPUT_MISSING
     assert read_input(found["a"]) == read_input(found["e.png/f"]) == b"x"
 
 
