@@ -123,7 +123,7 @@ def local_path(uri: str) -> str | None:
     """Return the local path that a URI means, `~` expanded, or None where it is on S3.
 
     Raises:
-        UriError: no store can hold it: another scheme, an empty text, or text that no path can be.
+        UriError: it is empty, has another scheme, or is text that no path can be.
     """
     if uri.startswith("file://"):
         path = unquote(uri.removeprefix("file://").removeprefix("localhost"))

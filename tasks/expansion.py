@@ -1,4 +1,4 @@
-"""Which names a pattern of a job stands for: braces as in a shell, and globs.
+"""Which names a pattern in a job stands for: braces and globs, as in a shell.
 
 Braces are counted before they are expanded, so that `{1..1000000000}` is refused at once.
 """
@@ -12,31 +12,30 @@ from fnmatch import fnmatchcase
 from braceexpand import alphabet, braceexpand
 
 from infra.store import UriError, quoted
+from manifests.limits import MAX_EXPANDED_URIS, MAX_TEXT_LETTERS
 
-MAX_NAMES = 100_000
-MAX_LETTERS = 10_000
 MAX_NESTING = 20
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?")
-_FIRST_COUNT = 0xF0000  # characters of private use stand for groups that were counted
+_FIRST_COUNT = 0xF0000  # characters for private use stand for the groups that were counted
 
 
 def expand_braces(name: str) -> list[str]:
     """What a name with `{a,b}` or `{000..099}` stands for, in order.
 
     Raises:
-        UriError: the braces are unbalanced, or stand for more than `MAX_NAMES` names.
+        UriError: the braces are unbalanced, or stand for more than `MAX_EXPANDED_URIS` names.
     """
     if "{" not in name and "}" not in name:
         return [name]
-    if len(name) > MAX_LETTERS:
-        raise UriError(f"{quoted(name)} has {len(name):,} letters; {MAX_LETTERS:,} at most")
-    if _count(name) > MAX_NAMES:
+    if len(name) > MAX_TEXT_LETTERS:
+        raise UriError(f"{quoted(name)} has {len(name):,} letters; {MAX_TEXT_LETTERS:,} at most")
+    if _count(name) > MAX_EXPANDED_URIS:
         raise UriError(
-            f"the braces of {quoted(name)} stand for more than {MAX_NAMES:,} files: name a folder, "
-            "or fewer files"
+            f"the braces of {quoted(name)} stand for more than {MAX_EXPANDED_URIS:,} files: name a "
+            "folder, or fewer files"
         )
     return list(braceexpand(name))
 
@@ -64,7 +63,7 @@ def _count(name: str) -> int:
 def _count_group(inside: str, counts: Sequence[int]) -> int:
     if found := _NUMBERS.fullmatch(inside):
         if max(map(len, found.groups(""))) > 18:
-            return MAX_NAMES + 1
+            return MAX_EXPANDED_URIS + 1
         return abs(int(found[2]) - int(found[1])) // _step(found[3]) + 1
     if found := _LETTERS.fullmatch(inside):
         first, last = (alphabet.index(letter) for letter in found.groups()[:2])
@@ -77,11 +76,11 @@ def _step(digits: str | None) -> int:
 
 
 def _product(text: str, counts: Sequence[int]) -> int:
-    """Of the groups in a text; it stops growing where it is too large anyway."""
+    """The product of the counts of the groups in a text; no more than the limit and one."""
     product = 1
     for letter in text:
         if ord(letter) >= _FIRST_COUNT:
-            product = min(product * counts[ord(letter) - _FIRST_COUNT], MAX_NAMES + 1)
+            product = min(product * counts[ord(letter) - _FIRST_COUNT], MAX_EXPANDED_URIS + 1)
     return product
 
 
@@ -91,7 +90,7 @@ def is_glob(name: str) -> bool:
 
 
 def split_glob(name: str) -> tuple[str, list[str]]:
-    """Split a glob into the folder that all of its matches lie in, and its parts below."""
+    """Split a glob into the folder that contains all matches, and the parts below that."""
     parts = name.split("/")
     first = next(number for number, part in enumerate(parts) if is_glob(part))
     return "/".join(parts[:first]) + "/" * (first > 0), [
@@ -106,7 +105,7 @@ def literal_beginning(part: str) -> str:
 
 def matches(key: str, parts: Sequence[str]) -> bool:
     """Whether the parts of a glob match a key; `**` stands for any number of folders."""
-    reached = _after_folders({0}, parts)  # the parts of the glob that may come next
+    reached = _after_folders({0}, parts)  # positions in the glob that may match the next name
     for name in key.split("/"):
         step = {at + 1 for at in reached if at < len(parts) and fnmatchcase(name, parts[at])}
         stay = {at for at in reached if at < len(parts) and parts[at] == "**"}
@@ -115,7 +114,7 @@ def matches(key: str, parts: Sequence[str]) -> bool:
 
 
 def _after_folders(reached: set[int], parts: Sequence[str]) -> set[int]:
-    """With those behind a `**`, which may stand for no folder at all."""
+    """Add the positions after each `**`, as `**` may stand for no folder at all."""
     found = set(reached)
     for at in sorted(reached):
         while at < len(parts) - 1 and parts[at] == "**":

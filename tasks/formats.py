@@ -14,9 +14,8 @@ RARER_SUFFIXES = frozenset(
         *(".jpf", ".jpx", ".mpo", ".pbm", ".pgm", ".pnm", ".tga", ".heic", ".heif", ".hif"),
     )
 )
-"""Taken where no file of the same name has one of the others: masks often have these suffixes.
-
-HEIF itself is not read, but files of its names are often JPEG inside.
+"""Taken only where no file of the same name has one of `IMAGE_SUFFIXES`: these are often masks, or
+second copies of a picture. HEIF is not decoded, but files with its suffixes are often JPEG inside.
 """
 
 SHARD_SUFFIXES = (

@@ -1,4 +1,4 @@
-"""What a source holds and is not taken from it, for the one line in which the user is told."""
+"""Counts the files of a source that are not used, for one line to the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SUFFIX_LETTERS = 10
 
 @dataclass
 class PassedOver:
-    """A count, filled while sources are listed and shards are opened.
+    """The files of a source that are not used; filled while it is listed and its tars are read.
 
     Attributes:
         kinds: how many files of which suffix or kind.

@@ -1,4 +1,4 @@
-"""What a job names, looked up: presets, weights, prompts and lists of files. No image is read."""
+"""Looks up what a job names: presets, weights, prompts and lists of files. No image is read."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ def _taken(preset: Preset) -> str:
 
 def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) -> dict[str, object]:
     swept = {
-        one.label: {"task": one.preset.name, **asdict(one.settings)}
-        for one in variations
-        if one.label
+        variation.label: {"task": variation.preset.name, **asdict(variation.settings)}
+        for variation in variations
+        if variation.label
     }
     return {**asdict(settings), **({"sweep": swept} if swept else {})}
 
@@ -172,12 +172,13 @@ def _find_model(choice: BackboneChoice, base: str) -> FoundModel:
 
 
 def _local_name(name: str, base: str) -> str:
-    """A backbone's folder or file beside the job, wherever the command runs; or a name as it is.
+    """The absolute path of a model's folder or file, or the name itself where it is no path.
 
-    `owner/name` means a hub id unless the job file lies beside such a folder.
+    Paths are relative to the job file, not to the folder that the command is run in. `owner/name`
+    is a hub id unless there is such a folder beside the job file.
 
     Raises:
-        JobError: it looks like a path and cannot be one.
+        JobError: the name looks like a path, but no path can be like that.
     """
     is_path = name.startswith((".", "~")) or name.endswith(SINGLE_FILE)
     try:
@@ -263,8 +264,8 @@ def _job_prompts(job: Job, preset: Preset, base: str) -> list[str]:
 
 
 def _check_control(job: Job, preset: Preset, inputs: ListedInputs) -> None:
-    """A control image and a ControlNet are of no use without the other."""
-    in_table = any(one.role == "control" for row in inputs.table for one in row.inputs)
+    """Refuses a control image without a ControlNet, and a ControlNet without a control image."""
+    in_table = any(image.role == "control" for row in inputs.table for image in row.inputs)
     has_images = "control" in inputs.files or in_table
     if has_images and job.backbone.controlnet is None:
         raise JobError(
@@ -277,7 +278,7 @@ def _check_control(job: Job, preset: Preset, inputs: ListedInputs) -> None:
 
 
 def _check_quality(job: Job, preset: Preset) -> None:
-    """Refuses a bound that no picture of the task could break or keep."""
+    """Refuses a bound on a figure that pictures of the task do not have."""
     shaped = {"content", "layout"} & set(preset.roles if job.inputs.table else job.inputs.roles())
     masked = "target_mask" in preset.roles  # its content is where it starts
     for name in job.quality.bounds() if job.quality else ():

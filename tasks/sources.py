@@ -27,8 +27,8 @@ from infra.store import (
 from manifests.errors import JobError
 from manifests.items import ErrorClass, Input, Problem
 from manifests.job import Source
+from manifests.limits import MAX_EXPANDED_URIS
 from tasks.expansion import (
-    MAX_NAMES,
     expand_braces,
     is_glob,
     literal_beginning,
@@ -48,7 +48,7 @@ class SourceFile:
     Attributes:
         name: within the source, so that a moved source lists the same names.
         size: bytes; None where a file that was named is not there.
-        problem: why it cannot be read, where its name alone tells.
+        problem: why it cannot be read, where its name alone shows that.
     """
 
     role: str
@@ -64,7 +64,7 @@ def resolve_uri(uri: str, base: str, *, allow_local: bool = False) -> str:
     """A URI as named in a file of the folder `base`, as an absolute path or `s3://` URI.
 
     Args:
-        uri: as written; `./`, `../` and `~` mean what they do in a shell.
+        uri: as written; `./`, `../` and `~` mean the same as in a shell.
         base: the folder that relative paths start from.
         allow_local: whether a file on S3 may name local ones.
 
@@ -79,13 +79,13 @@ def resolve_uri(uri: str, base: str, *, allow_local: bool = False) -> str:
     if folder is None and not allow_local:
         raise UriError(f"what lies on S3 may not name a local file; got {quoted(uri)} in {base}")
     resolved = os.path.normpath(Path(folder or "/") / path)
-    local_path(resolved)  # the name of the folder may be no text
+    local_path(resolved)  # raises UriError where the name of the folder is not UTF-8
     return resolved
 
 
 def _normal_s3(uri: str) -> str:
-    """An S3 URI without `./` and `../`; the `//` that a key may hold stay."""
-    open_store(uri)  # refuses a wrong bucket
+    """An S3 URI without `./` and `../`. A key may contain `//`, so that is kept."""
+    open_store(uri)  # raises UriError for a wrong bucket
     bucket, *parts = uri.removeprefix("s3://").split("/")
     key: list[str] = []
     for part in parts:
@@ -123,8 +123,10 @@ def list_files(
     listing = _Listing(role, base, run_folder, passed_over)
     try:
         names = [name for named in source.uri for name in listing.names(named)]
-        if len(names) > MAX_NAMES:
-            raise UriError(f"more than {MAX_NAMES:,} files are named: name a folder, or fewer")
+        if len(names) > MAX_EXPANDED_URIS:
+            raise UriError(
+                f"more than {MAX_EXPANDED_URIS:,} files are named: name a folder, or fewer"
+            )
         files = [file for name in names for file in listing.files(name)]
     except UriError as error:
         raise JobError(f"inputs.{role}: {error}") from None
@@ -178,7 +180,7 @@ class _Listing:
     passed_over: PassedOver
 
     def names(self, named: str) -> list[str]:
-        """What braces stand for; a file or folder that has braces in its own name comes first."""
+        """The names that braces stand for; none are expanded where such a file or folder exists."""
         if "{" in named and self._is_there(named):
             return [named]
         return expand_braces(named)
@@ -233,7 +235,7 @@ class _Listing:
     def _selected(
         self, root: str, found: Sequence[StoredObject], runs: Set[str]
     ) -> Iterator[SourceFile]:
-        """The pictures among the files below a folder or, where there are none, its shards."""
+        """The pictures among the files below a folder; its shards where it has no pictures."""
         is_own = outputs_of(self.run_folder, root)
         if "" in runs and not is_own("run.json"):
             raise self._error(f"{root} is a run folder: name its shards, {root}/data/*.tar")

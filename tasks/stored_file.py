@@ -1,4 +1,4 @@
-"""A stored object as a seekable file, for readers such as tarfile that want one."""
+"""A stored object as a seekable file, for readers that need one."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Which members a tar has, by its headers alone, and none of what a header says is believed.
+"""Which members a tar has, from its headers alone; nothing that a header says is trusted.
 
-A tar is a row of members, each a header block and its data in blocks of 512 bytes; two blocks of
-zeros end it. Four dialects are read: V7, ustar, pax (a member with records before the one that they
-describe) and GNU (a member with a long name before the one that has it). Python's own reader does
-not end, or fails, on some headers (CVE-2024-6232, CVE-2025-8194). Here every number is checked
-against the size of the file, and every name and record against a limit, before it is used.
+A tar is a sequence of members, each a header block and its data, in blocks of 512 bytes; two blocks
+of zeros end it. Four formats are read: V7, ustar, pax (a member with records comes before the one
+that they describe) and GNU (a member with a long name comes before the one that has it). Python's
+own reader loops for ever or fails on some headers (CVE-2024-6232, CVE-2025-8194). Here every number
+is checked against the size of the file, and every name and record against a limit, before it is
+used.
 
 Reference: POSIX.1-2017, pax, "Extended Description"; GNU tar manual, "Basic Tar Format".
 """
@@ -21,7 +22,7 @@ BLOCK = 512
 MAX_MEMBERS = 1_000_000
 MAX_NAME_BYTES = 1 << 17
 MAX_RECORDS_BYTES = 16 << 20
-"""Of one member's pax records; macOS keeps icons and the like in them."""
+"""All pax records of a member. macOS stores icons in them, so they can be large."""
 
 _OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
 _LONG_NAMES = {b"L": "path", b"K": "linkpath"}
@@ -86,7 +87,7 @@ class TarMember:
 
 
 def read_members(file: BinaryIO, num_bytes: int) -> Iterator[TarMember]:
-    """Yield the members of a tar in order; afterwards the file stands behind the tar's end.
+    """Yield the members of a tar in order; afterwards the file's position is the tar's end.
 
     Args:
         file: seekable; only headers are read.
@@ -130,9 +131,9 @@ def read_members(file: BinaryIO, num_bytes: int) -> Iterator[TarMember]:
 
 
 def another_follows(file: BinaryIO) -> bool:
-    """Whether behind the end of a tar, where the file stands, another tar follows.
+    """Whether another tar follows the end of a tar, which is the file's position.
 
-    Tars are padded with zeros; at most a megabyte of them is read.
+    Zeros may lie between them; at most a megabyte of zeros is read.
     """
     for _ in range((1 << 20) // BLOCK):
         block = file.read(BLOCK)
@@ -165,7 +166,10 @@ def _parse_header(block: bytes) -> _Header:
 
 
 def _has_checksum(block: bytes) -> bool:
-    """The sum of a header's bytes, its own field counted as spaces; some old tars sum signed."""
+    """Whether a header's checksum is the sum of its bytes, with the checksum's own as spaces.
+
+    Some old programs summed signed bytes.
+    """
     field = block[148:156]
     unsigned = sum(block) - sum(field) + 8 * ord(" ")
     try:
@@ -179,7 +183,7 @@ def _has_checksum(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """A number in octal digits, or, with its first bit set, in base 256 and two's complement."""
+    """A number in octal digits or, where the first bit is set, in base 256 (two's complement)."""
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         number = int.from_bytes(field, "big") & ((1 << bits) - 1)
@@ -195,7 +199,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _parse_records(data: bytes) -> dict[str, bytes]:
-    """Those records that matter here, of lines `length key=value` that count themselves.
+    """The records that are used here; a record is `length key=value`, and length is its own.
 
     Raises:
         TarDamaged: a line's length is not that of the line.
@@ -241,7 +245,7 @@ def _member(header: _Header, records: Mapping[str, bytes], offset: int) -> TarMe
 
 
 def _end_of_sparse_map(file: BinaryIO, offset: int) -> int:
-    """Where the data of a sparse file begins: its map goes on in blocks of its own."""
+    """Where the data of a sparse file begins, after the blocks that continue its map of holes."""
     while True:
         block = _read(file, offset, BLOCK)
         offset += BLOCK

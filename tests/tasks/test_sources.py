@@ -25,11 +25,11 @@ PIXELS = 10**8
 
 def images(uri: str | list[str], base: Path | str, **terms: str) -> list[Input]:
     source = Source.model_validate({"uri": uri, **terms})
-    return [one for file in list_files("style", source, str(base)) for one in images_in(file)]
+    return [image for file in list_files("style", source, str(base)) for image in images_in(file)]
 
 
 def keys(uri: str | list[str], base: Path | str) -> list[str]:
-    return [one.key for one in images(uri, base)]
+    return [image.key for image in images(uri, base)]
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
@@ -72,8 +72,8 @@ def test_several_uris_are_one_source_and_its_terms_are_on_every_image(tmp_path):
     write(tmp_path / "one" / "a.png")
     write(tmp_path / "b.png")
     found = images(["one/", "b.png"], tmp_path, license="CC0", attribution="me")
-    assert [one.key for one in found] == ["a", "b"]
-    assert {(one.license, one.attribution) for one in found} == {("CC0", "me")}
+    assert [image.key for image in found] == ["a", "b"]
+    assert {(image.license, image.attribution) for image in found} == {("CC0", "me")}
 
 
 def test_a_folder_that_is_not_there_is_refused_with_its_path(tmp_path):
@@ -118,8 +118,8 @@ def test_an_s3_prefix_reads_like_a_folder(s3_bucket, tmp_path):
     for name in ("style/b.png", "style/d/a.png", "style/.c.png", "style/x.txt", "stylish/z.png"):
         store.put(name, name.encode())
     found = images("style", f"s3://{s3_bucket}/in")
-    assert [one.key for one in found] == ["b", "d/a"]
-    assert [read_input(one) for one in found] == [b"style/b.png", b"style/d/a.png"]
+    assert [image.key for image in found] == ["b", "d/a"]
+    assert [read_input(image) for image in found] == [b"style/b.png", b"style/d/a.png"]
 
 
 @pytest.mark.s3
@@ -127,8 +127,10 @@ def test_shards_on_s3_read_like_local_ones(s3_bucket, tmp_path):
     path = write_tar(tmp_path / "0.tar", {"a.png": b"one", "b.png": b"two"})
     open_store(f"s3://{s3_bucket}").put("in/0.tar", path)
     remote = images(f"s3://{s3_bucket}/in/{{0..0}}.tar", tmp_path)
-    assert [read_input(one) for one in remote] == [b"one", b"two"]
-    assert [one.offset for one in remote] == [one.offset for one in images("0.tar", tmp_path)]
+    assert [read_input(image) for image in remote] == [b"one", b"two"]
+    assert [image.offset for image in remote] == [
+        image.offset for image in images("0.tar", tmp_path)
+    ]
 
 
 # ---------------------------------------------------------------------------- shards
@@ -157,15 +159,19 @@ def test_a_members_key_is_webdatasets_key_and_its_bytes_are_the_members(tmp_path
     members = {"d/a.b.png": b"1", "c.JPEG": b"22", "c.json": b"{}", ".h.png": b"3", "e.cls": b"4"}
     write_tar(tmp_path / "0.tar", members)
     found = images("0.tar", tmp_path)
-    assert [(one.key, one.member) for one in found] == [("d/a", "d/a.b.png"), ("c", "c.JPEG")]
-    assert [read_input(one) for one in found] == [b"1", b"22"]
+    assert [(image.key, image.member) for image in found] == [("d/a", "d/a.b.png"), ("c", "c.JPEG")]
+    assert [read_input(image) for image in found] == [b"1", b"22"]
     assert found[0].full_uri == f"{tmp_path}/0.tar#d/a.b.png"
 
 
 def test_a_corrupt_member_is_a_problem_of_that_image_alone(tmp_path):
     write_corrupt_member_tar(tmp_path / "0.tar")
-    found = [inspect_input(one, max_pixels=PIXELS) for one in images("0.tar", tmp_path)]
-    assert [one.problem and one.problem.error_class for one in found] == [None, "decode", None]
+    found = [inspect_input(image, max_pixels=PIXELS) for image in images("0.tar", tmp_path)]
+    assert [image.problem and image.problem.error_class for image in found] == [
+        None,
+        "decode",
+        None,
+    ]
     assert found[1].problem
     assert found[1].problem.message.startswith(f"{tmp_path}/0.tar#000001.jpg: ")
 
@@ -183,7 +189,7 @@ def test_a_truncated_tar_is_refused_and_says_after_which_member(tmp_path):
 def boundaries(path: Path) -> list[int]:
     """Where members end, the end of the last one before the closing blocks included."""
     with tarfile.open(path) as tar:
-        return [one.offset_data + -(-one.size // 512) * 512 for one in tar]
+        return [member.offset_data + -(-member.size // 512) * 512 for member in tar]
 
 
 @pytest.mark.parametrize("num_members", [0, 1, 2])

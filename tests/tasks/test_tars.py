@@ -46,7 +46,7 @@ def pack(contents: dict[str, bytes], kind: str = "ustar", **records: str) -> byt
 def found_in(data: bytes) -> list[tuple[str, str, int, int]]:
     """What our reader says of a tar."""
     found = read_members(io.BytesIO(data), len(data))
-    return [(one.name, one.kind.value, one.offset, one.size) for one in found]
+    return [(member.name, member.kind.value, member.offset, member.size) for member in found]
 
 
 def found_by_tarfile(data: bytes) -> list[tuple[str, str, int, int]]:
@@ -59,7 +59,8 @@ def found_by_tarfile(data: bytes) -> list[tuple[str, str, int, int]]:
     }
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         return [
-            (one.name, kinds.get(one.type, Kind.OTHER), one.offset_data, one.size) for one in tar
+            (member.name, kinds.get(member.type, Kind.OTHER), member.offset_data, member.size)
+            for member in tar
         ]
 
 
@@ -131,20 +132,20 @@ def test_tars_of_the_program_tar_are_read_in_each_of_its_formats(tmp_path, kind)
     data = (tmp_path / "s.tar").read_bytes()
     assert found_in(data) == found_by_tarfile(data)
     found = images(str(tmp_path / "s.tar"))
-    assert {one.key: read_input(one) for one in found} == {
+    assert {image.key: read_input(image) for image in found} == {
         "d/a": b"d/a.png" * 300,
         "d/b": b"d/b.jpg" * 300,
     }
 
 
 def test_what_follows_the_end_does_not_matter_and_another_tar_there_is_told(tmp_path):
-    one = pack({"a.png": b"1"})
+    sound = pack({"a.png": b"1"})
     passed_over = PassedOver()
-    assert [i.key for i in images(write(tmp_path / "0.tar", one + b"rubbish"), passed_over)] == [
-        "a"
-    ]
+    assert [
+        image.key for image in images(write(tmp_path / "0.tar", sound + b"rubbish"), passed_over)
+    ] == ["a"]
     assert not passed_over
-    both = write(tmp_path / "1.tar", one + pack({"b.png": b"2"}))
+    both = write(tmp_path / "1.tar", sound + pack({"b.png": b"2"}))
     assert [image.key for image in images(both, passed_over)] == ["a"]
     assert "another tar follows the end of" in str(passed_over)
     assert not another_follows(io.BytesIO(bytes(1 << 21)))
@@ -218,7 +219,7 @@ def test_pax_records_give_a_members_name_and_size(tmp_path):
 
 def test_a_million_records_cost_no_more_than_their_bytes(tmp_path):
     data = with_records(*(b"13 k%05d=v0\n" % (number % 100_000) for number in range(100_000)))
-    assert [one.key for one in images(write(tmp_path / "0.tar", data))] == ["a"]
+    assert [image.key for image in images(write(tmp_path / "0.tar", data))] == ["a"]
 
 
 def test_a_name_for_all_members_is_refused_and_a_comment_for_all_is_not(tmp_path):
@@ -227,7 +228,7 @@ def test_a_name_for_all_members_is_refused_and_a_comment_for_all_is_not(tmp_path
         data = header(size=size, type=b"g") + record + bytes(512 - len(record)) + header() + END
         path = write(tmp_path / "0.tar", data)
         if is_sound:
-            assert [one.key for one in images(path)] == ["a"]
+            assert [image.key for image in images(path)] == ["a"]
         else:
             with pytest.raises(JobError, match="one name or size"):
                 images(path)
@@ -269,8 +270,8 @@ def test_a_compressed_tar_is_refused_by_what_it_is_whatever_it_is_called(tmp_pat
 def test_a_name_that_is_not_utf_8_is_shown_with_escapes_and_its_bytes_are_read(tmp_path):
     raw = pack({"caf\udce9.png": b"1", "b.png": b"2"}, "gnu")
     found = images(write(tmp_path / "0.tar", raw))
-    assert [(one.key, read_input(one)) for one in found] == [("caf\\xe9", b"1"), ("b", b"2")]
-    assert all(one.key.encode() for one in found)
+    assert [(image.key, read_input(image)) for image in found] == [("caf\\xe9", b"1"), ("b", b"2")]
+    assert all(image.key.encode() for image in found)
 
 
 def pack_links(**links: tuple[bytes, str]) -> bytes:
@@ -294,8 +295,8 @@ def test_links_to_other_members_have_their_bytes_and_others_are_missing(tmp_path
         out=(soft, "../../a.png"),
         loop=(soft, "loop.png"),
     )
-    found = {one.key: one for one in images(write(tmp_path / "0.tar", data))}
-    sound = {key: read_input(one) for key, one in found.items() if one.problem is None}
+    found = {image.key: image for image in images(write(tmp_path / "0.tar", data))}
+    sound = {key: read_input(image) for key, image in found.items() if image.problem is None}
     whole = {key: b"12345" for key in ("d/a", "b", "d/c", "d/e")}
     assert sound == whole | {"f": b"no image"}
     for key in ("gone", "out", "loop"):
@@ -330,7 +331,7 @@ def test_what_a_tar_holds_besides_pictures_is_counted(tmp_path):
     passed_over = PassedOver()
     contents = ["a.jpg", "a.json", "a.pgm", "b.pgm", "._a.jpg", "__MACOSX/a.jpg", "c", "d.json"]
     data = pack(dict.fromkeys(contents, b""))
-    assert [one.member for one in images(write(tmp_path / "0.tar", data), passed_over)] == [
+    assert [image.member for image in images(write(tmp_path / "0.tar", data), passed_over)] == [
         "a.jpg",
         "b.pgm",
     ]
