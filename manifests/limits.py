@@ -19,7 +19,7 @@ MAX_ITEMS = 2_000_000
 """Items of one run, and rows of one table."""
 
 MAX_EXPANDED_URIS = 100_000
-"""Names that one source may list, and names that the braces of one URI may stand for."""
+"""URIs that one source may name, and names that the braces of one URI may stand for."""
 
 MAX_COMPARISONS = 100_000_000
 """Pairs of images that pairing `random` ranks to draw styles."""
