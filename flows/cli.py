@@ -355,7 +355,10 @@ def _load(path: Path, overrides: list[str], limit: int | None, output: str | Non
 
 
 def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    from infra.store import local_path
+
+    path = local_path(uri)
+    return uri if path is None else str(Path(path).absolute())
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
