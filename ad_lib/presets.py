@@ -14,8 +14,8 @@ MAX_TIMESTEPS = 999
 """With 1000 steps DDIM's leading spacing starts at timestep 1000, which the model lacks."""
 
 
-MAX_NUMBER = 1e6
-"""Learning rates, weights and scales lie below this; float32 stays finite when they multiply."""
+MAX_NUMBER = 1e38
+"""The largest learning rate, weight or scale: float32 holds no larger numbers."""
 
 
 Seamless = Literal["none", "x", "y", "both"]

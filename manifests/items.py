@@ -11,7 +11,7 @@ from enum import StrEnum
 from manifests.wording import safe_line
 
 REFERENCE_ROLES = ("style", "texture")
-"""The images whose look is distilled; the others say what is drawn, and where."""
+"""The roles of the images whose look is distilled; the others say what is drawn, and where."""
 
 
 class Status(StrEnum):
@@ -128,7 +128,7 @@ class Item:
 
     def of_role(self, role: str) -> list[Input]:
         """The item's inputs of one role, in order."""
-        return [one for one in self.inputs if one.role == role]
+        return [found for found in self.inputs if found.role == role]
 
 
 def slug(text: str, max_length: int = 48) -> str:

@@ -247,8 +247,8 @@ class Limits(_Part):
     """What a run may cost and how much may fail.
 
     Attributes:
-        max_items: plan only so many items, picked by hash; all unless given. Variants and sweep
-            entries of one combination of inputs stay together.
+        max_items: the most items that are planned, picked by hash; all unless given. Variants and
+            sweep entries of one combination of inputs stay together.
         max_failed: failed items that still count as success: a number, or a share such as `2%`.
         max_pixels: larger input images are refused.
     """
@@ -265,11 +265,11 @@ class Limits(_Part):
 
 
 class Compute(_Part):
-    """How fast, never what: nothing here changes which pictures are made.
+    """How fast a run is; nothing here changes which pictures are made.
 
     Attributes:
         batch_size: items optimised together.
-        device: `auto` takes CUDA where there is one.
+        device: `auto` takes CUDA where the machine has it.
         shard_seconds: estimated rendering time of one shard, the most that a kill can lose.
         shard_items: items of one shard at most.
         seconds_per_item: what an item is expected to take; estimated unless given.
@@ -285,7 +285,7 @@ class Compute(_Part):
 
 
 MAX_SENTENCES = 6
-"""Wrong values that one message names."""
+"""The most wrong values that a message names."""
 
 
 def _sweep(value: Any) -> Any:

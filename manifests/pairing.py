@@ -1,7 +1,7 @@
 """Which inputs go together: zip by key, product, or a seeded random choice.
 
-A source mask belongs to its texture, so it is not paired but comes along by key.
-Invariant: the order in which images are listed changes nothing.
+A source mask belongs to its texture: it is not paired, but joins the texture that has its key.
+The order in which images are listed changes nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _combination(sources: Sequence[Sequence[Input]], number: int) -> Combination
 def with_source_masks(
     combinations: Sequence[Combination], masks: Sequence[Input], order: Sequence[str]
 ) -> list[Combination]:
-    """The combinations, each with the mask of its texture: the one of the same key.
+    """The combinations, each with the mask of its texture, which has the same key.
 
     Args:
         combinations: with a texture each.
@@ -83,7 +83,7 @@ def with_source_masks(
     """
     _refuse_duplicates("source_mask", masks)
     by_key = {mask.key: mask for mask in masks}
-    textures = {one.key for inputs in combinations for one in inputs if one.role == "texture"}
+    textures = {found.key for inputs in combinations for found in inputs if found.role == "texture"}
     if missing := sorted(textures - by_key.keys()):
         raise JobError(
             f"source_mask: no mask for {len(missing)} texture(s): {_first_of(missing)}; name each "
@@ -91,8 +91,8 @@ def with_source_masks(
         )
 
     def completed(inputs: Combination) -> Combination:
-        mask = next(by_key[one.key] for one in inputs if one.role == "texture")
-        return tuple(sorted((*inputs, mask), key=lambda one: order.index(one.role)))
+        mask = next(by_key[found.key] for found in inputs if found.role == "texture")
+        return tuple(sorted((*inputs, mask), key=lambda found: order.index(found.role)))
 
     return [completed(inputs) for inputs in combinations]
 
@@ -103,17 +103,17 @@ def _first_of(keys: Sequence[str]) -> str:
 
 def _refuse_duplicates(role: str, inputs: Sequence[Input]) -> None:
     seen: dict[str, Input] = {}
-    for one in inputs:
-        if one.key in seen:
+    for found in inputs:
+        if found.key in seen:
             raise JobError(
-                f"{role}: the key {one.key!r} names two images, {seen[one.key].full_uri} and "
-                f"{one.full_uri}: rename one"
+                f"{role}: the key {found.key!r} names two images, {seen[found.key].full_uri} and "
+                f"{found.full_uri}: rename one of them"
             )
-        seen[one.key] = one
+        seen[found.key] = found
 
 
 def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
-    by_key = {role: {one.key: one for one in inputs} for role, inputs in sources.items()}
+    by_key = {role: {found.key: found for found in inputs} for role, inputs in sources.items()}
     every_key = sorted({key for inputs in by_key.values() for key in inputs})
     for role, inputs in by_key.items():
         missing = [key for key in every_key if key not in inputs]
@@ -158,7 +158,7 @@ def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Co
 
 
 def _drawn(content: Input, references: Sequence[Input], pairing: Pairing) -> list[Input]:
-    """The references whose hash with the content comes first: adding one moves few draws."""
+    """The references whose hash with the content comes first: a new reference changes few draws."""
     drawn_for = hashlib.sha256(f"{pairing.seed}\0{content.key}\0".encode())
 
     def rank(reference: Input) -> bytes:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 LOSS_COLUMNS = ("style_loss_first", "style_loss", "content_loss")
 
 CONTENT_FIGURES = ("ssim_luma", "edge_f1", "content_loss")
-"""What compares a picture with its content; without a content there is nothing to compare."""
+"""Figures that compare a picture with its content; a picture without a content lacks them."""
 
 
 class Bounds(BaseModel):
@@ -41,7 +41,7 @@ class Bounds(BaseModel):
 
 
 class Quality(BaseModel):
-    """What a picture must be like to be kept: bounds by the name of a figure.
+    """Which pictures are kept: bounds by the name of a figure.
 
     Attributes:
         retries: how often a picture that is not kept is made again with another seed.

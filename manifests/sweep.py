@@ -15,7 +15,7 @@ from manifests.limits import MAX_SWEEP_ENTRIES
 from manifests.wording import unusable_letter
 
 MAX_LABEL = 120
-"""Letters; a label stands in keys and above a column of the contact sheet."""
+"""Maximum letters of a label, which is part of keys and heads a column of the contact sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
         entries = _grid(sweep)  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(sweep, list | tuple):
         _refuse_many(len(sweep))  # pyright: ignore[reportUnknownArgumentType]
-        entries = [_entry(one) for one in sweep]  # pyright: ignore[reportUnknownVariableType]
+        entries = [_entry(written) for written in sweep]  # pyright: ignore[reportUnknownVariableType]
     else:
         raise ValueError("give {setting: [values]}, or a list of {setting: value}")
     if not entries:

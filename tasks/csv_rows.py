@@ -37,7 +37,7 @@ def csv_rows(text: str, what: str, roles: Sequence[str]) -> Iterator[Row]:
     header, _ = next(((cells, line) for cells, line in lines if any(cells)), ([], 0))
     _check_header(header, what)
     empty: list[Row] = []
-    for number, (cells, line) in enumerate((one for one in lines if one[0]), 1):
+    for number, (cells, line) in enumerate((found for found in lines if found[0]), 1):
         _refuse_joined_rows(cells, header, roles, f"{what}, line {line}")
         row = _row(number, cells, header, f"{what}, line {line}")
         if not any(cell.strip() for cell in cells):

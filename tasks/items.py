@@ -1,4 +1,4 @@
-"""Which items do combinations of inputs become: their sizes, seeds, keys, costs and problems?"""
+"""Which items do the combinations of inputs become? Sizes, seeds, keys, costs and problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.resolving import ResolvedJob, Variation
 from tasks.tables import TableRow
 
 SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
-"""Rough time of one step at 512x512 by (embedded, device): it only sizes the shards."""
+"""Rough seconds of one step at 512x512 by (is embedded, device); used only to size the shards."""
 SECONDS_PER_STEP_ELSEWHERE = 0.05
 
 MIN_SIDE, MAX_SIDE = 64, 8192
@@ -54,7 +54,7 @@ def make_items(resolved: ResolvedJob, rows: Sequence[TableRow]) -> Iterator[Item
                 rank = twins[item.item_id]
                 twins[item.item_id] += 1
                 if rank:
-                    # Byte-identical inputs under other names: told apart by rank in key order.
+                    # The same bytes under other names: the items differ in their rank in key order.
                     item = _item(resolved, row, variation, variant, rank)
                 if item.key in keys:
                     raise JobError(
@@ -141,7 +141,7 @@ def _sample_key(row: TableRow, variation: Variation, numbers: list[str], identit
     if row.key:
         own = distinct_slug(row.key, min(MAX_OWN_KEY_LETTERS, room))
         return "-".join([own, *swept, *numbers])
-    names = [slug(one.key) for one in row.inputs]
+    names = [slug(item_input.key) for item_input in row.inputs]
     names += [slug(row.prompt, MAX_PROMPT_LETTERS)] if row.prompt else []
     readable = "-".join(dict.fromkeys(names))[:room].strip("-")
     return "-".join([readable, *swept, identity[:10]])
@@ -150,7 +150,7 @@ def _sample_key(row: TableRow, variation: Variation, numbers: list[str], identit
 def _result_size(output: Output, preset: Preset, inputs: Sequence[Input]) -> tuple[int, int]:
     size = output.size or (preset.size, preset.size)
     mode = output.resize_mode or ("center_crop" if output.size else "keep_ratio")
-    of_role = {one.role: one for one in inputs}
+    of_role = {item_input.role: item_input for item_input in inputs}
     shaping = next((of_role[role] for role in SHAPING_ROLES if role in of_role), None)
     if shaping is None or not shaping.width or not shaping.height:
         return size
@@ -162,7 +162,7 @@ def _result_size(output: Output, preset: Preset, inputs: Sequence[Input]) -> tup
 
 
 def _problem(item: Item) -> Problem | None:
-    found = item.problem or next((one.problem for one in item.inputs if one.problem), None)
+    found = item.problem or next((found.problem for found in item.inputs if found.problem), None)
     if found is not None:
         return found
     width, height = item.width, item.height

@@ -44,9 +44,9 @@ class TableRow:
 
     Attributes:
         key: the row's own key; empty where it has none.
-        user: canonical JSON of the columns that are ours not to read.
+        user: canonical JSON of the columns that have no meaning for stylefarm.
         prompt, negative_prompt: what is drawn, and what guidance leads away from.
-        problem: what the row itself lacks.
+        problem: what is wrong with the row as a whole.
     """
 
     inputs: tuple[Input, ...]
@@ -60,7 +60,7 @@ class TableRow:
     def num_bytes(self) -> int:
         """About how much it takes in memory."""
         words = len(self.user) + len(self.prompt or "") + len(self.negative_prompt or "")
-        return words + sum(len(one.uri) for one in self.inputs)
+        return words + sum(len(item_input.uri) for item_input in self.inputs)
 
 
 def read_table(
@@ -177,7 +177,8 @@ class _Columns:
                 row.number, f"its own columns hold more than {MAX_ROW_BYTES >> 20} MiB as JSON"
             )
         wanted = (*self.roles, *(role for role in self.optional_roles if row.cells.get(role)))
-        inputs = tuple(one for role in wanted for one in self._inputs(row, role, terms))
+        found = [self._inputs(row, role, terms) for role in wanted]
+        inputs = tuple(item_input for of_role in found for item_input in of_role)
         words: dict[str, Any] = {}
         if self.takes_prompt:
             words = {name: terms[name] for name in ("prompt", "negative_prompt")}

@@ -139,7 +139,7 @@ HUGE = 10**5000
         {"style_weights": [HUGE]},
         {"style_weights": [1.0] * 100_000 + ["x"]},
         {"learning_rate": HUGE},
-        {"learning_rate": 1e7},
+        {"learning_rate": 1e39},
         {"content_weight": {"a": HUGE}},
         {"num_inference_steps": HUGE},
         {"layers": [float("inf"), 2]},

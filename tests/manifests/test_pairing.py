@@ -107,7 +107,7 @@ def test_a_key_that_names_two_images_is_refused_with_both():
     with pytest.raises(JobError) as raised:
         pair({"content": make_inputs("content", "b"), "style": twice}, Pairing())
     assert str(raised.value) == (
-        "style: the key 'a' names two images, /style/a.png and /style/a.jpg: rename one"
+        "style: the key 'a' names two images, /style/a.png and /style/a.jpg: rename one of them"
     )
 
 
