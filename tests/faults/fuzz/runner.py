@@ -171,7 +171,9 @@ class Harness:
         """Removes what an input left behind, or moves it to the folder `keep`."""
         workplace = self.folder / f"{number:06d}"
         if keep is not None:
-            shutil.copytree(workplace, keep / workplace.name, symlinks=True, dirs_exist_ok=True)
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(keep / workplace.name, ignore_errors=True)
+            shutil.move(workplace, keep / workplace.name)
         shutil.rmtree(workplace, ignore_errors=True)
 
 

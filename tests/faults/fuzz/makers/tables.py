@@ -25,7 +25,7 @@ COLUMNS = ("content", "style", "key", "content_license", "style_attribution", "n
 
 def hostile_csv_cell(draw: random.Random, folder: Path) -> Case:
     """A CSV as a careful writer writes it, with one cell of one row hostile."""
-    rows, column = _with_a_hostile_row(draw, lambda: words.text(draw).replace("\0", ""))
+    rows, column = _with_a_hostile_row(draw, lambda: _writable(words.text(draw)))
     return _item_case(draw, folder, "t.csv", _csv(rows), f"a cell of {column}", column)
 
 
@@ -148,7 +148,12 @@ def parquet_columns(draw: random.Random, folder: Path) -> Case:
     for number in range(draw.choice((1, 2, 5))):
         table = table.append_column(f"c{number}", _arrow_column(draw))
     file = io.BytesIO()
-    pq.write_table(table, file)
+    pq.write_table(
+        table,
+        file,
+        coerce_timestamps=draw.choice((None, None, "us", "ms")),
+        allow_truncated_timestamps=True,
+    )
     return _item_case(
         draw, folder, "t.parquet", file.getvalue(), "columns of any type", "note", sound_rows=2
     )
@@ -160,10 +165,9 @@ def hostile_parquet(draw: random.Random, folder: Path) -> Case:
     rows = {"content": ["content/a.png", "content/b.png"], "style": ["style.png"] * 2}
     options: dict[str, Any] = {}
     if kind == "bomb":
-        table = pa.table(
-            {"content": ["content/a.png" * draw.choice((1, 10**6))] * 2000, "style": ["s"] * 2000}
-        )
-        options = {"compression": "zstd"}
+        count, length = draw.choice(((2000, 10**6), (3_000_000, 1), (10_000, 10**5)))
+        long = pa.DictionaryArray.from_arrays(pa.array([0] * count), ["content/a.png" * length])
+        table = pa.table({"content": long, "style": long})
     elif kind == "columns":
         column = _arrow_column(draw)
         table = pa.table(
@@ -233,9 +237,14 @@ def _with_a_hostile_row(draw: random.Random, hostile: Any) -> tuple[list[Row], s
     row = draw.choice(rows)
     row[column] = hostile()
     if draw.random() < 0.15:
-        row[words.text(draw).replace("\0", "") or "x"] = hostile()
+        row[_writable(words.text(draw)) or "x"] = hostile()
         column += " and a new column"
     return rows, column
+
+
+def _writable(text: str) -> str:
+    """The text without what no CSV can hold."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _item_case(
@@ -285,7 +294,7 @@ def _arrow_column(draw: random.Random) -> Any:
         (
             lambda: pa.array([decimal.Decimal("1.5"), None], pa.decimal128(38, 10)),
             lambda: pa.array([now, None], pa.timestamp("ns", "Europe/Berlin")),
-            lambda: pa.array([2**62, -(2**62)], pa.timestamp("s")),
+            lambda: pa.array([2**60, -(2**60)], pa.timestamp("us")),
             lambda: pa.array([2**31 - 1, -(2**31)], pa.date32()),
             lambda: pa.array([2**62, -(2**62)], pa.int64()).cast(pa.duration("us")),
             lambda: pa.array([86_399_999_999_999, 1], pa.time64("ns")),
