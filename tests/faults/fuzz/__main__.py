@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-# Before numpy, torch and pyarrow are imported: a process with threads cannot be forked.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-os.environ["DO_NOT_TRACK"] = "1"
-sys.dont_write_bytecode = True
+from tests.faults.fuzz.forking import prepare_to_fork
 
 
 def main() -> int:
     """Runs inputs, prints every fault, and the tally last; 1 where there is a fault."""
     asked = _arguments().parse_args()
+    prepare_to_fork()
     from tests.faults.fuzz.runner import Harness, temporary_folder
 
     numbers = range(asked.count) if asked.only is None else [asked.only]
