@@ -21,9 +21,12 @@ MAX_KEY_LENGTH = 240
 """Maximum letters of a key; with its extension it is a file name on every file system."""
 
 MIN_SIDE, MAX_SIDE = 64, 8192
+MAX_FAILED_SIDE = (1 << 31) - 1
+"""Maximum side of an item that fails because of its size; a plan cannot hold a larger number."""
+
 MAX_INPUTS = 1000
 MAX_URI_LENGTH = 8192
-MAX_TEXT_LENGTH = 1 << 20
+MAX_TEXT_LENGTH = 16 << 20
 MAX_OFFSET = 1 << 62
 
 _ROLES = frozenset(get_args(Role))
@@ -66,7 +69,7 @@ def _broken_rule(item: Item) -> str | None:
         return f"the key {item.key[:80]!r} is not 1 to {MAX_KEY_LENGTH} of the letters a-z0-9_-"
     if not _SHARD.fullmatch(item.shard):
         return f"{item.shard[:80]!r} is no name of a shard"
-    lowest, highest = (MIN_SIDE, MAX_SIDE) if item.problem is None else (1, 1 << 31)
+    lowest, highest = (MIN_SIDE, MAX_SIDE) if item.problem is None else (1, MAX_FAILED_SIDE)
     if not lowest <= min(item.width, item.height) <= max(item.width, item.height) <= highest:
         return f"{item.width}x{item.height} lies outside {lowest}..{highest}"
     if item.variant < 0:

@@ -16,7 +16,7 @@ from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Input, Item, Problem
 from manifests.parquet import parquet_rows
 from manifests.plan import PLAN_NAME, Plan
-from manifests.plan_rules import checked_items
+from manifests.plan_rules import MAX_FAILED_SIDE, checked_items
 
 WAY_OUT = "restore it, or choose another run folder"
 
@@ -121,8 +121,8 @@ def _row(item: Item) -> dict[str, Any]:
         "task": item.task,
         "params": item.params,
         "variant": item.variant,
-        "width": item.width,
-        "height": item.height,
+        "width": min(item.width, MAX_FAILED_SIDE),
+        "height": min(item.height, MAX_FAILED_SIDE),
         "cost_seconds": item.cost_seconds,
         "inputs": [input_row(item_input) for item_input in item.inputs],
         "prompt": item.prompt,

@@ -17,6 +17,7 @@ from manifests.items import Input, Item
 from manifests.limits import MAX_ITEMS
 from manifests.pairing import count_pairs, pair, with_source_masks
 from manifests.plan import PLAN_NAME, Plan, cut_into_shards
+from manifests.plan_rules import checked_items
 from manifests.plan_table import plan_digest, write_plan
 from tasks.committed import sound_commits
 from tasks.environment import versions
@@ -66,9 +67,21 @@ def plan_items(
     if all(item.problem for item in items):
         lines = dict.fromkeys(item.problem.message for item in items if item.problem)
         raise JobError("no item can be rendered, and nothing was written:\n" + "\n".join(lines))
-    return cut_into_shards(
-        items, shard_seconds=job.compute.shard_seconds, shard_items=job.compute.shard_items
+    return _readable(
+        cut_into_shards(
+            items, shard_seconds=job.compute.shard_seconds, shard_items=job.compute.shard_items
+        )
     )
+
+
+def _readable(items: list[Item]) -> list[Item]:
+    """The items, where a plan of them could be read again; a run folder keeps its plan for ever."""
+    try:
+        for _ in checked_items(items):
+            pass
+    except ValueError as error:
+        raise JobError(f"this job cannot be planned ({error}): take that input out") from None
+    return items
 
 
 def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:

@@ -144,6 +144,15 @@ def test_the_largest_seed_survives():
     assert read_back(data, [item]).items == (item,)
 
 
+def test_a_failed_item_of_a_size_that_no_picture_has_is_planned_all_the_same():
+    problem = Problem(ErrorClass.UNSUPPORTED, "the result would be 512x40960000000")
+    item = replace(make_item([make_input("content", "c")], problem=problem), shard="00000")
+    data = write_plan([replace(item, height=40_960_000_000)])
+    (found,) = read_back(data, [item]).items
+    assert found.problem == problem
+    assert found.height == 2**31 - 1
+
+
 def test_a_plan_longer_than_one_block_is_read_whole():
     item = make_item([make_input("texture", "t")])
     items = tuple(
