@@ -268,12 +268,16 @@ def main() -> None:
     """Runs the command line; every error is a sentence and an exit code, never a traceback."""
     prepare_streams()
     _quiet_libraries()
-    sys.exit(run_stoppable(_run_command, terminal))
+    code = run_stoppable(_run_command, terminal)
+    terminal.restore()
+    sys.exit(code)
 
 
 def _run_command() -> int:
     try:
         return app(standalone_mode=False) or 0
+    except SystemExit:
+        return 0  # the reader of the help has gone
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             _show_causes(error)
@@ -312,6 +316,8 @@ def _explained(error: Exception) -> tuple[str, int]:
     known = (ManifestError, RequestError, ImageError, BackboneError, StoreError)
     if isinstance(error, known):
         return str(error), EXIT_USAGE
+    if isinstance(error, OSError):
+        return f"the machine refuses something that is needed: {error}", EXIT_USAGE
     if isinstance(error, MemoryError):
         return "out of memory; lower compute.batch_size and compute.io_threads", EXIT_USAGE
     text = f"unexpected {type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 for the traceback)"

@@ -22,7 +22,7 @@ from tasks.scratch import is_scratch_in_use, remove_scratch
 
 EXIT_INCOMPLETE = 4
 
-SHARD_SECONDS = 12.0
+SHARD_SECONDS = 10.0
 """How long the current shard may take to stop at a step, or to finish its commit."""
 
 FAREWELL_SECONDS = 1.5

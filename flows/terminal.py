@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
@@ -33,12 +34,17 @@ class _QuietConsole(Console):
         self.drop_output()
 
     def drop_output(self) -> None:
-        """Sends everything from now on to nowhere, the unwritten rest of the stream included."""
+        """Prints nothing from now on."""
         self.quiet = True
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.file.fileno())
-            os.close(nowhere)
+        _drop_output(self.file)
+
+
+def _drop_output(stream: IO[str] | None) -> None:
+    """Sends what is written to a stream to nowhere, what it still holds included."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
 
 
 class Terminal:
@@ -51,6 +57,9 @@ class Terminal:
     def __init__(self) -> None:
         self.console = _QuietConsole(highlight=False)
         self._errors = _QuietConsole(stderr=True, highlight=False)
+        for console in (self.console, self._errors):
+            if console.width < MIN_WIDTH:
+                console.width = MIN_WIDTH
 
     def say(self, text: str, style: str = "") -> None:
         """Prints a sentence, or a few lines."""
@@ -95,23 +104,23 @@ class Terminal:
             table.add_column(Text(safe_line(name)))
         for row in rows:
             table.add_row(*(Text(safe_text(cell)) for cell in row))
-        width = max(MIN_WIDTH, self.console.width)
-        self._print(self.console, table, width=width)
+        self._print(self.console, table)
 
     def restore(self) -> None:
         """Makes the cursor visible again and writes out what is waiting."""
         with suppress(OSError, ValueError):
             self.console.show_cursor()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError, RuntimeError):
+            try:
                 stream.flush()
+            except OSError:
+                _drop_output(stream)
+            except (ValueError, AttributeError, RuntimeError):
+                pass  # closed, not there, or being flushed already
 
-    def _print(self, console: _QuietConsole, content: Text | Table, width: int = 0) -> None:
+    def _print(self, console: _QuietConsole, content: Text | Table) -> None:
         try:
-            if isinstance(content, Text):
-                console.print(content, soft_wrap=True)
-            else:
-                console.print(content, width=width)
+            console.print(content, soft_wrap=isinstance(content, Text))
         except OSError:
             console.drop_output()
 

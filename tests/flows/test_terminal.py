@@ -73,7 +73,7 @@ def test_the_status_of_a_run_imports_no_large_library(pictures: Path):
     assert done.stdout.splitlines()[-1] == "0"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_letters_that_a_terminal_does_not_know_become_escapes(pictures: Path, encoding: str):
     (pictures / "content" / "Ωmega.png").write_bytes(b"no picture")
     job = write_job(pictures)
