@@ -1,4 +1,4 @@
-"""From names to a frozen backbone, or a refusal in a sentence."""
+"""Loads a frozen backbone by its name, or says in one sentence why it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ad_lib.weight_files import UnsoundFile, named_in_errors, quoted, read_json,
 from ad_lib.weights import NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
 
 MAX_TRAIN_TIMESTEPS = 10_000
-"""Timesteps of a scheduler at most; Stable Diffusion was trained with 1,000."""
+"""Maximum number of training timesteps; Stable Diffusion was trained with 1,000."""
 
 _NETWORKS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
@@ -42,8 +42,8 @@ _NETWORKS: dict[str, Any] = {
 }
 _PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 _REFUSED_TOKENIZER_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "tokenizer_object")
-"""Keys of a tokenizer's configuration that make it open other files than its own."""
-_SMALLEST_LATENTS = 32
+"""Keys of a tokenizer's configuration that would make it open other files."""
+_LATENT_SIDE = 32
 """Cells along each side of the latents that a backbone is tried with."""
 
 
@@ -69,7 +69,7 @@ def load_backbone(
         controlnet_revision: commit, tag or branch of its hub id.
         dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given. In float16 a
             VAE whose configuration says `force_upcast` stays in float32.
-        device: CUDA where there is one unless given.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; CUDA if there is one unless given.
 
     Raises:
         BackboneError: nothing of that name, pickled weights, incomplete ones, a ControlNet of
@@ -77,7 +77,7 @@ def load_backbone(
     """
     weights = find_weights(name, revision, config)
     control = find_controlnet(controlnet, controlnet_revision) if controlnet else None
-    device = find_device(str(device or "auto"))
+    device = device if isinstance(device, torch.device) else find_device(device or "auto")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     check_backbone(weights, control)
     return _assembled(weights, control, part_loader, dtype, device)
@@ -85,10 +85,11 @@ def load_backbone(
 
 @lru_cache(maxsize=8)
 def check_backbone(weights: Weights, controlnet_weights: Weights | None = None) -> None:
-    """Tries a backbone without reading its weights: takes milliseconds for gigabytes.
+    """Checks a backbone without reading its weights; takes about two seconds for SDXL.
 
-    The networks are built without numbers from their configurations and held to the headers of
-    their files. Then a picture is encoded, denoised and decoded with them, in shapes only.
+    The networks are built on the meta device from their configurations and compared with the
+    headers of their files. Then a picture is encoded, denoised and decoded there, where only shapes
+    are computed.
 
     Args:
         weights: from `find_weights`.
@@ -156,7 +157,7 @@ def _controlnet(weights: Weights, load: LoadPart, dtype: torch.dtype) -> Control
 
 
 def _tokenizers(weights: Weights, networks: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizers, each tried on a word, so that none gives tokens that its encoder lacks."""
+    """The tokenizers; each is tried on a prompt and must give tokens that its encoder has."""
     tokenizers: dict[str, Any] = {}
     for part in parts_of(weights.config_folder):
         if part.startswith("tokenizer"):
@@ -194,7 +195,7 @@ def _check_tokens(tokenizer: CLIPTokenizer, encoder_config: Any) -> None:
 
 
 def _ddim(weights: Weights) -> DDIMScheduler:
-    """DDIM from the model's own scheduler configuration, whatever class that names."""
+    """DDIM with the numbers of the model's own scheduler, whatever class that scheduler has."""
     with named_in_errors(weights.model_id, "scheduler"):
         config = read_json(weights.config_folder / "scheduler" / "scheduler_config.json")
         timesteps = config.get("num_train_timesteps", 1000)
@@ -209,7 +210,7 @@ def _ddim(weights: Weights) -> DDIMScheduler:
 
 
 def _check_schedule(scheduler: DDIMScheduler) -> None:
-    """Refuses a schedule whose numbers would end in an error or in no picture."""
+    """Refuses a schedule that could not be sampled from."""
     kept = scheduler.alphas_cumprod
     if len(kept) != scheduler.config["num_train_timesteps"]:
         raise UnsoundFile("its trained_betas are not one for each of its num_train_timesteps")
@@ -225,7 +226,7 @@ def _check_schedule(scheduler: DDIMScheduler) -> None:
 
 
 def _forces_zeros(weights: Weights) -> bool:
-    """Whether no negative prompt means zeros; diffusers' default where the folder does not say."""
+    """Whether a missing negative prompt is embedded as zeros; diffusers' default is True."""
     file = weights.config_folder / "model_index.json"
     if not file.is_file():
         return True
@@ -234,7 +235,7 @@ def _forces_zeros(weights: Weights) -> bool:
 
 
 def _check_latents(backbone: Backbone) -> None:
-    """Inpainting models and others see more than latents, which we have not."""
+    """Refuses models such as those for inpainting, whose U-Net takes more than latents."""
     seen = backbone.unet.config["in_channels"]
     if seen != backbone.latent_channels:
         raise BackboneError(
@@ -245,10 +246,10 @@ def _check_latents(backbone: Backbone) -> None:
 
 def _try_in_shapes(backbone: Backbone) -> None:
     """Encodes, denoises and decodes a picture on the meta device, which computes shapes only."""
-    side = _SMALLEST_LATENTS * backbone.vae_scale_factor
+    side = _LATENT_SIDE * backbone.vae_scale_factor
     images = torch.empty(1, 3, side, side, device="meta")
     latents = backbone.encode(images)
-    expected = (1, backbone.latent_channels, _SMALLEST_LATENTS, _SMALLEST_LATENTS)
+    expected = (1, backbone.latent_channels, _LATENT_SIDE, _LATENT_SIDE)
     _check_shape("the vae's latents", latents, expected)
     _check_shape("the vae's pictures", backbone.decode(latents), tuple(images.shape))
     timestep = torch.tensor(1)
@@ -265,7 +266,7 @@ def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> 
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keeps what diffusers and transformers say about odd configurations from the terminal."""
+    """Silences the loggers of diffusers and transformers, which warn of odd configurations."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

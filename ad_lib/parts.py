@@ -1,8 +1,8 @@
-"""One network out of a diffusers folder or out of a single file: whole, or refused.
+"""Loads one network from a diffusers folder or from a single file; an incomplete one is refused.
 
-Every network is built empty from its configuration and then given its tensors, whatever they come
-from. Loaders of diffusers and transformers that take a folder are not used: they would also open
-adapters, pickled checkpoints and files that a configuration names.
+A network is built without numbers from its configuration, and then gets its tensors. That is the
+same for all layouts of files. `from_pretrained` of diffusers and transformers is not used, because
+it would also open adapters, pickled checkpoints and files that a configuration names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ad_lib.weight_files import (
 from ad_lib.weights import NETWORK_FILES, Weights
 
 LoadPart = Callable[..., Any]
-"""(class, part, dtype) -> the network."""
+"""(class, name of the part, dtype) -> the network."""
 
 _Tensors = dict[str, Tensor]
 
@@ -59,13 +59,13 @@ _TRANSLATIONS: dict[str, Callable[[_Tensors, Any], _Tensors]] = {
 """From the original layout of a whole checkpoint to diffusers' names of one network."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What weights may be stored in, by safetensors' names."""
+"""The dtypes that weights may be stored in, by their names in safetensors."""
 _TENSORS_IN_ONE = 3
-"""Tensors of a network that a checkpoint may store as one: query, key and value."""
+"""How many tensors of a network a checkpoint may store as one: query, key and value."""
 
 
 def part_loader(weights: Weights) -> LoadPart:
-    """A callable that loads one network after the other on the CPU; a single file is read once.
+    """A callable that loads a network of these weights on the CPU; a single file is read once.
 
     Raises:
         BackboneError: from this and from the callable: damaged or incomplete weights.
@@ -74,10 +74,10 @@ def part_loader(weights: Weights) -> LoadPart:
 
 
 def empty_part_loader(weights: Weights) -> LoadPart:
-    """A callable like that of `part_loader`, but no tensor is read: networks are without numbers.
+    """A callable that builds a network of these weights on the meta device; no tensor is read.
 
-    What the configuration describes is held to the headers of the files: every tensor that it asks
-    for must be there, in its shape. No more is built than the files can fill.
+    Every tensor that the configuration asks for must be in the headers of the files with the same
+    shape. Building stops as soon as a network has more parameters than the files can hold.
 
     Raises:
         BackboneError: from this and from the callable: weights that do not fit the configuration.
@@ -149,7 +149,7 @@ def _reader(weights: Weights, read: Callable[[Path], _Tensors]) -> Callable[[str
 
 
 def _read_empty(file: Path) -> _Tensors:
-    """The tensors of a file by their headers, without numbers."""
+    """The tensors of a file on the meta device: names, shapes and dtypes from its header."""
     with torch.device("meta"):
         return {
             name: torch.empty(header.shape, dtype=_DTYPES.get(header.dtype, torch.int8))
@@ -158,7 +158,7 @@ def _read_empty(file: Path) -> _Tensors:
 
 
 def part_folder(weights: Weights, part: str) -> Path:
-    """Where the configuration of a part is; a ControlNet is alone in its folder."""
+    """The folder with the configuration of a part; a ControlNet has a folder of its own."""
     return weights.config_folder if part == "ControlNet" else weights.config_folder / part
 
 
@@ -170,7 +170,7 @@ def _built(weights: Weights, network_class: Any, part: str) -> Any:
 
 
 def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
-    """CLIP's sizes, and nothing else that a configuration may ask for, such as adapters or code."""
+    """The configuration with CLIP's own keys only, without adapters, code or names of files."""
     if config.get("model_type") == "clip":
         config = config["text_config"]
     known = CLIPTextConfig.__annotations__
@@ -178,13 +178,13 @@ def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
 
 
 def _named_as_in(network: Any, weights: Weights, part: str, tensors: _Tensors) -> _Tensors:
-    """The tensors under the names that they have in the network, whatever the layout."""
+    """The tensors of a file by their names in the network."""
     if weights.config is not None:
         tensors = _TRANSLATIONS[part](tensors, network)
     if not part.startswith("text_encoder"):
-        network._fix_state_dict_keys_on_load(tensors)  # VAEs of before 2023 name attention anew
+        network._fix_state_dict_keys_on_load(tensors)  # older VAEs have other names for attention
         return tensors
-    # transformers 5.6 took the wrapper `text_model` away from one of the two classes.
+    # Since transformers 5.6, CLIPTextModel has no submodule `text_model`; files may have either.
     prefix = _CLIP_PREFIX if hasattr(network, _CLIP_PREFIX[:-1]) else ""
     inside = {name.removeprefix(_CLIP_PREFIX): tensor for name, tensor in tensors.items()}
     heads = ("text_projection.",)
@@ -196,7 +196,7 @@ def _named_as_in(network: Any, weights: Weights, part: str, tensors: _Tensors) -
 
 @contextmanager
 def _at_most(num_parameters: int) -> Iterator[None]:
-    """Stops the building of a network that has more parameters than this, in this thread."""
+    """Refuses a network with more parameters than this while it is being built in this thread."""
     thread, num_built = threading.get_ident(), 0
 
     def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
@@ -226,7 +226,7 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 
 
 def check_padding(model_id: str, part: str, config: Mapping[str, Any]) -> None:
-    """Refuses a U-Net or ControlNet that would grow its inputs without bound.
+    """Refuses a U-Net or ControlNet that would enlarge its inputs at every level.
 
     Raises:
         BackboneError: its `downsample_padding` is neither 0 nor 1.
@@ -240,7 +240,7 @@ def check_padding(model_id: str, part: str, config: Mapping[str, Any]) -> None:
 
 
 def check_scaling(model_id: str, config: Mapping[str, Any]) -> None:
-    """Refuses a VAE whose latents are scaled by nothing, or by no number.
+    """Refuses a VAE without a usable factor between its latents and those of the U-Net.
 
     Raises:
         BackboneError: its `scaling_factor` is not a positive finite number.

@@ -1,7 +1,7 @@
-"""Which files of a folder or checkpoint are read, and are they what they say they are?
+"""Which files of a model folder or checkpoint are read, and are they sound?
 
-Nothing here imports torch, and no tensor is read: configurations are parsed and the headers of
-safetensors files are checked. Every file that a loader opens has passed through this module.
+Configurations are parsed and the headers of safetensors files are checked; no tensor is read, and
+torch is not imported. Every file that a loader opens has been checked here first.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 from ad_lib.errors import BackboneError
 
 MAX_TEXT_BYTES = 16 * 2**20
-"""Bytes of a configuration or vocabulary at most; the vocabularies of CLIP have 1 to 4 MB."""
+"""Maximum size of a configuration or vocabulary; the vocabularies of CLIP have 1 to 4 MB."""
 MAX_HEADER_BYTES = 16 * 2**20
-"""Bytes of the header of a safetensors file at most; the one of SDXL has 0.4 MB."""
+"""Maximum size of the header of a safetensors file; that of SDXL has 0.4 MB."""
 MAX_TENSORS = 20_000
-"""Tensors of a network or checkpoint at most; a checkpoint of SDXL has 2,515."""
+"""Maximum number of tensors in a file; a checkpoint of SDXL has 2,515."""
 MAX_NUMBER = 1_000_000
 """Largest number in the configuration of a network; vocabularies of CLIP have 49,408 tokens."""
 
@@ -37,7 +37,7 @@ class TensorHeader:
 
     Attributes:
         shape: of the tensor.
-        dtype: in the words of safetensors, such as `F32` or `BF16`.
+        dtype: by its name in safetensors, such as `F32` or `BF16`.
     """
 
     shape: tuple[int, ...]
@@ -45,17 +45,17 @@ class TensorHeader:
 
 
 class UnsoundFile(ValueError):
-    """A file that is not what its name says; the message says why, in half a sentence."""
+    """A file that cannot be used; the message says why, and is completed with the model's name."""
 
 
 def quoted(name: object) -> str:
-    """A name as it stands in a message: in quotes, and shortened if it is long."""
+    """A name for use in a message: in quotes, and shortened if it is long."""
     text = repr(str(name))
     return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…'"
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of bounded length; its type where it says nothing."""
+    """The first line of an exception's message, shortened; its type if the message is empty."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 3 * _MAX_QUOTED else f"{text[: 3 * _MAX_QUOTED]}…"
@@ -76,7 +76,7 @@ def named_in_errors(model_id: str, part: str) -> Iterator[None]:
         yield
     except BackboneError:
         raise
-    except BaseException as error:  # Rust code panics with a BaseException of its own
+    except BaseException as error:  # a panic in Rust code is a BaseException of its own
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = first_line(error).split(" If you want to instead")[0]  # advice for other callers
@@ -110,7 +110,7 @@ def read_network_config(path: Path) -> dict[str, Any]:
     """The configuration of a network, its numbers within bounds.
 
     Raises:
-        UnsoundFile: as `read_json`; numbers that no network has; quantised weights.
+        UnsoundFile: as `read_json`, or a number too large for any network, or quantised weights.
     """
     config = read_json(path)
     for key, value in config.items():
@@ -176,10 +176,10 @@ def read_headers(files: Iterable[Path]) -> dict[str, TensorHeader]:
 
 
 def check_text_files(folder: Path) -> None:
-    """Holds every file of a part without weights, such as a tokenizer, to a bounded size.
+    """Checks the files of a part that has no weights, such as a tokenizer.
 
     Raises:
-        UnsoundFile: a file is larger, or JSON that is damaged.
+        UnsoundFile: a file is too large, or a JSON file is damaged.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.stat().st_size > MAX_TEXT_BYTES:

@@ -1,4 +1,7 @@
-"""Where a backbone's weights are, and exactly which weights they are."""
+"""Where the weights of a backbone or ControlNet are, and exactly which weights they are.
+
+Importing this module loads neither torch nor diffusers.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ NETWORK_FILES = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-"""The parts that are networks, and what their files are called before `.safetensors`."""
+"""The parts that are networks, each with the name of its weights without `.safetensors`."""
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SDXL_PARTS = (*_PARTS, "text_encoder_2", "tokenizer_2")
@@ -68,7 +71,7 @@ class Weights:
     Attributes:
         model_id: what the user asked for: `embedded`, a hub id, a folder, or a file.
         revision: the hub's commit, or `sha256:` and a digest of the files.
-        path: the diffusers folder, or the single file; random weights have none, and an empty path.
+        path: the diffusers folder, or the single file; an empty path for random weights.
         config: of a single file, the diffusers folder with its configuration and tokenizers.
     """
 
@@ -147,7 +150,11 @@ def find_controlnet(name: str, revision: str | None = None) -> Weights:
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
-    """The parts that the U-Net's configuration asks for."""
+    """The names of the parts that a backbone has, by the configuration of its U-Net.
+
+    Raises:
+        UnsoundFile: the configuration is damaged.
+    """
     return _SDXL_PARTS if _family_of_folder(folder) == "sdxl" else _PARTS
 
 
@@ -166,7 +173,7 @@ def _check_no_revision(name: str, revision: str | None) -> None:
 
 @contextmanager
 def _readable(name: str, kind: str) -> Iterator[None]:
-    """Turns what the file system refuses (rights, names, users after `~`) into one sentence."""
+    """Turns errors of the file system into one sentence, such as missing rights or bad names."""
     try:
         yield
     except BackboneError:
@@ -192,13 +199,13 @@ def _digest(name: str, files: Mapping[str, Path]) -> str:
 
 @cache
 def _content(path: Path, changed_at: int) -> str:
-    """The digest of a file; asked for again only when the file changed."""
+    """The digest of a file's content; it is computed again only when the file has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file that pictures depend on, by its name in the folder."""
+    """Every file that a picture can depend on, by its path within the folder."""
     inside = [path for part in parts_of(folder) for path in (folder / part).rglob("*")]
     files = [path for path in (folder / "model_index.json", *inside) if path.is_file()]
     return {path.relative_to(folder).as_posix(): path for path in files}
@@ -213,7 +220,7 @@ def _family_of_folder(folder: Path) -> str:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    """Refuses a folder that lacks a part, or a file of which is not sound."""
+    """Refuses a folder that lacks a part or that has a damaged file."""
     _check_parts(name, folder)
     for part in parts_of(folder):
         if part in NETWORK_FILES:
@@ -244,7 +251,10 @@ def _check_weights(name: str, part: str, folder: Path) -> None:
 
 
 def _check_parts(name: str, folder: Path) -> None:
-    """Every part has its folder, and every tokenizer its words; weights are another question."""
+    """Refuses missing parts, damaged configurations and tokenizers without a vocabulary.
+
+    The weights themselves are not looked at.
+    """
     with named_in_errors(name, "unet"):
         parts = parts_of(folder)
     missing = [part for part in parts if not (folder / part).is_dir()]
@@ -285,7 +295,7 @@ def _download(hub_id: str, revision: str | None) -> Weights:
 
 
 def _network_patterns(part: str) -> list[str]:
-    """The files of a network on the hub, but no copies in other precisions or other layouts."""
+    """The files of a network on the hub, without its copies in other precisions and layouts."""
     stem = NETWORK_FILES[part]
     weights = [f"{stem}{SINGLE_FILE}", f"{stem}-0*{SINGLE_FILE}"]
     return ["config.json", *weights, f"{stem}{SINGLE_FILE}{INDEX_SUFFIX}"]
@@ -321,7 +331,7 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
             f"{quoted(config)} is of {_FAMILY_NAMES[_family_of_folder(folder)]}: give a config of "
             "its family"
         )
-    # The configuration and the words decide on pictures as the weights do.
+    # Pictures depend on the configuration and the vocabulary too, so the digest covers them.
     files = {n: path for n, path in _files(folder).items() if n.endswith((".json", ".txt"))}
     files = {n: path for n, path in files.items() if not n.endswith(INDEX_SUFFIX)}
     return Weights(name, _digest(name, files | {"": file}), file, folder)

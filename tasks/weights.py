@@ -1,4 +1,4 @@
-"""Which weights does a job mean, exactly: the backbone's and its ControlNet's?"""
+"""Which weights a job names: those of the backbone and of its ControlNet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class FoundModel:
 
     Attributes:
         backbone: the diffusion model.
-        controlnet: what sees the control image; None where there is none.
-        config: where a single-file checkpoint has its configuration from, where a job says so.
+        controlnet: the network that the control image goes into, if there is one.
+        config: of a single file, the hub id or folder with its configuration, if the job names one.
     """
 
     backbone: Weights
@@ -23,7 +23,7 @@ class FoundModel:
 
     @property
     def revision(self) -> str:
-        """Exactly which weights: the backbone's revision, `+` and the ControlNet's if any."""
+        """The backbone's revision, followed by `+` and the ControlNet's if there is one."""
         parts = (self.backbone, self.controlnet)
         return "+".join(part.revision for part in parts if part is not None)
 
@@ -56,7 +56,7 @@ def find_model(
 
 
 def check_model(model: FoundModel) -> None:
-    """Tries the networks of a run in shapes only, without reading the weights.
+    """Checks that the weights of a run fit their networks, without reading the weights.
 
     Raises:
         BackboneError: weights that do not fit their configuration, or networks that do not fit
