@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import GOLDEN
-from tests.golden.cases import CASES
+from tests.golden.cases import CASES, Case
 from tests.golden.recordings import Golden, Row
 from tests.golden.replay import main
 from tests.golden.units import UNITS
@@ -56,6 +56,22 @@ def test_a_figure_above_its_tolerance_or_not_a_number_fails():
     assert not Figure("image", 2e-5, 1e-5).ok
     assert not Figure("image", float("nan"), 1e-5).ok
     assert str(Row("case", (Figure("image", 1.0),))).startswith("FAIL")
+
+
+@pytest.mark.parametrize("network", ["predictor", "extractor"])
+def test_a_timestep_that_is_off_by_one_is_caught(monkeypatch, network):
+    make = getattr(Case, network)
+
+    def shifted(self):
+        call = make(self)
+        return lambda latents, t, **options: call(latents, t - (t > 0).int(), **options)
+
+    monkeypatch.setattr(Case, network, shifted)
+    monkeypatch.setattr("tests.rounding.NUM_PROBES", 4)  # they cannot help, and take time
+    row = CASES["sample"](golden, "smp_texture")
+    failed = {figure.name for figure in row.figures if not figure.ok}
+    assert "first loss" in failed
+    assert ("first noise_pred" in failed) == (network == "predictor")
 
 
 def write_cases(folder: Path, cases: dict) -> Golden:
