@@ -6,7 +6,8 @@ program or uses a network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ad_lib.errors import ImageError
 
@@ -66,7 +67,7 @@ def refuse_other_formats(data: bytes) -> None:
         raise ImageError(f"this is no picture but {found}")
 
 
-def refuse_camera_raw(tags: dict[int, object]) -> None:
+def refuse_camera_raw(tags: Mapping[int, Any]) -> None:
     """Refuses raw pictures that are TIFF files: what can be read of them is a small preview.
 
     Args:

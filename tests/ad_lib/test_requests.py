@@ -180,3 +180,11 @@ def test_a_source_mask_is_fitted_as_the_texture_that_it_labels(reference_size):
     texture, settings = Image.new("RGB", (140, 90)), Settings(reference_size=reference_size)
     fitted = [fit_role(role, texture, 72, 64, settings) for role in ("texture", "source_mask")]
     assert fitted[0].size == fitted[1].size
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 4000)])
+def test_a_narrow_reference_is_not_stretched_without_bound(size):
+    texture = Image.new("RGB", size)
+    with pytest.raises(RequestError, match=rf"{size[0]}x{size[1]}.*reference_size 64"):
+        Request.preset("texture-optimize", styles=[texture], reference_size=64)
+    assert Request.preset("texture-optimize", styles=[texture])  # cropped, not stretched
