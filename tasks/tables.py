@@ -236,7 +236,7 @@ class _Columns:
             key, uri = _located(named, self.folder, self.may_name_local_files)
             return Input(role, key, uri)
         except ValueError as error:
-            shown = safe_line(named, SHOWN_LETTERS)
+            shown = named if len(named) <= SHOWN_LETTERS else f"{named[:SHOWN_LETTERS]}…"
             message = f"{row}: {role} {shown!r} cannot be used: {safe_line(str(error), 1000)}"
             return empty.broken(ErrorClass.UNSUPPORTED, message)
 
