@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+import hypothesis
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +26,8 @@ __all__ = ["cli", "prefect_server", "s3_bucket", "s3_server"]
 GOLDEN = Path(__file__).parent / "golden" / "public"
 TINY_BACKBONE = GOLDEN / "models" / "tiny-sd"
 
+hypothesis.settings.register_profile("whatever the load", deadline=None)
+hypothesis.settings.load_profile("whatever the load")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
