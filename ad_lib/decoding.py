@@ -147,9 +147,8 @@ def _loaded(data: bytes, max_pixels: int) -> Iterator[Picture]:
     with _budget.reserved(_peak_bytes(image, len(data))):
         with _told():
             is_wide = any(";16" in str(tile.args) for tile in image.tile)
-            stated_white = _tiff_number(image, 281)
             image.load()
-            picture = Picture(image, stated_white, is_wide)
+            picture = Picture(image, is_wide)
         yield picture
 
 

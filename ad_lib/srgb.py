@@ -4,12 +4,12 @@
 * An embedded colour profile is converted to sRGB. A profile that is damaged, or one of other kinds
   of pixels, is ignored, as browsers do.
 * Whole numbers of 16 bits are scaled from 0..65535 to 0..255, grey rounded, colours cut off (as
-  Pillow reads them). A TIFF may state another maximum. Grey of 32 bits is taken as 16 bits where
-  its values lie in 0..65535. Refused are values outside, and pictures that are not black and whose
-  largest value lies below 4096: they hold 8, 10 or 12 bits in 16, and nothing says which.
+  Pillow reads them). Grey of 32 bits is taken as 16 bits where its values lie in 0..65535. Refused
+  are values outside, and pictures that are not black and whose largest value lies below 4096: they
+  hold 8, 10 or 12 bits in 16, and it is not said which.
 * Floating-point numbers are refused: nothing says which value is white.
 * 1, 2 and 4 bits are scaled to 8. CMYK, YCbCr, LAB and palettes become RGB.
-* Transparency is laid over white.
+* Transparency is laid over white; a number that means clear in grey of 16 bits is ignored.
 
 Pixels are converted in strips of about a million, so that beside the decoder's own copy there is
 one RGB picture at most.
@@ -53,11 +53,11 @@ class Picture:
         ImageError: `unsupported`, the numbers have no 8-bit meaning.
     """
 
-    def __init__(self, image: PillowFile, stated_white: int, is_wide: bool) -> None:
+    def __init__(self, image: PillowFile, is_wide: bool) -> None:
         self._image = image
         is_turned = image.format == "TIFF"  # by Pillow, when it is loaded
         self._orientation = 1 if is_turned else stated_orientation(image.info)
-        self._white = _white(image, stated_white, is_wide)
+        _refuse_unknown_white(image, is_wide)
         self._transforms: dict[str, Any] = {}
         profile = image.info.get("icc_profile")
         self._profile = profile if isinstance(profile, bytes) else None
@@ -97,7 +97,7 @@ class Picture:
         if transform := self._transform(colours.mode):
             colours = transform.apply(colours)
         elif colours.mode in WIDE_MODES:
-            colours = _narrow(colours, self._white)
+            colours = _narrow(colours)
         rgb = colours.convert("RGB")
         if alpha is None:
             return rgb
@@ -107,7 +107,7 @@ class Picture:
 
     def _transform(self, mode: str) -> Any:
         """What converts pixels of a mode from the profile to sRGB, or None."""
-        if not self._profile or (mode in WIDE_MODES and self._white != WIDE_WHITE):
+        if not self._profile:
             return None
         if mode not in self._transforms:
             self._transforms[mode] = _transform_to_srgb(self._profile, mode)
@@ -122,11 +122,8 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """A picture's colours alone, and its transparency where it has any."""
-    if not image.has_transparency_data:
+    if image.mode in WIDE_MODES or not image.has_transparency_data:
         return image.convert("RGB") if image.mode == "P" else image, None
-    if image.mode in WIDE_MODES:
-        clear = np.asarray(image) == image.info["transparency"]
-        return image, Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
     if image.mode == "La":
         image = image.convert("LA")
     rgba = image.convert("RGBA")
@@ -144,16 +141,15 @@ def _transform_to_srgb(profile: bytes, mode: str) -> Any:
         return None
 
 
-def _white(image: Image.Image, stated: int, is_wide: bool) -> int:
-    """Which of a picture's numbers is white; where pixels have 8 bits it does not matter.
+def _refuse_unknown_white(image: Image.Image, is_wide: bool) -> None:
+    """Refuses numbers of which it is not known which is white; 8 bits are always fine.
 
     Raises:
-        ImageError: nothing says which, or a number is darker than black or lighter than white.
+        ImageError: numbers outside 0..65535, or so small that they hold fewer than 16 bits.
     """
     if image.mode in WIDE_MODES:
         least, most = _extremes(image)
-        white = stated if 255 <= stated < WIDE_WHITE and most <= stated else WIDE_WHITE
-        if least < 0 or most > white:
+        if least < 0 or most > WIDE_WHITE:
             raise ImageError(
                 f"whole numbers from {least} to {most}, and nothing says which is white: save 8 "
                 "bits, or 16 bits from 0 to 65535",
@@ -163,16 +159,14 @@ def _white(image: Image.Image, stated: int, is_wide: bool) -> int:
         extremes = image.getextrema()[:3]
         most = max(int(high) for _, high in extremes) * 256  # type: ignore[misc]
         most += 255 * (most > 0 or image.mode == "RGB")
-        white = WIDE_WHITE
     else:
-        return 255
-    if white == WIDE_WHITE and 0 < most < LEAST_WIDE_MAXIMUM:
+        return
+    if 0 < most < LEAST_WIDE_MAXIMUM:
         raise ImageError(
             f"no number above {most} of 65535 in its 16 bits, so it would be nearly black, and "
             "nothing says which is white: scale it to 0..65535, or save it with 8 bits",
             "unsupported",
         )
-    return white
 
 
 def _extremes(image: Image.Image) -> tuple[int, int]:
@@ -184,8 +178,7 @@ def _arrays(image: Image.Image) -> Iterator[np.ndarray]:
     return (np.asarray(strip) for _, strip in _strips(image))
 
 
-def _narrow(image: Image.Image, white: int) -> Image.Image:
+def _narrow(image: Image.Image) -> Image.Image:
     """Grey of 16 bits in 8, rounded to the nearest."""
     wide = np.asarray(image).astype(np.int64)
-    scaled = (wide + 128) // 257 if white == WIDE_WHITE else (wide * 255 + white // 2) // white
-    return Image.fromarray(scaled.astype(np.uint8))
+    return Image.fromarray(((wide + 128) // 257).astype(np.uint8))

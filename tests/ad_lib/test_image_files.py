@@ -236,8 +236,8 @@ def test_a_flipped_bit_among_the_pixels_of_a_png_is_no_picture():
 # ---------------------------------------------------------------------------- numbers
 
 
-def tiff_of(numbers: np.ndarray, **tags) -> bytes:
-    return encoded(Image.fromarray(numbers), "TIFF", tiffinfo=tags.get("tags", {}))
+def tiff_of(numbers: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(numbers), "TIFF")
 
 
 def test_whole_numbers_of_32_bits_are_read_as_16_where_they_fit():
@@ -265,14 +265,9 @@ def test_a_black_picture_of_16_bits_is_black():
     assert (pixels(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)))) == 0).all()
 
 
-def test_a_tiff_may_say_which_number_is_white():
-    data = tiff_of(np.array([[0, 2048, 4095]], np.uint16), tags={281: 4095})
-    assert pixels(data)[0, :, 0].tolist() == [0, 128, 255]
-
-
-def test_a_grey_of_16_bits_may_be_clear():
-    data = encoded(Image.fromarray(np.array([[0, 300, 65535]], np.uint16)), transparency=300)
-    assert pixels(data)[0, :, 0].tolist() == [0, 255, 255]
+def test_a_number_that_means_clear_in_grey_of_16_bits_stays_a_grey():
+    data = encoded(Image.fromarray(np.array([[0, 25_700, 65535]], np.uint16)), transparency=25_700)
+    assert pixels(data)[0, :, 0].tolist() == [0, 100, 255]
 
 
 # ---------------------------------------------------------------------------- bounds
