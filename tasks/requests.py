@@ -53,7 +53,7 @@ def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> 
         settings=settings_of(item),
         prompt=item.prompt or "",
         negative_prompt=item.negative_prompt,
-        **_fields(item.task, [(one.role, pictures[one]) for one in item.inputs]),
+        **_fields(item.task, [(image.role, pictures[image]) for image in item.inputs]),
     )
 
 
@@ -65,7 +65,7 @@ def refusal(item: Item) -> Problem | None:
         item.task,
         item.params,
         (item.width, item.height),
-        tuple(one.role for one in item.inputs),
+        tuple(image.role for image in item.inputs),
         bool(item.prompt and item.prompt.strip()),
         item.negative_prompt,
     )
@@ -92,7 +92,7 @@ def _fields(task: str, pictures: Sequence[tuple[str, Image.Image]]) -> dict[str,
 
 def _unlike_mask(item: Item) -> Problem | None:
     """Both are cropped to the same size later, so that this shows only here."""
-    sizes = {one.role: (one.width, one.height) for one in item.inputs}
+    sizes = {image.role: (image.width, image.height) for image in item.inputs}
     texture, mask = sizes.get("texture"), sizes.get("source_mask")
     if texture is None or mask is None or texture == mask:
         return None
