@@ -364,6 +364,9 @@ def job_from_dict(content: Mapping[str, Any]) -> Job:
 def _text(path: Path) -> str:
     name = f"job file {str(path)!r}"
     try:
+        # A shell's <(…) is a pipe below /dev/fd that has a writer; a named pipe may have none.
+        if path.is_fifo() and not str(path).startswith(("/dev/fd/", "/proc/")):
+            raise JobError(f"{name} is a named pipe: give a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_JOB_BYTES + 1)
     except OSError as error:
