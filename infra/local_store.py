@@ -257,7 +257,7 @@ def _not_found(path: Path) -> ObjectNotFound:
     try:
         target = path.readlink()
     except OSError:
-        return ObjectNotFound(f"nothing is stored at {path}: check the name")
+        return ObjectNotFound(f"{path} is not there: check the name")
     return ObjectNotFound(f"{path} is a link to {target}, which is not there: restore or remove it")
 
 

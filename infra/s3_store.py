@@ -285,7 +285,7 @@ def _from_answer(error: boto_errors.ClientError, uri: str, endpoint: str) -> Sto
     if code in UNREADABLE:
         return ObjectUnreadable(f"{uri} cannot be read ({code}): {UNREADABLE[code]}")
     if status == 404:
-        return ObjectNotFound(f"nothing is stored at {uri}: check the name")
+        return ObjectNotFound(f"{uri} is not there: check the name")
     if code == "AccessDenied":
         return AccessDenied(f"no permission for {uri}: grant its reading, writing and listing")
     if status in (401, 403) or code in REMEDIES:

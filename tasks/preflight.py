@@ -28,7 +28,7 @@ FILE_BYTES = 512 << 20
 USUAL_FILE_BYTES = 16 << 20
 """Reserved for a file whose size is not known before it is read."""
 
-UNREADABLE = (ObjectUnreadable, BucketNotFound, UriError)
+UNREADABLE = (ObjectNotFound, ObjectUnreadable, BucketNotFound, UriError)
 """What a store raises where one image cannot be read; other errors are the store's own."""
 
 MAX_COUNTED_COLOURS = 1 << 16
@@ -76,8 +76,6 @@ def inspect_input(listed: Input, *, max_pixels: int) -> Input:
     try:
         with input_bytes(listed) as data:
             return _inspected(listed, data, max_pixels)
-    except (ObjectNotFound, FileNotFoundError):
-        return listed.broken(ErrorClass.INPUT_MISSING, f"{listed.full_uri} is not there")
     except UNREADABLE as error:
         return listed.broken(ErrorClass.INPUT_MISSING, str(error))
 

@@ -281,7 +281,7 @@ def test_an_error_crosses_a_process_boundary(direct):
         direct.get("missing")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (type(copy), str(copy)) == (ObjectNotFound, str(caught.value))
-    assert str(copy) == f"nothing is stored at {direct.uri}/missing: check the name"
+    assert str(copy) == f"{direct.uri}/missing is not there: check the name"
 
 
 def test_the_server_ends_with_whoever_started_it(tmp_path):

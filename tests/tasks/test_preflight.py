@@ -44,7 +44,7 @@ def test_an_image_that_is_not_there_is_missing():
     found = inspect_input(Input("style", "a", "/nowhere/a.png"), max_pixels=PIXELS)
     assert found.problem
     assert found.problem.error_class == ErrorClass.INPUT_MISSING
-    assert found.problem.message == "/nowhere/a.png is not there"
+    assert found.problem.message == "/nowhere/a.png is not there: check the name"
     assert found.sha256 is None
 
 
