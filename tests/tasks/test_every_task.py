@@ -266,7 +266,10 @@ def test_a_prompt_column_is_the_users_own_where_the_task_takes_none(sources):
     ("changes", "message"),
     [
         (t2i(None), "needs a prompt: add inputs.prompt"),
-        (t2i("no.txt"), r"no.txt' is not there; what ends in .txt is a file of prompts"),
+        (
+            t2i("no.txt"),
+            r"no.txt' is not there: check the path .what ends in .txt is a file of prompts",
+        ),
         (t2i("empty.txt"), "'empty.txt' holds no prompt; write one on each line"),
         (t2i(["a", "b"]) | {"pairing": "zip"}, "zip joins images by key, and 2 prompts have none"),
         (
