@@ -111,7 +111,7 @@ class Harness:
         while waiting or running:
             while waiting and len(running) < workers:
                 number = waiting.pop()
-                name, maker, draw = _chosen(seed, number, wanted)
+                name, maker, draw = chosen(seed, number, wanted)
                 running.append(self.start(number, name, maker, draw))
             for one in list(running):
                 if ended := self._ended(one):
@@ -177,7 +177,8 @@ class Harness:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _chosen(seed: int, number: int, wanted: str) -> tuple[str, Maker, random.Random]:
+def chosen(seed: int, number: int, wanted: str = "") -> tuple[str, Maker, random.Random]:
+    """The maker of an input with its name, and the source of chance that it draws from."""
     name = makers.chosen(random.Random(f"{seed}/{number}"), wanted)
     return name, makers.names()[name], random.Random(f"{seed}/{number}/{name}")
 
