@@ -308,7 +308,7 @@ def sweeps(draw: random.Random, folder: Path) -> Case:
         )
     )
     changes: dict[str, Any] = {"sweep": sweep, "variants": draw.choice((1, 2, 10**9))}
-    sound.write_style_transfer(folder, "ab", **changes)
+    sound.write_style_transfer(folder, "ab")
     return _case(draw, folder, _yaml(sound.job(**changes)), "a sweep", safe=False)
 
 

@@ -225,7 +225,7 @@ def _odd_name(draw: random.Random, folder: Path, number: int) -> None:
             "\u00e9.png".encode(),
             b"A.png",
             b"-rf.png",
-            b"a.PNG",
+            b"capital.PNG",
         ),
         *(
             b"con.png",
