@@ -73,7 +73,7 @@ def stop(
 def long_job(pictures: Path) -> Path:
     return write_job(
         pictures,
-        settings={"num_inference_steps": 60},
+        settings={"num_inference_steps": 25},
         compute={"shard_items": 1, "batch_size": 1, "device": "cpu"},
     )
 
