@@ -164,7 +164,6 @@ def _link(draw: random.Random, folder: Path, number: int) -> None:
             "a.png",
             "..",
             ".",
-            "/",
             "/dev/null",
         ),
         *(
