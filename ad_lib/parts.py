@@ -170,10 +170,10 @@ def _built(weights: Weights, network_class: Any, part: str) -> Any:
 
 
 def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
-    """The configuration with CLIP's own keys only, without adapters, code or names of files."""
+    """CLIP's own keys only: no adapters, code or names of files, nor how weights are drawn."""
     if config.get("model_type") == "clip":
         config = config["text_config"]
-    known = CLIPTextConfig.__annotations__
+    known = CLIPTextConfig.__annotations__.keys() - {"initializer_factor", "initializer_range"}
     return CLIPTextConfig(**{name: value for name, value in config.items() if name in known})
 
 

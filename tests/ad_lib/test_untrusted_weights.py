@@ -239,6 +239,8 @@ def test_a_configuration_names_neither_adapters_nor_code_nor_other_weights(folde
         "auto_map": {"AutoModel": "evil.Model"},
         "_attn_implementation": "owner/kernel",
         "_name_or_path": "/etc",
+        "initializer_range": -1.0,  # how weights are drawn that are not in the file: all are
+        "initializer_factor": "x",
     }
     config.write_text(json.dumps(values))
     index = folder / "model_index.json"
