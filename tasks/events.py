@@ -1,0 +1,76 @@
+"""What a worker tells whoever watches it, while it works. Small values; nothing depends on them.
+
+Each names its worker by the id that the worker has in its attempts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manifests.commits import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkEvent:
+    """Something that a worker tells."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(WorkEvent):
+    """What the worker does from now on.
+
+    Attributes:
+        name: "starting", "loading", "rendering", "committing" or "waiting" (for other workers).
+        shard: the shard that it holds, if any.
+    """
+
+    name: str
+    shard: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(WorkEvent):
+    """A step of rendering: `items` more of the shard are rendered, as a fraction of an item."""
+
+    items: float
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDone(WorkEvent):
+    """An item has its outcome; `error_class` is None where it has a picture."""
+
+    key: str
+    error_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(WorkEvent):
+    """The worker has committed a shard, which took it so many seconds."""
+
+    shard: str
+    counts: Counts
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedElsewhere(WorkEvent):
+    """The worker has seen a commit of another one; told once for each shard."""
+
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted(WorkEvent):
+    """The worker's child has ended, and a fresh one goes on with the shard."""
+
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(WorkEvent):
+    """The worker cannot go on just now, such as for a store that does not answer."""
+
+    reason: str
