@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from flows.terminal import Terminal
-from manifests.items import Item
+from manifests.plan import PlannedShard
 from tasks.planning import PreparedRun
 from tasks.progress import board
 
@@ -47,13 +47,13 @@ def counting_bar(
 
 @contextmanager
 def rendering_bar(
-    terminal: Terminal, prepared: PreparedRun, pending: dict[str, list[Item]]
+    terminal: Terminal, prepared: PreparedRun, pending: dict[str, PlannedShard]
 ) -> Iterator[None]:
     """A bar that follows the counters of rendering until the block ends."""
     console = terminal.console
-    num_items = len(prepared.plan.items)
-    num_to_render = sum(1 for items in pending.values() for item in items if item.problem is None)
-    num_shards = len(prepared.plan.shards())
+    num_items = prepared.plan.num_items
+    num_to_render = sum(shard.num_items for shard in pending.values())
+    num_shards = len(prepared.plan.shards)
     shards_per_line = -(-max(1, len(pending)) // MAX_PROGRESS_LINES)
     progress = Progress(
         TextColumn("{task.description}"),

@@ -29,7 +29,7 @@ def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
     """Checks the inputs and plans, and prints what would be done."""
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     found = open_prepared(resolved)
-    items = list(found.plan.items) if found else _plan(terminal, resolved)
+    items = list(found.plan.iter_items()) if found else _plan(terminal, resolved)
     _show_plan(terminal, items)
     terminal.say("Dry run: nothing was written.")
 
@@ -57,8 +57,8 @@ def finish(terminal: Terminal, job: Job, path: Path, prepared: PreparedRun) -> I
     pending = pending_shards(store, prepared.plan)
     if pending:
         board.reset()
-        num_items = len(prepared.plan.items)
-        num_done = num_items - sum(len(items) for items in pending.values())
+        num_items = prepared.plan.num_items
+        num_done = num_items - sum(shard.num_items for shard in pending.values())
         if num_done:
             terminal.say(f"Resuming: {num_done} of {num_items} items are committed.")
         with rendering_bar(terminal, prepared, pending):

@@ -16,7 +16,7 @@ from manifests.errors import RunFolderError
 from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
 from manifests.outcomes import Outcome, digest_of_lines
-from manifests.plan import SHARD_PATTERN
+from manifests.plan import PLAN_NAME, SHARD_PATTERN
 from manifests.records import Count, Record, Seconds, Sha256, Words, read_record
 
 RUN_NAME = "run.json"
@@ -28,7 +28,24 @@ RUN_SCHEMA_VERSION = 1
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
 
-class RunRecord(Record):
+class PlanReference(Record):
+    """Which plan file of the run folder is meant, and what it holds.
+
+    Attributes:
+        plan_name, sources_name: relative to the run folder.
+        plan_digest, sources_digest: sha256 of the files.
+        num_items, num_shards: of the plan.
+    """
+
+    plan_name: Annotated[str, Field(pattern=r"^plan/(plan|[0-9a-f]{12})\.parquet$")] = PLAN_NAME
+    plan_digest: Sha256
+    num_items: Annotated[Count, Field(ge=1)]
+    num_shards: Annotated[Count, Field(ge=1)]
+    sources_name: Annotated[str, Field(pattern=r"^sources/[0-9a-f]{12}\.parquet$")] | None = None
+    sources_digest: Sha256 | None = None
+
+
+class RunRecord(PlanReference):
     """`run.json`: what this run folder is. Written once; it makes the plan binding.
 
     Attributes:
@@ -37,7 +54,6 @@ class RunRecord(Record):
         settings: the preset's settings with the job's in them.
         model_id, model_config_id, controlnet_id: as they were named.
         model_revision: exactly which weights; a ControlNet's revision follows after a `+`.
-        num_items, num_shards: of the plan.
         conditional_put: whether the store refused a second conditional write when asked.
     """
 
@@ -50,9 +66,6 @@ class RunRecord(Record):
     model_config_id: Words | None = None
     controlnet_id: Words | None = None
     model_revision: Words
-    plan_digest: Sha256
-    num_items: Annotated[Count, Field(ge=1)]
-    num_shards: Annotated[Count, Field(ge=1)]
     conditional_put: Annotated[bool, Field(strict=True)]
     versions: dict[Words, Words]
     created_at: Words

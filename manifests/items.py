@@ -107,6 +107,8 @@ class Item:
         label: of its sweep entry; empty where there is no sweep.
         user: canonical JSON of the table columns that are the user's own.
         problem: why it cannot be rendered; such an item gets its row all the same.
+        replaces: the item_id of an earlier generation's item that no longer counts.
+        first_retry: at which retry it starts, where it goes on after the seeds of a rejected one.
     """
 
     item_id: str
@@ -125,6 +127,8 @@ class Item:
     user: str = "{}"
     problem: Problem | None = None
     shard: str = ""
+    replaces: str | None = None
+    first_retry: int = 0
 
     def of_role(self, role: str) -> list[Input]:
         """The item's inputs of one role, in order."""

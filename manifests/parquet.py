@@ -7,7 +7,8 @@ Whatever the file holds, the answer is rows of exactly the expected columns, or 
 # pyarrow ships no types, so strict checking would see nothing but unknowns here.
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -43,8 +44,22 @@ def parquet_rows(
     Raises:
         RunFolderError: the file is damaged, or does not hold such rows.
     """
+    with told_as_damage(name, way_out):
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            check_columns(file.schema_arrow, schema)
+            for batch in checked_batches(file, schema, num_rows=num_rows):
+                yield from batch.to_pylist()
+
+
+@contextmanager
+def told_as_damage(name: str, way_out: str) -> Iterator[None]:
+    """Whatever goes wrong in the block becomes a RunFolderError that names the file."""
     try:
-        yield from _rows(data, schema, num_rows)
+        yield
+    except RunFolderError:
+        raise
     except Exception as error:  # pyarrow raises nearly every built-in error on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunFolderError(f"{name} is damaged ({reason[:300]}): {way_out}") from error
@@ -59,26 +74,46 @@ def parquet_footer(data: bytes) -> dict[str, str]:
     }
 
 
-def _rows(data: bytes, schema: pa.Schema, num_rows: int) -> Iterator[dict[str, Any]]:
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
-    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        _check_columns(file.schema_arrow, schema)
-        if file.metadata.num_rows != num_rows:
-            raise ValueError(f"it has {file.metadata.num_rows} rows, but {num_rows} were planned")
-        batches = file.iter_batches(_batch_rows(file.metadata), columns=schema.names)
-        found = 0
-        for batch in batches:
-            for field in schema:
-                if not field.nullable and batch.column(field.name).null_count:
-                    raise ValueError(f"the column {field.name} has an empty value")
-            found += batch.num_rows
-            yield from batch.select(schema.names).to_pylist()
-    if found != num_rows:
+def checked_batches(
+    file: pq.ParquetFile,
+    schema: pa.Schema,
+    *,
+    num_rows: int | None = None,
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The columns of the schema, which the file has, a few rows at a time.
+
+    Args:
+        file: as it was opened.
+        schema: the columns that are read; null only where it allows that.
+        num_rows: how many rows the whole file must have.
+        row_groups: those that are read; all of them unless given.
+
+    Raises:
+        ValueError: there is an empty value where none may be, or another number of rows; pyarrow
+            raises nearly every other error where the file is damaged.
+    """
+    if num_rows is not None and file.metadata.num_rows != num_rows:
+        raise ValueError(f"it has {file.metadata.num_rows} rows, but {num_rows} were planned")
+    found = 0
+    for batch in file.iter_batches(
+        _batch_rows(file.metadata), row_groups=row_groups, columns=schema.names
+    ):
+        for field in schema:
+            if not field.nullable and batch.column(field.name).null_count:
+                raise ValueError(f"the column {field.name} has an empty value")
+        found += batch.num_rows
+        yield batch.select(schema.names)
+    if num_rows is not None and found != num_rows:
         raise ValueError(f"it says {num_rows} rows and holds {found}")
 
 
-def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
+def check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
+    """Refuses columns that lack one of the schema's, or have it twice or with another type.
+
+    Raises:
+        ValueError: they do.
+    """
     for field in wanted:
         if found.names.count(field.name) != 1:
             raise ValueError(

@@ -1,7 +1,8 @@
-"""The plan: every item of a run in one frozen table, cut into shards of about equal cost."""
+"""The plan: every item of a generation in one frozen table, cut into shards of about equal cost."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -10,28 +11,49 @@ from typing import Any
 from manifests.items import REFERENCE_ROLES, Item
 
 PLAN_NAME = "plan/plan.parquet"
+"""The plan of a run folder of the first layout; later ones are named by `plan_name`."""
 
-SHARD_PATTERN = "[0-9]{5,12}"
+SHARD_PATTERN = "(?:g[0-9]{4}-)?[0-9]{5,12}"
 """Names of shards, as a regular expression; they stand in file names."""
 
+MAX_GENERATION = 9999
 
-@dataclass(frozen=True)
-class Plan:
-    """The items of a run, in shard order, and the sha256 of the file that holds them."""
-
-    items: tuple[Item, ...]
-    digest: str
-
-    def shards(self) -> dict[str, list[Item]]:
-        """The items by shard."""
-        return {shard: list(items) for shard, items in groupby(self.items, lambda item: item.shard)}
-
-    def problems(self) -> list[Item]:
-        """The items that preflight found wanting."""
-        return [item for item in self.items if item.problem is not None]
+_SHARD = re.compile(SHARD_PATTERN)
 
 
-def cut_into_shards(items: Iterable[Item], *, shard_seconds: float, shard_items: int) -> list[Item]:
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """A shard as a plan cuts it: how many items it has, and what rendering them should take."""
+
+    name: str
+    num_items: int
+    cost_seconds: float
+
+
+def plan_name(digest: str) -> str:
+    """Where a plan lies in the run folder: its name holds the beginning of its sha256."""
+    return f"plan/{digest[:12]}.parquet"
+
+
+def shard_name(generation: int, number: int) -> str:
+    """The name of a shard: names of later generations sort after all those of earlier ones."""
+    return f"g{generation:04d}-{number:05d}" if generation else f"{number:05d}"
+
+
+def generation_of(shard: str) -> int:
+    """The number of the generation that a shard's name tells; 0 is the first plan's.
+
+    Raises:
+        ValueError: it is no name of a shard.
+    """
+    if not _SHARD.fullmatch(shard):
+        raise ValueError(f"{shard[:80]!r} is no name of a shard")
+    return int(shard[1:5]) if shard.startswith("g") else 0
+
+
+def cut_into_shards(
+    items: Iterable[Item], *, shard_seconds: float, shard_items: int, generation: int = 0
+) -> list[Item]:
     """The items in plan order, each with its shard.
 
     Items of one shard agree in task, settings and size. Within such a bucket items that share
@@ -48,7 +70,7 @@ def cut_into_shards(items: Iterable[Item], *, shard_seconds: float, shard_items:
                 room_seconds, room_items = shard_seconds, shard_items
             room_seconds -= item.cost_seconds
             room_items -= 1
-            cut.append(replace(item, shard=f"{number:05d}"))
+            cut.append(replace(item, shard=shard_name(generation, number)))
     return cut
 
 

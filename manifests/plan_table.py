@@ -1,27 +1,41 @@
-"""The plan as a Parquet file: how it is written, and how one that may be damaged is read."""
+"""The plan as a Parquet file: how it is written, and how one that may be damaged is read.
+
+A plan may hold a million items. Writing and reading need memory for some thousand rows at a time,
+and a few numbers for each shard.
+"""
 
 # pyright: standard
 # pyarrow ships no types, so strict checking would see nothing but unknowns here.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Sequence
-from typing import Any
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Input, Item, Problem
-from manifests.parquet import parquet_rows
-from manifests.plan import PLAN_NAME, Plan
+from manifests.parquet import MAX_FILE_BYTES, check_columns, checked_batches, told_as_damage
+from manifests.plan import PlannedShard, generation_of
 from manifests.plan_rules import MAX_FAILED_SIDE, checked_items
+
+if TYPE_CHECKING:
+    from manifests.commits import PlanReference
 
 WAY_OUT = "restore it, or choose another run folder"
 
-ROWS_AT_ONCE = 8192
-"""Number of rows that are converted to Arrow columns together, which bounds the memory."""
+ROWS_PER_GROUP = 1000
+"""Number of rows of a row group, or those of one shard where it has more."""
+
+PIECE_BYTES = 1 << 20
+"""How much of a file is in memory while it is hashed."""
 
 INPUT_FIELDS: list[tuple[str, pa.DataType]] = [
     ("role", pa.string()),
@@ -36,6 +50,12 @@ INPUT_FIELDS: list[tuple[str, pa.DataType]] = [
     ("license", pa.string()),
     ("attribution", pa.string()),
 ]
+
+LATER_FIELDS = [
+    pa.field("replaces", pa.string()),
+    pa.field("first_retry", pa.int32(), nullable=False),
+]
+"""Columns that plans of the first layout lack: no item of theirs has anything there."""
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -56,59 +76,225 @@ PLAN_SCHEMA = pa.schema(
         pa.field("user", pa.string(), nullable=False),
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
+        *LATER_FIELDS,
     ]
 )
 
 
-def write_plan(items: Sequence[Item]) -> bytes:
-    """The plan file's bytes; the same items give the same bytes."""
-    file = io.BytesIO()
-    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-    with pq.ParquetWriter(file, PLAN_SCHEMA, **options) as writer:
-        for start in range(0, len(items), ROWS_AT_ONCE):
-            rows = [_row(item) for item in items[start : start + ROWS_AT_ONCE]]
-            writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
-    return file.getvalue()
+class PlanFile:
+    """A plan in a local file that is checked as a whole when it is opened, and read by shards.
+
+    Attributes:
+        reference: what named the plan: `run.json`, or a generation.
+        shards: every shard by name, in plan order.
+        settings: the different pairs of task and params of the items that can be rendered.
+    """
+
+    reference: PlanReference
+    shards: Mapping[str, PlannedShard]
+    settings: frozenset[tuple[str, str]]
+
+    def __init__(self, file: IO[bytes], reference: PlanReference, *, generation: int = 0) -> None:
+        """Opens and checks a plan; the file is closed with this object.
+
+        Args:
+            file: the plan; nobody else reads it.
+            reference: what the plan must be.
+            generation: the number that the names of its shards hold.
+
+        Raises:
+            RunFolderError: the bytes are not those that the reference names, or not a plan.
+        """
+        weakref.finalize(self, file.close)
+        self.reference = reference
+        self._name = reference.plan_name
+        self._check_digest(file)
+        with told_as_damage(self._name, WAY_OUT):
+            self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            self._columns = _columns_of(self._parquet.schema_arrow)
+            self._check_items(generation)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the file, in hex."""
+        return self.reference.plan_digest
+
+    @property
+    def num_items(self) -> int:
+        """The number of items in all shards."""
+        return self.reference.num_items
+
+    def items(self, shard: str) -> list[Item]:
+        """The items of a shard, in plan order; only its row groups are read.
+
+        Raises:
+            KeyError: the plan has no such shard.
+            RunFolderError: the file was damaged after it had been opened.
+        """
+        start, stop = self._places[shard]
+        first = self._group_of(start)
+        skipped = self._group_starts[first]
+        groups = range(first, self._group_of(stop - 1) + 1)
+        rows = self._rows(list(groups))
+        return list(map(_item, islice(rows, start - skipped, stop - skipped)))
+
+    def iter_items(self) -> Iterator[Item]:
+        """Every item, in plan order."""
+        return map(_item, self._rows(None))
+
+    def problems(self) -> Iterator[Item]:
+        """The items that preflight found wanting, in plan order."""
+        return (item for item in self.iter_items() if item.problem is not None)
+
+    def columns(self, *names: str) -> pa.Table:
+        """The named columns of all items, in plan order."""
+        schema = pa.schema([PLAN_SCHEMA.field(name) for name in names])
+        with told_as_damage(self._name, WAY_OUT):
+            return pa.Table.from_batches(self._batches(schema), schema)
+
+    def _check_digest(self, file: IO[bytes]) -> None:
+        found, wanted = _sha256(file), self.digest
+        size = file.tell()
+        if size > MAX_FILE_BYTES:
+            raise RunFolderError(
+                f"{self._name} is damaged (it is larger than {MAX_FILE_BYTES} bytes): {WAY_OUT}"
+            )
+        if found != wanted:
+            raise RunFolderError(
+                f"{self._name} has sha256 {found[:12]}…, its record says {wanted[:12]}…: the plan "
+                f"was changed or damaged; {WAY_OUT}"
+            )
+
+    def _check_items(self, generation: int) -> None:
+        metadata = self._parquet.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._group_starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        shards: dict[str, PlannedShard] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        settings: set[tuple[str, str]] = set()
+        for row, item in enumerate(checked_items(self._checked_rows())):
+            if generation_of(item.shard) != generation:
+                raise ValueError(f"shard {item.shard} is not of generation {generation}")
+            known = shards.get(item.shard, PlannedShard(item.shard, 0, 0.0))
+            start, _ = self._places.get(item.shard, (row, row))
+            self._places[item.shard] = (start, row + 1)
+            cost_seconds = known.cost_seconds + item.cost_seconds
+            shards[item.shard] = PlannedShard(item.shard, known.num_items + 1, cost_seconds)
+            if item.problem is None:
+                settings.add((item.task, item.params))
+        if len(shards) != self.reference.num_shards:
+            stated = self.reference.num_shards
+            raise ValueError(f"it does not have the {stated} shards that its record states")
+        self.shards, self.settings = MappingProxyType(shards), frozenset(settings)
+
+    def _group_of(self, row: int) -> int:
+        starts = self._group_starts
+        return max(number for number, start in enumerate(starts) if start <= row)
+
+    def _checked_rows(self) -> Iterator[Item]:
+        for batch in self._batches(PLAN_SCHEMA, num_rows=self.num_items):
+            yield from map(_item, batch.to_pylist())
+
+    def _rows(self, row_groups: list[int] | None) -> Iterator[dict[str, Any]]:
+        with told_as_damage(self._name, WAY_OUT):
+            for batch in self._batches(PLAN_SCHEMA, row_groups=row_groups):
+                yield from batch.to_pylist()
+
+    def _batches(self, schema: pa.Schema, **chosen: Any) -> Iterator[pa.RecordBatch]:
+        """The batches of the file with the columns that it lacks filled in."""
+        present = pa.schema([field for field in schema if field.name in self._columns])
+        for batch in checked_batches(self._parquet, present, **chosen):
+            columns = [_column(batch, field) for field in schema]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def read_plan(data: bytes, *, expected_digest: str, num_items: int, num_shards: int) -> Plan:
-    """The plan of a run folder.
+class PlanWriter:
+    """Writes a plan, some rows at a time; the same items give the same bytes.
 
-    Args:
-        data: the plan file's bytes.
-        expected_digest: sha256 of the plan file, as `run.json` has it.
-        num_items: of the plan, as `run.json` has it.
-        num_shards: of the plan, as `run.json` has it.
+    Attributes:
+        num_items, num_shards: of what has been written.
+        digest: sha256 of the file, in hex, once it is closed.
+    """
+
+    num_items: int
+    num_shards: int
+    digest: str
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.num_items = self.num_shards = 0
+        self._file = file
+        self._writer = pq.ParquetWriter(
+            file,
+            PLAN_SCHEMA,
+            compression="zstd",
+            write_page_checksum=True,
+            write_statistics=False,  # type: ignore[arg-type]
+        )
+
+    def write_items(self, items: Iterable[Item]) -> None:
+        """Adds items in plan order, each with its shard."""
+        group: list[dict[str, Any]] = []
+        for item in items:
+            if len(group) >= ROWS_PER_GROUP and item.shard != group[-1]["shard"]:
+                self.write_rows(pa.Table.from_pylist(group, PLAN_SCHEMA))
+                group = []
+            group.append(_row(item))
+        if group:
+            self.write_rows(pa.Table.from_pylist(group, PLAN_SCHEMA))
+
+    def write_rows(self, rows: pa.Table) -> None:
+        """Adds rows of whole shards as one row group."""
+        self._writer.write_table(rows, row_group_size=rows.num_rows)
+        self.num_items += rows.num_rows
+        self.num_shards += pc.count_distinct(rows["shard"]).as_py()
+
+    def close(self) -> None:
+        """Ends the file, which the caller closes."""
+        self._writer.close()
+        self._file.flush()
+        self.digest = _sha256(self._file)
+
+
+def open_plan(path: Path, reference: PlanReference, *, generation: int = 0) -> PlanFile:
+    """The plan in a file of this machine.
 
     Raises:
-        RunFolderError: the bytes are not those that `run.json` names, or not a plan.
+        RunFolderError: it is not the plan that the reference names.
     """
-    found = plan_digest(data)
-    if found != expected_digest:
-        raise RunFolderError(
-            f"{PLAN_NAME} has sha256 {found[:12]}…, run.json says {expected_digest[:12]}…: the "
-            f"plan was changed or damaged; {WAY_OUT}"
-        )
-    rows = parquet_rows(data, PLAN_SCHEMA, PLAN_NAME, num_rows=num_items, way_out=WAY_OUT)
-    try:
-        items = tuple(checked_items(map(_item, rows)))
-        if len({item.shard for item in items}) != num_shards:
-            raise ValueError(f"it does not have the {num_shards} shards that run.json states")
-    except RunFolderError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise RunFolderError(f"{PLAN_NAME} is damaged ({error}): {WAY_OUT}") from None
-    return Plan(items, found)
-
-
-def plan_digest(data: bytes) -> str:
-    """sha256 of the plan file, in hex."""
-    return hashlib.sha256(data).hexdigest()
+    return PlanFile(path.open("rb"), reference, generation=generation)
 
 
 def input_row(item_input: Input) -> dict[str, Any]:
     """An input as the struct that the plan and the metadata hold."""
     return {name: getattr(item_input, name) for name, _ in INPUT_FIELDS}
+
+
+def _sha256(file: IO[bytes]) -> str:
+    """sha256 of all bytes, in hex; the file is at its end then."""
+    total = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(PIECE_BYTES):
+        total.update(piece)
+    return total.hexdigest()
+
+
+def _columns_of(found: pa.Schema) -> frozenset[str]:
+    """The columns of the schema that a file has.
+
+    Raises:
+        ValueError: it lacks one that every plan has, or one has another type.
+    """
+    absent = {field.name for field in LATER_FIELDS} - set(found.names)
+    names = [name for name in PLAN_SCHEMA.names if name not in absent]
+    check_columns(found, pa.schema([PLAN_SCHEMA.field(name) for name in names]))
+    return frozenset(names)
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name in batch.schema.names:
+        return batch.column(field.name)
+    absent = pa.nulls(batch.num_rows, field.type)
+    return absent if field.nullable else pc.fill_null(absent, 0)
 
 
 def _row(item: Item) -> dict[str, Any]:
@@ -131,6 +317,8 @@ def _row(item: Item) -> dict[str, Any]:
         "user": item.user,
         "error_class": problem.error_class.value if problem else None,
         "error_message": problem.message if problem else None,
+        "replaces": item.replaces,
+        "first_retry": item.first_retry,
     }
 
 

@@ -16,14 +16,14 @@ from manifests.commits import Commit, RunRecord, render_again
 from manifests.errors import RunFolderError
 from manifests.items import Item, Status
 from manifests.outcomes import content_digest_of
-from manifests.plan import Plan
+from manifests.plan_table import PlanFile
 from manifests.schema import read_metadata
 from tasks.run_folder import load_plan, read_commits, read_file
 
 Row = dict[str, Any]
 
 
-def sound_commits(store: Store, run: RunRecord, plan: Plan) -> dict[str, Commit]:
+def sound_commits(store: Store, run: RunRecord, plan: PlanFile) -> dict[str, Commit]:
     """Every commit of a run, by shard, after the sizes of all committed files were compared.
 
     This needs one listing of `data/`; the files are not read.
@@ -32,7 +32,7 @@ def sound_commits(store: Store, run: RunRecord, plan: Plan) -> dict[str, Commit]
         RunFolderError: a commit or a file is damaged, missing, or not of this plan.
     """
     commits = read_commits(store)
-    shards = plan.shards()
+    shards = plan.shards
     sizes = {found.key: found.size for found in store.list("data/")} if commits else {}
     for shard, commit in commits.items():
         if shard not in shards or commit.plan_digest != run.plan_digest:
@@ -40,10 +40,10 @@ def sound_commits(store: Store, run: RunRecord, plan: Plan) -> dict[str, Commit]
                 f"commits/{shard}.json does not belong to this run, which has no such shard in its "
                 "plan: move it away"
             )
-        if commit.counts.planned != len(shards[shard]):
+        if commit.counts.planned != shards[shard].num_items:
             raise RunFolderError(
                 f"commits/{shard}.json is damaged (it counts {commit.counts.planned} items, "
-                f"{len(shards[shard])} were planned): {render_again(shard)}"
+                f"{shards[shard].num_items} were planned): {render_again(shard)}"
             )
         for file in commit.files:
             _check_size(shard, file.name, file.bytes, sizes)
@@ -92,8 +92,8 @@ def failed_rows(store: Store, run: RunRecord, most: int) -> list[Row]:
     plan = load_plan(store, run)
     commits = sound_commits(store, run, plan)
     rows: list[Row] = []
-    for shard, items in plan.shards().items():
+    for shard in plan.shards:
         if shard in commits and commits[shard].counts.failed and len(rows) < most:
-            found = shard_rows(store, commits[shard], items)
+            found = shard_rows(store, commits[shard], plan.items(shard))
             rows += [row for row in found if row["status"] == Status.FAILED]
     return rows[:most]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from infra.store import Store
 from manifests.commits import Commit, RunRecord
 from manifests.items import Item
 from manifests.job import Job
-from manifests.plan import Plan
+from manifests.plan_table import PlanFile
 from tasks.committed import shard_rows
 from tasks.drawing import Cell, Sheet, draw_sheet
 from tasks.pictures import input_picture, result_picture
@@ -35,7 +35,7 @@ Found = dict[str, tuple[dict[str, Any], Commit]]
 
 
 def render_contact_sheet(
-    store: Store, run: RunRecord, plan: Plan, commits: Mapping[str, Commit]
+    store: Store, run: RunRecord, plan: PlanFile, commits: Mapping[str, Commit]
 ) -> bytes | None:
     """The sheet of a run as JPEG bytes; None where the run has no sweep.
 
@@ -45,7 +45,7 @@ def render_contact_sheet(
     job = recorded_job(run)
     if not job.sweep_entries:
         return None
-    combinations = _combinations(plan.items)
+    combinations = _combinations(plan.iter_items())
     shown = _evenly(combinations, MAX_ROWS)
     entries = _evenly(job.sweep_entries, MAX_ENTRIES)
     roles = _input_columns([items[0] for items in shown])
@@ -70,7 +70,7 @@ def render_contact_sheet(
     return file.getvalue()
 
 
-def _combinations(items: Sequence[Item]) -> list[list[Item]]:
+def _combinations(items: Iterable[Item]) -> list[list[Item]]:
     """The items of each combination of inputs and variant, in the order of the inputs' keys."""
     by_inputs: dict[Any, list[Item]] = {}
     for item in items:
@@ -83,10 +83,13 @@ def _evenly(entries: Sequence[T], most: int) -> Sequence[T]:
     return entries[:: max(1, -(-len(entries) // most))]
 
 
-def _found(store: Store, plan: Plan, commits: Mapping[str, Commit], wanted: set[str]) -> Found:
+def _found(store: Store, plan: PlanFile, commits: Mapping[str, Commit], wanted: set[str]) -> Found:
     found: Found = {}
-    for shard, items in plan.shards().items():
-        if shard in commits and any(item.item_id in wanted for item in items):
+    for shard in plan.shards:
+        if shard not in commits:
+            continue
+        items = plan.items(shard)
+        if any(item.item_id in wanted for item in items):
             rows = shard_rows(store, commits[shard], items)
             found |= {row["item_id"]: (row, commits[shard]) for row in rows}
     return found

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
-from infra.store import honours_put_if_absent, open_store
-from manifests.commits import RUN_NAME, RunRecord
+from infra.store import Store, honours_put_if_absent, open_store
+from manifests.commits import RUN_NAME, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.identity import canonical_json, differences
 from manifests.items import Input, Item
 from manifests.limits import MAX_ITEMS
 from manifests.pairing import count_pairs, pair, with_source_masks
-from manifests.plan import PLAN_NAME, Plan, cut_into_shards
+from manifests.plan import cut_into_shards, plan_name
 from manifests.plan_rules import checked_items
-from manifests.plan_table import plan_digest, write_plan
+from manifests.plan_table import PlanFile, PlanWriter
 from tasks.committed import sound_commits
 from tasks.environment import versions
 from tasks.items import make_items
@@ -42,7 +44,7 @@ class PreparedRun:
 
     uri: str
     run: RunRecord
-    plan: Plan
+    plan: PlanFile
     is_new: bool
 
 
@@ -106,18 +108,19 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     recorded_job(run)
     plan = load_plan(store, run)
     commits = sound_commits(store, run, plan)
-    pending = (item for item in plan.items if item.shard not in commits)
+    pending = (item for item in plan.iter_items() if item.shard not in commits)
     _refuse_moved_sources(resolved, pending)
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
 
 def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
-    """Writes the plan, then `run.json`, which makes it binding; whoever is first wins."""
+    """Writes the plan, then `run.json`, which makes it binding; whoever is first wins.
+
+    A planning that loses, or is killed, leaves at worst a plan that nothing names.
+    """
     store = open_store(resolved.output_uri)
-    data = write_plan(items)
-    record = _run_record(resolved, items, plan_digest(data), honours_put_if_absent(store))
-    if not store.put_if_absent(PLAN_NAME, data) and find_run(store) is None:
-        store.put(PLAN_NAME, data)  # left by a planning that was killed before it was binding
+    reference = put_plan(store, items)
+    record = _run_record(resolved, reference, honours_put_if_absent(store))
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         prepared = open_prepared(resolved)
         if prepared is None:
@@ -127,6 +130,27 @@ def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
             )
         return prepared
     return PreparedRun(resolved.output_uri, record, load_plan(store, record), is_new=True)
+
+
+def put_plan(store: Store, items: Iterable[Item]) -> PlanReference:
+    """Stores a plan under the name that its content gives it; nothing names it yet.
+
+    Args:
+        store: of the run folder.
+        items: in plan order, each with its shard.
+    """
+    with NamedTemporaryFile(prefix="stylefarm-") as file:
+        told = PlanWriter(file)
+        told.write_items(items)
+        told.close()
+        digest = told.digest
+        store.put(plan_name(digest), Path(file.name))
+    return PlanReference(
+        plan_name=plan_name(digest),
+        plan_digest=digest,
+        num_items=told.num_items,
+        num_shards=told.num_shards,
+    )
 
 
 def _check_place(uri: str) -> None:
@@ -158,7 +182,7 @@ def _refuse_moved_sources(resolved: ResolvedJob, pending: Iterable[Item]) -> Non
 
 
 def _run_record(
-    resolved: ResolvedJob, items: Sequence[Item], digest: str, conditional_put: bool
+    resolved: ResolvedJob, reference: PlanReference, conditional_put: bool
 ) -> RunRecord:
     return RunRecord(
         fingerprint=resolved.fingerprint,
@@ -169,9 +193,7 @@ def _run_record(
         model_config_id=resolved.model.config,
         controlnet_id=resolved.model.controlnet and resolved.model.controlnet.model_id,
         model_revision=resolved.model.revision,
-        plan_digest=digest,
-        num_items=len(items),
-        num_shards=len({item.shard for item in items}),
+        **dict(reference),
         conditional_put=conditional_put,
         versions=versions(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

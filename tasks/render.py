@@ -119,7 +119,7 @@ def _render_and_commit(
     store: Store, run: RunRecord, attempt: Attempt, compute: Compute
 ) -> tuple[Commit, bool]:
     job = recorded_job(run)
-    items = load_plan(store, run).shards()[attempt.shard]
+    items = load_plan(store, run).items(attempt.shard)
     backbone, load_seconds = warm_backbone(
         run.model_id,
         revision=run.model_revision,

@@ -22,7 +22,7 @@ from PIL import Image
 from infra.store import Store
 from manifests.commits import REPORT_NAME, Commit, Index, RunRecord, build_index
 from manifests.items import Item
-from manifests.plan import Plan
+from manifests.plan_table import PlanFile
 from manifests.wording import safe_line
 from tasks.committed import shard_rows, sound_commits
 from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
@@ -67,7 +67,9 @@ def publish(run_uri: str) -> Index:
     return index
 
 
-def render_report(store: Store, run: RunRecord, plan: Plan, commits: Mapping[str, Commit]) -> str:
+def render_report(
+    store: Store, run: RunRecord, plan: PlanFile, commits: Mapping[str, Commit]
+) -> str:
     """The page: the counts, then problems, then a fair sample of pictures."""
     job = recorded_job(run)
     index = build_index(run, commits.values())
@@ -95,14 +97,13 @@ class _Chosen:
     commit: Commit
 
 
-def _chosen_rows(store: Store, plan: Plan, commits: Mapping[str, Commit]) -> list[_Chosen]:
+def _chosen_rows(store: Store, plan: PlanFile, commits: Mapping[str, Commit]) -> list[_Chosen]:
     """The rows that the page shows: every problem up to a limit, and evenly spaced pictures."""
     problems: list[_Chosen] = []
     pictures: list[_Chosen] = []
     per_shard = max(1, -(-MAX_PICTURES // max(1, len(commits))))
-    shards = plan.shards()
     for shard in _evenly(sorted(commits), MAX_PICTURES + MAX_PROBLEMS):
-        commit, items = commits[shard], shards[shard]
+        commit, items = commits[shard], plan.items(shard)
         rows = shard_rows(store, commit, items)
         found = [_Chosen(row, item, commit) for row, item in zip(rows, items, strict=True)]
         problems += [entry for entry in found if entry.row["status"] != "ok"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -29,16 +30,20 @@ from manifests.commits import (
     read_run,
 )
 from manifests.errors import RunFolderError
-from manifests.plan import PLAN_NAME, SHARD_PATTERN
+from manifests.plan import SHARD_PATTERN
 from manifests.records import MAX_RECORD_BYTES, first_problem, read_record
 
 if TYPE_CHECKING:
-    from manifests.items import Item
+    from manifests.commits import PlanReference
     from manifests.job import Job
-    from manifests.plan import Plan
+    from manifests.plan import PlannedShard
+    from manifests.plan_table import PlanFile
 
 MAX_COMMIT_BYTES = 1 << 20
 MAX_NOTE_BYTES = 1 << 16
+
+PIECE_BYTES = 16 << 20
+"""How much of a plan is in memory while it is copied."""
 
 FOLDERS = ("attempts", "commits", "data", "plan")
 """The folders that we write into; `run.json` and the derived files lie beside them."""
@@ -124,33 +129,53 @@ def recorded_job(run: RunRecord) -> Job:
     return job
 
 
-def load_plan(store: Store, run: RunRecord) -> Plan:
-    """The plan of a run, held to its digest and its rules; kept in memory for the next call.
+def load_plan(store: Store, reference: PlanReference, *, generation: int = 0) -> PlanFile:
+    """A plan, held to its digest and its rules, in a temporary file that ends with the object.
+
+    Args:
+        store: of the run folder.
+        reference: `run.json`, or a generation.
+        generation: its number.
 
     Raises:
         RunFolderError: the plan is missing or damaged.
     """
-    return _load_plan(store.uri, run.plan_digest, run.num_items, run.num_shards)
-
-
-@lru_cache(maxsize=2)
-def _load_plan(uri: str, digest: str, num_items: int, num_shards: int) -> Plan:
-    from manifests.plan_table import WAY_OUT, read_plan
+    from manifests.plan_table import WAY_OUT, PlanFile
     from tasks.requests import check_settings
 
-    store = open_store(uri)
-    data = read_file(store, PLAN_NAME, WAY_OUT)
-    plan = read_plan(data, expected_digest=digest, num_items=num_items, num_shards=num_shards)
-    sound = (item for item in plan.items if item.problem is None)
-    for task, params in {(item.task, item.params) for item in sound}:
+    with ExitStack() as until_opened:
+        file = until_opened.enter_context(TemporaryFile(prefix="stylefarm-"))
+        _download(store, reference.plan_name, file, WAY_OUT)
+        plan = PlanFile(file, reference, generation=generation)
+        until_opened.pop_all()  # the plan closes it
+    for task, params in plan.settings:
         try:
             check_settings(task, params)
         except (ValueError, TypeError, LookupError) as error:
             reason = " ".join(str(error).split())[:300]
             raise RunFolderError(
-                f"{PLAN_NAME} cannot be used (the settings of {task[:80]!r}: {reason}): {WAY_OUT}"
+                f"{reference.plan_name} cannot be used (the settings of {task[:80]!r}: {reason}): "
+                f"{WAY_OUT}"
             ) from None
     return plan
+
+
+def _download(store: Store, name: str, file: IO[bytes], way_out: str) -> None:
+    """Copies a file of the run folder, a piece at a time."""
+    from manifests.parquet import MAX_FILE_BYTES
+
+    found = store.find(name)
+    if found is None:
+        raise RunFolderError(f"{name} is missing: {way_out}")
+    if found.size > MAX_FILE_BYTES:
+        raise RunFolderError(
+            f"{name} is damaged (it is larger than {MAX_FILE_BYTES} bytes): {way_out}"
+        )
+    try:
+        for start in range(0, found.size, PIECE_BYTES):
+            file.write(store.get_range(name, start, PIECE_BYTES))
+    except ObjectNotFound:
+        raise RunFolderError(f"{name} is missing: {way_out}") from None
 
 
 def read_file(store: Store, name: str, way_out: str, size: int | None = None) -> bytes:
@@ -206,14 +231,14 @@ def find_commit(store: Store, shard: str) -> Commit | None:
         return None
 
 
-def pending_shards(store: Store, plan: Plan) -> dict[str, list[Item]]:
+def pending_shards(store: Store, plan: PlanFile) -> dict[str, PlannedShard]:
     """The planned shards without a commit, the longest first."""
     committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)}
-    pending = {shard: items for shard, items in plan.shards().items() if shard not in committed}
-    return dict(sorted(pending.items(), key=lambda entry: -sum(i.cost_seconds for i in entry[1])))
+    pending = (shard for name, shard in plan.shards.items() if name not in committed)
+    return {shard.name: shard for shard in sorted(pending, key=lambda shard: -shard.cost_seconds)}
 
 
-def last_failures(store: Store, plan: Plan) -> dict[str, str]:
+def last_failures(store: Store, plan: PlanFile) -> dict[str, str]:
     """For each shard that is still pending, the error of its latest failed attempt.
 
     Where a note cannot be read, that is reported in the place of its error.

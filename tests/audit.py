@@ -69,7 +69,7 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
     """
     folder = Path(run_folder)
     run = _json(folder / "run.json")
-    plan_file = (folder / "plan/plan.parquet").read_bytes()
+    plan_file = (folder / run.get("plan_name", "plan/plan.parquet")).read_bytes()
     assert _sha256(plan_file) == run["plan_digest"]
     planned = pq.read_table(pa.BufferReader(plan_file)).to_pylist()
     assert planned, "a run without items"

@@ -96,7 +96,7 @@ def render_together(run_uri: str, shard: str, barrier: Any, outcomes: Any, other
 
 
 def die_at(run_uri: str, when: When, name: str) -> None:
-    """Makes this process die at the first write whose key ends with `name`."""
+    """Makes this process die at the first write whose key holds `name`."""
     store_class = type(open_store(run_uri))
     for method in ("put", "put_if_absent"):
         setattr(store_class, method, _deadly(getattr(store_class, method), when, name))
@@ -104,7 +104,7 @@ def die_at(run_uri: str, when: When, name: str) -> None:
 
 def _deadly(write: Callable[..., Any], when: When, name: str) -> Callable[..., Any]:
     def deadly(store: Any, key: str, data: Any) -> Any:
-        if not key.endswith(name):
+        if name not in key:
             return write(store, key, data)
         if when == "within":
             import shutil

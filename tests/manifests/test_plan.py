@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import resource
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.commits import PlanReference
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Item, Problem
 from manifests.job import Pairing
 from manifests.pairing import pair
-from manifests.plan import Plan, cut_into_shards
-from manifests.plan_table import ROWS_AT_ONCE, plan_digest, read_plan, write_plan
+from manifests.plan import cut_into_shards, generation_of, plan_name, shard_name
+from manifests.plan_table import ROWS_PER_GROUP, PlanFile, PlanWriter
 from tests.manifests.builders import make_input, make_inputs, make_item
 
 items_to_cut = st.lists(
@@ -38,11 +42,31 @@ items_to_cut = st.lists(
 )
 
 
-def read_back(data: bytes, items: Sequence[Item]) -> Plan:
+def write_plan(items: Iterable[Item]) -> bytes:
+    file = io.BytesIO()
+    told = PlanWriter(file)
+    told.write_items(items)
+    told.close()
+    return file.getvalue()
+
+
+def reference_of(data: bytes, items: Sequence[Item]) -> PlanReference:
+    digest = hashlib.sha256(data).hexdigest()
     num_shards = len({item.shard for item in items})
-    return read_plan(
-        data, expected_digest=plan_digest(data), num_items=len(items), num_shards=num_shards
+    return PlanReference(
+        plan_name=plan_name(digest),
+        plan_digest=digest,
+        num_items=len(items),
+        num_shards=num_shards,
     )
+
+
+def read_back(data: bytes, items: Sequence[Item]) -> PlanFile:
+    return PlanFile(io.BytesIO(data), reference_of(data, items))
+
+
+def by_shard(items: Sequence[Item]) -> dict[str, list[Item]]:
+    return {shard: list(found) for shard, found in groupby(items, lambda item: item.shard)}
 
 
 def bucket(item):
@@ -55,7 +79,7 @@ def test_a_plan_holds_every_item_once_in_shards_of_one_bucket_and_bounded_cost(
 ):
     cut = cut_into_shards(items, shard_seconds=seconds, shard_items=most)
     assert Counter(replace(item, shard="") for item in cut) == Counter(items)
-    shards = Plan(tuple(cut), "").shards()
+    shards = by_shard(cut)
     assert sum(map(len, shards.values())) == len(items)
     assert list(shards) == [f"{number:05d}" for number in range(len(shards))]
     for of_shard in shards.values():
@@ -122,7 +146,7 @@ def test_a_plan_is_read_as_it_was_written():
     items = some_items()
     data = write_plan(items)
     plan = read_back(data, items)
-    assert plan.items == tuple(items)
+    assert list(plan.iter_items()) == items
     assert [item.problem for item in plan.problems()] == [
         item.problem for item in items if item.problem
     ]
@@ -141,38 +165,76 @@ def test_equal_items_give_the_same_plan_byte_by_byte(items):
 def test_the_largest_seed_survives():
     item = replace(make_item([make_input("texture", "t")]), seed=2**64 - 1, shard="00000")
     data = write_plan([item])
-    assert read_back(data, [item]).items == (item,)
+    assert list(read_back(data, [item]).iter_items()) == [item]
 
 
 def test_a_failed_item_of_a_size_that_no_picture_has_is_planned_all_the_same():
     problem = Problem(ErrorClass.UNSUPPORTED, "the result would be 512x40960000000")
     item = replace(make_item([make_input("content", "c")], problem=problem), shard="00000")
     data = write_plan([replace(item, height=40_960_000_000)])
-    (found,) = read_back(data, [item]).items
+    (found,) = read_back(data, [item]).iter_items()
     assert found.problem == problem
     assert found.height == 2**31 - 1
 
 
-def test_a_plan_longer_than_one_block_is_read_whole():
+@pytest.mark.parametrize("per_shard", [1, 700, ROWS_PER_GROUP + 1, 3000])
+def test_a_shard_is_read_as_it_was_written_wherever_it_lies(per_shard):
     item = make_item([make_input("texture", "t")])
-    items = tuple(
-        replace(item, key=f"k{n}", item_id=f"{n:032x}", shard="00000")
-        for n in range(ROWS_AT_ONCE + 1)
-    )
-    data = write_plan(items)
-    assert read_back(data, items).items == items
+    items = [
+        replace(item, key=f"k{n}", item_id=f"{n:032x}", shard=shard_name(0, n // per_shard))
+        for n in range(3000)
+    ]
+    plan = read_back(write_plan(items), items)
+    assert list(plan.iter_items()) == items
+    shards = by_shard(items)
+    assert list(plan.shards) == list(shards)
+    for name in [*list(shards)[:2], *list(shards)[-2:]]:
+        assert plan.items(name) == shards[name]
+        assert plan.shards[name].num_items == len(shards[name])
+        assert plan.shards[name].cost_seconds == len(shards[name])
+
+
+def test_a_plan_of_the_first_layout_has_fewer_columns_and_any_row_groups():
+    items = some_items()
+    file = io.BytesIO()
+    table = pq.read_table(io.BytesIO(write_plan(items))).drop_columns(["replaces", "first_retry"])
+    pq.write_table(table, file, row_group_size=2)
+    plan = read_back(file.getvalue(), items)
+    assert [item for shard in plan.shards for item in plan.items(shard)] == items
+    assert plan.columns("replaces", "first_retry", "key").to_pylist() == [
+        {"replaces": None, "first_retry": 0, "key": item.key} for item in items
+    ]
+
+
+def test_what_a_later_generation_adds_to_an_item_is_read_again():
+    item = make_item([make_input("content", "c")])
+    item = replace(item, shard=shard_name(3, 0), replaces="a" * 32, first_retry=2)
+    data = write_plan([item])
+    plan = PlanFile(io.BytesIO(data), reference_of(data, [item]), generation=3)
+    assert plan.items("g0003-00000") == [item]
+    with pytest.raises(RunFolderError, match="shard g0003-00000 is not of generation 0"):
+        read_back(data, [item])
+
+
+def test_shards_of_later_generations_sort_after_all_earlier_ones():
+    names = [shard_name(g, n) for g in (0, 1, 2, 9999) for n in (0, 99_999)]
+    assert sorted(names) == names
+    assert [generation_of(name) for name in names] == [0, 0, 1, 1, 2, 2, 9999, 9999]
+    assert shard_name(0, 123_456) < shard_name(1, 0)
+    for name in ("1", "g1-00000", "g0001-1", "../00000", "g0001-00000\n"):
+        with pytest.raises(ValueError, match="is no name of a shard"):
+            generation_of(name)
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
 def test_a_damaged_plan_is_refused_with_the_way_out(place):
-    data = write_plan(some_items())
+    items = some_items()
+    data = write_plan(items)
     damaged = bytearray(data)
     damaged[place] ^= 1
-    expected = {"expected_digest": plan_digest(data), "num_items": 3, "num_shards": 3}
-    with pytest.raises(RunFolderError, match="restore it, or choose another run folder"):
-        read_plan(bytes(damaged), **expected)
-    with pytest.raises(RunFolderError, match=r"plan/plan.parquet has sha256"):
-        read_plan(data[:-1], **expected)
+    for found in (bytes(damaged), data[:-1], b""):
+        with pytest.raises(RunFolderError, match=r"^plan/\w{12}.parquet has sha256 .*restore it"):
+            PlanFile(io.BytesIO(found), reference_of(data, items))
 
 
 @pytest.mark.slow
@@ -190,7 +252,7 @@ def test_a_hundred_thousand_items_are_planned_in_seconds_and_little_memory(recor
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     record_property("seconds", seconds)
     record_property("megabytes", megabytes)
-    assert len(plan.items) == num_items
-    assert len(plan.shards()) == -(-num_items // 300)
+    assert plan.num_items == num_items
+    assert len(plan.shards) == -(-num_items // 300)
     assert seconds < 40
     assert megabytes < 600

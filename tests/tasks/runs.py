@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def files_of(store: Store | Path | str) -> dict[str, bytes]:
     if isinstance(store, Path | str):
         store = open_store(str(store))
     return {one.key: store.get(one.key) for one in store.list()}
+
+
+def plan_path(run_uri: Path | str) -> Path:
+    """The plan that `run.json` of a local run folder names."""
+    folder = Path(run_uri)
+    return folder / json.loads((folder / "run.json").read_bytes())["plan_name"]
 
 
 def download(store_uri: str, folder: Path) -> Path:

@@ -15,13 +15,10 @@ from PIL import Image
 from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import ErrorClass
-from manifests.plan import PLAN_NAME
-from manifests.plan_table import write_plan
-from tasks import planning
-from tasks.planning import open_prepared, plan_items, store_plan
+from tasks.planning import open_prepared, plan_items, put_plan, store_plan
 from tasks.resolving import resolve_job
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
-from tests.tasks.runs import files_of, finish, make_job, prepare
+from tests.tasks.runs import files_of, finish, make_job, plan_path, prepare
 
 
 def resolve(base: Path, **changes: Any):
@@ -50,14 +47,14 @@ def test_planning_again_finds_the_same_run_and_writes_nothing(pictures):
     before = files_of(first.uri)
     second = prepare(pictures)
     assert (first.is_new, second.is_new) == (True, False)
-    assert second.plan == first.plan
+    assert second.plan.digest == first.plan.digest
     assert second.run == first.run
     assert files_of(first.uri) == before
 
 
 def test_two_folders_of_one_job_hold_the_same_plan(pictures):
     one, two = prepare(pictures), prepare(pictures, output__uri="elsewhere")
-    assert one.plan == two.plan
+    assert one.plan.digest == two.plan.digest
     assert one.run.fingerprint == two.run.fingerprint
 
 
@@ -65,7 +62,7 @@ def test_what_only_changes_speed_finds_the_run_again(pictures):
     first = prepare(pictures)
     again = prepare(pictures, name="other", compute={"batch_size": 1}, limits={"max_failed": 3})
     assert not again.is_new
-    assert again.plan == first.plan
+    assert again.plan.digest == first.plan.digest
 
 
 def test_another_job_in_the_folder_is_refused_with_the_fields_that_differ(pictures):
@@ -110,7 +107,7 @@ def test_sources_that_moved_are_refused_while_items_are_pending_from_their_old_p
     (pictures / "paintings").rename(pictures / "style")
     finish(run)
     (pictures / "style").rename(pictures / "paintings")
-    assert prepare(pictures, inputs=moved).plan == run.plan
+    assert prepare(pictures, inputs=moved).plan.digest == run.plan.digest
 
 
 def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
@@ -119,7 +116,7 @@ def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
     first, second = store_plan(one, plan_items(one)), store_plan(two, plan_items(two))
     assert first.is_new
     assert second.run == first.run
-    assert second.plan == first.plan
+    assert second.plan.digest == first.plan.digest
 
 
 def test_the_second_of_two_different_jobs_hears_that_it_lost(pictures):
@@ -128,26 +125,25 @@ def test_the_second_of_two_different_jobs_hears_that_it_lost(pictures):
     first = store_plan(one, plan_items(one))
     with pytest.raises(FingerprintMismatch):
         store_plan(two, items)
-    assert open_prepared(one).plan == first.plan
+    assert open_prepared(one).plan.digest == first.plan.digest
 
 
-def test_a_plan_without_its_run_is_left_by_a_killed_planning_and_replaced(pictures):
+def test_a_plan_without_its_run_is_left_by_a_killed_planning_and_harms_nobody(pictures):
     resolved = resolve(pictures)
-    other = plan_items(resolve(pictures, seed=1))
-    open_store(resolved.output_uri).put(PLAN_NAME, write_plan(other))
+    left = put_plan(open_store(resolved.output_uri), plan_items(resolve(pictures, seed=1)))
     assert open_prepared(resolved) is None
     run = prepare(pictures)
     assert run.is_new
-    assert run.plan.items == tuple(plan_items(resolved))
-    assert prepare(pictures).plan == run.plan
+    assert run.run.plan_name != left.plan_name
+    assert list(run.plan.iter_items()) == plan_items(resolved)
+    assert prepare(pictures).plan.digest == run.plan.digest
 
 
 def test_a_plan_that_was_changed_afterwards_is_refused(pictures):
     run = prepare(pictures)
-    path = Path(run.uri) / PLAN_NAME
-    path.write_bytes(write_plan(run.plan.items[:-1]))
-    planning.load_plan.__globals__["_load_plan"].cache_clear()
-    with pytest.raises(RunFolderError, match=r"plan/plan.parquet has sha256 .* restore it"):
+    path = plan_path(run.uri)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunFolderError, match=r"plan/\w{12}.parquet has sha256 .* restore it"):
         prepare(pictures)
 
 
@@ -167,7 +163,7 @@ def test_an_item_with_a_broken_input_is_planned_with_its_problem(pictures):
     plan = prepare(pictures).plan
     assert keys_of(plan.problems()) == ["b-x", "b-y"]
     assert {item.problem.error_class for item in plan.problems()} == {ErrorClass.DECODE}
-    assert len(plan.items) == 6
+    assert plan.num_items == 6
 
 
 def test_a_damaged_shard_of_inputs_stops_planning(pictures):
@@ -338,7 +334,7 @@ def test_a_file_name_that_is_not_utf_8_is_a_problem_of_its_own_items(pictures):
         shutil.copy(source, os.fsencode(pictures / "style") + b"/\xff.png")
     except OSError:
         pytest.skip("this file system refuses such names")
-    problems = [item.problem for item in prepare(pictures).plan.items]
+    problems = [item.problem for item in prepare(pictures).plan.iter_items()]
     assert len(problems) == 9
     messages = {problem.message for problem in problems if problem}
     assert messages == {rf"the name of {pictures}/style/\xff.png is not UTF-8: rename the file"}
@@ -350,8 +346,8 @@ def test_a_run_on_s3_is_planned_and_found_again(pictures, s3_bucket):
     uri = f"s3://{s3_bucket}/runs/one"
     first, second = prepare(pictures, output__uri=uri), prepare(pictures, output__uri=uri)
     assert (first.is_new, second.is_new) == (True, False)
-    assert first.plan == second.plan
-    assert set(files_of(uri)) == {"run.json", "plan/plan.parquet"}
+    assert first.plan.digest == second.plan.digest
+    assert set(files_of(uri)) == {"run.json", first.run.plan_name}
 
 
 def test_an_expansion_is_as_dear_as_its_overlapping_views(pictures):

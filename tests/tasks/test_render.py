@@ -29,7 +29,7 @@ from tasks.render import render_patiently, render_shard
 from tasks.report import publish
 from tests.audit import Audit, audit
 from tests.bad_images import picture
-from tests.tasks.runs import download, files_of, finish, prepare, render_pending
+from tests.tasks.runs import download, files_of, finish, plan_path, prepare, render_pending
 
 ELSEWHERE: dict[str, Any] = {"output__uri": "elsewhere"}
 FEW: dict[str, Any] = {"limits": {"max_items": 3}}
@@ -200,7 +200,7 @@ def test_a_failing_batch_is_halved_until_the_culprit_stands_alone(
     pictures, fail_on, error, error_class, message
 ):
     run = one_shard(pictures)
-    culprit = run.plan.items[2]
+    culprit = list(run.plan.iter_items())[2]
     sizes = fail_on(error, culprit.seed)
     found = render(run)
     key = "-".join(one.key for one in culprit.inputs)
@@ -211,7 +211,7 @@ def test_a_failing_batch_is_halved_until_the_culprit_stands_alone(
 
 def test_several_culprits_are_all_found(pictures, fail_on):
     run = one_shard(pictures)
-    culprits = [run.plan.items[number] for number in (0, 3, 5)]
+    culprits = [list(run.plan.iter_items())[number] for number in (0, 3, 5)]
     fail_on(torch.OutOfMemoryError("x"), *(item.seed for item in culprits))
     found = render(run)
     failed = {row["key"] for row in found.rows if row["error_class"] == "oom"}
@@ -221,7 +221,7 @@ def test_several_culprits_are_all_found(pictures, fail_on):
 def test_neighbours_of_a_culprit_get_the_pictures_that_they_would_have_got(pictures, fail_on):
     sound, run = one_shard(pictures, output__uri="sound"), one_shard(pictures)
     render(sound)
-    culprit = run.plan.items[2]
+    culprit = list(run.plan.iter_items())[2]
     fail_on(NumericsError("x"), culprit.seed)
     render(run)
     expected, found = images_of(sound), images_of(run)
@@ -239,7 +239,7 @@ def test_latents_that_really_stop_being_finite_are_that_items_numerics(pictures)
 
 def test_a_mistake_in_the_code_is_no_property_of_an_item(pictures, fail_on):
     run = one_shard(pictures)
-    fail_on(TypeError("a bug"), run.plan.items[0].seed)
+    fail_on(TypeError("a bug"), next(run.plan.iter_items()).seed)
     with pytest.raises(TypeError, match="a bug"):
         render_pending(run)
     assert not list(Path(run.uri).glob("commits/*"))
@@ -250,7 +250,7 @@ def test_a_mistake_in_the_code_is_no_property_of_an_item(pictures, fail_on):
 
 def test_a_failed_attempt_leaves_a_note_and_no_commit(pictures, fail_on):
     run = one_shard(pictures)
-    fail_on(StoreBusy("the store is busy"), run.plan.items[0].seed)
+    fail_on(StoreBusy("the store is busy"), next(run.plan.iter_items()).seed)
     for number in (1, 2):
         with pytest.raises(StoreBusy):
             render_pending(run)
@@ -268,7 +268,7 @@ def test_a_stopped_shard_is_given_up_without_a_note(pictures):
             render_pending(run)
     finally:
         board.reset()
-    assert set(files_of(run.uri)) == {"run.json", "plan/plan.parquet"}
+    assert set(files_of(run.uri)) == {"run.json", run.run.plan_name}
     assert render(run).counts["ok"] == 6
 
 
@@ -473,4 +473,4 @@ def test_inputs_on_s3_are_rendered_as_from_files(pictures, s3_bucket):
     inputs = {"content": f"{store.uri}/content", "style": f"{store.uri}/style"}
     remote, local = prepare(pictures, inputs=inputs, **FEW), prepare(pictures, **FEW, **ELSEWHERE)
     assert render(remote).content_digest == render(local).content_digest
-    assert pq.read_table(Path(remote.uri) / "plan/plan.parquet").num_rows == 3
+    assert pq.read_table(plan_path(remote.uri)).num_rows == 3

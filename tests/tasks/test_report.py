@@ -76,7 +76,7 @@ def test_the_page_shows_each_item_with_a_figure_for_every_role_and_the_result(pi
     for number, image in enumerate(page.images):
         assert image["alt"].split(" of ")[0] == ("content", "style", "result")[number % 3]
         assert size_of(image) == ((64, 64) if number % 3 == 2 else (128, 96))
-    assert set(page.texts["h2"]) == {item.key for item in run.plan.items}
+    assert set(page.texts["h2"]) == {item.key for item in run.plan.iter_items()}
 
 
 def test_the_page_tells_the_counts_and_every_problem(pictures):
@@ -156,7 +156,7 @@ def test_an_input_that_is_gone_leaves_a_gap_and_no_error(pictures):
 def test_pending_shards_come_with_the_longest_first_and_without_committed_ones(pictures):
     run = prepare(pictures, compute={"shard_items": 4})
     store = open_store(run.uri)
-    assert {name: len(items) for name, items in pending_shards(store, run.plan).items()} == {
+    assert {name: one.num_items for name, one in pending_shards(store, run.plan).items()} == {
         "00000": 4,
         "00001": 2,
     }

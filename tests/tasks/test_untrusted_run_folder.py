@@ -33,7 +33,7 @@ from tasks.run_folder import current_index, last_failures, open_run, pending_sha
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.command_line import command_environment
-from tests.tasks.runs import files_of, finish, make_job, prepare
+from tests.tasks.runs import files_of, finish, make_job, plan_path, prepare
 
 Damage = Callable[[Path], None]
 Change = dict[str, Any] | Callable[[dict[str, Any]], Any]
@@ -141,11 +141,12 @@ def forged_plan(change: Callable[[pa.Table], pa.Table | bytes], **record: Any) -
     """Another plan, whose digest run.json and the commits name."""
 
     def damage(run: Path) -> None:
-        path = run / "plan" / "plan.parquet"
-        changed = change(pq.read_table(path))
-        path.write_bytes(changed if isinstance(changed, bytes) else table_bytes(changed))
-        digest = {"plan_digest": hashlib.sha256(path.read_bytes()).hexdigest()}
-        edit("run.json", digest | record)(run)
+        changed = change(pq.read_table(plan_path(run)))
+        data = changed if isinstance(changed, bytes) else table_bytes(changed)
+        digest = {"plan_digest": hashlib.sha256(data).hexdigest()}
+        name = f"plan/{digest['plan_digest'][:12]}.parquet"
+        (run / name).write_bytes(data)
+        edit("run.json", {**digest, "plan_name": name, **record})(run)
         for commit in run.glob("commits/*.json"):
             edit(f"commits/{commit.name}", digest)(run)
 
@@ -283,7 +284,7 @@ RECORDS: dict[str, tuple[Damage, str]] = {
     "run-shards": (edit("run.json", {"num_shards": 99}), r"^run.json is damaged \(it has more"),
     "run-other-shards": (
         edit("run.json", {"num_shards": 3}),
-        r"^(commits/ counts 4 items in 4 shards|plan/plan.parquet is damaged)",
+        r"^(commits/ counts 4 items in 4 shards|plan/\w{12}.parquet is damaged)",
     ),
     "run-path-as-model": (edit("run.json", {"model_id": ["x"]}), r"^run.json is damaged \(model"),
     "run-long-model": (edit("run.json", {"model_id": "x" * 10**6}), r"^run.json is damaged"),
@@ -411,33 +412,46 @@ FILES: dict[str, tuple[Damage, str]] = {
         of_file("tar", lambda path: path.unlink() or os.mkfifo(path)),
         r"^data/.*.tar is (damaged|missing)",
     ),
-    "plan-missing": (lambda run: (run / "plan/plan.parquet").unlink(), r"^plan/plan.parquet is m"),
-    "plan-empty": (write("plan/plan.parquet", b""), r"^plan/plan.parquet has sha256"),
-    "plan-sparse": (sparse("plan/plan.parquet", 1 << 40), r"^plan/plan.parquet is damaged .*large"),
-    "plan-changed": (
-        lambda run: write(
-            "plan/plan.parquet", flipped((run / "plan/plan.parquet").read_bytes(), 99)
-        )(run),
-        r"^plan/plan.parquet has sha256 .*: the plan was changed or damaged; restore it",
+    "plan-missing": (lambda run: plan_path(run).unlink(), r"^plan/\w{12}.parquet is m"),
+    "plan-empty": (
+        lambda run: plan_path(run).write_bytes(b"") and None,
+        r"^plan/\w{12}.parquet has sha256",
     ),
-    "plan-other-count": (edit("run.json", {"num_items": 5}), r"^plan/plan.parquet is damaged"),
-    "plan-no-parquet": (forged_plan(lambda table: b"PAR1" * 100), r"^plan/plan.parquet is damaged"),
+    "plan-sparse": (
+        lambda run: os.truncate(plan_path(run), 1 << 40),
+        r"^plan/\w{12}.parquet is damaged .*large",
+    ),
+    "plan-changed": (
+        lambda run: plan_path(run).write_bytes(flipped(plan_path(run).read_bytes(), 99)) and None,
+        r"^plan/\w{12}.parquet has sha256 .*: the plan was changed or damaged; restore it",
+    ),
+    "plan-other-count": (edit("run.json", {"num_items": 5}), r"^plan/\w{12}.parquet is damaged"),
+    "plan-no-parquet": (
+        forged_plan(lambda table: b"PAR1" * 100),
+        r"^plan/\w{12}.parquet is damaged",
+    ),
     "plan-key-path": (
         forged_plan(column("key", "../../secret")),
-        r"^plan/plan.parquet is damaged \(row 1: the key '../../secret' is not",
+        r"^plan/\w{12}.parquet is damaged \(row 1: the key '../../secret' is not",
     ),
-    "plan-key-absolute": (forged_plan(column("key", "/tmp/x")), r"plan.parquet .*the key '/tmp/x'"),
-    "plan-key-empty": (forged_plan(column("key", "")), r"^plan/plan.parquet .*the key ''"),
-    "plan-key-dots": (forged_plan(column("key", "a.b")), r"^plan/plan.parquet .*the key 'a.b'"),
-    "plan-key-newline": (forged_plan(column("key", "a\n")), r"^plan/plan.parquet .*the key"),
-    "plan-key-long": (forged_plan(column("key", "x" * 5000)), r"^plan/plan.parquet .*the key"),
+    "plan-key-absolute": (
+        forged_plan(column("key", "/tmp/x")),
+        r"plan/.*parquet .*the key '/tmp/x'",
+    ),
+    "plan-key-empty": (forged_plan(column("key", "")), r"^plan/\w{12}.parquet .*the key ''"),
+    "plan-key-dots": (forged_plan(column("key", "a.b")), r"^plan/\w{12}.parquet .*the key 'a.b'"),
+    "plan-key-newline": (forged_plan(column("key", "a\n")), r"^plan/\w{12}.parquet .*the key"),
+    "plan-key-long": (forged_plan(column("key", "x" * 5000)), r"^plan/\w{12}.parquet .*the key"),
     "plan-key-twice": (forged_plan(column("key", "a", "a")), r"\(row 2: the key a stands twice"),
     "plan-id-twice": (
         forged_plan(column("item_id", "0" * 32, "0" * 32)),
         r"\(row 2: the item_id 0+ stands twice",
     ),
-    "plan-id": (forged_plan(column("item_id", "X" * 32)), r"plan.parquet .* is no item_id of 32"),
-    "plan-null": (forged_plan(column("key", None)), r"plan.parquet .*the column key has an empty"),
+    "plan-id": (forged_plan(column("item_id", "X" * 32)), r"plan/.*parquet .* is no item_id of 32"),
+    "plan-null": (
+        forged_plan(column("key", None)),
+        r"plan/.*parquet .*the column key has an empty",
+    ),
     "plan-shard-path": (forged_plan(column("shard", "../x")), r"'../x' is no name of a shard"),
     "plan-shard-order": (
         forged_plan(column("shard", "00001", "00000")),
@@ -453,27 +467,27 @@ FILES: dict[str, tuple[Damage, str]] = {
     "plan-params": (forged_plan(column("params", "5")), r"params holds no JSON object"),
     "plan-no-settings": (
         forged_plan(params(lambda content: content.pop("settings"))),
-        r"^plan/plan.parquet cannot be used \(the settings",
+        r"^plan/\w{12}.parquet cannot be used \(the settings",
     ),
     "plan-unknown-setting": (
         forged_plan(params(lambda content: content["settings"].update(surprise=1))),
-        r"^plan/plan.parquet cannot be used \(the settings of 'style-transfer': ",
+        r"^plan/\w{12}.parquet cannot be used \(the settings of 'style-transfer': ",
     ),
     "plan-odd-setting": (
         forged_plan(params(lambda content: content["settings"].update(num_inference_steps="a"))),
-        r"^plan/plan.parquet cannot be used \(the settings",
+        r"^plan/\w{12}.parquet cannot be used \(the settings",
     ),
     "plan-unknown-task": (
         forged_plan(column("task", *["x"] * 4)),
-        r"^plan/plan.parquet cannot be used \(the settings of 'x'",
+        r"^plan/\w{12}.parquet cannot be used \(the settings of 'x'",
     ),
     "plan-error-class": (
         forged_plan(column("error_class", *["surprise"] * 4)),
-        r"^plan/plan.parquet is damaged",
+        r"^plan/\w{12}.parquet is damaged",
     ),
     "plan-half-a-problem": (
         forged_plan(column("error_message", *[None] * 4)),
-        r"^plan/plan.parquet is damaged .*without the other",
+        r"^plan/\w{12}.parquet is damaged .*without the other",
     ),
     "plan-role": (forged_plan(input_field("role", "x")), r"'x' is no role of an input"),
     "plan-no-role": (forged_plan(input_field("role", None)), r"has no role, key or URI"),
@@ -481,7 +495,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     "plan-nul-uri": (forged_plan(input_field("uri", "a\0b")), r"has no usable URI"),
     "plan-sha256": (forged_plan(input_field("sha256", "x")), r"'x' is no sha256"),
     "plan-no-place": (forged_plan(input_field("member", "x")), r"has no place in its tar"),
-    "plan-no-input": (forged_plan(column("inputs", [None])), r"^plan/plan.parquet is damaged"),
+    "plan-no-input": (forged_plan(column("inputs", [None])), r"^plan/\w{12}.parquet is damaged"),
     "plan-lacks-column": (
         forged_plan(lambda table: table.drop_columns(["seed"])),
         r"it has no column seed",

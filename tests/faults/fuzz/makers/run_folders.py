@@ -85,10 +85,11 @@ def odd_files(draw: random.Random, folder: Path) -> Case:
 def hostile_plan(draw: random.Random, folder: Path) -> Case:
     """A plan with other values, types or columns, whose digest run.json names."""
     run = _copy(draw, folder)
-    plan = run / "plan" / "plan.parquet"
-    plan.write_bytes(_changed_table(draw, plan.read_bytes()))
     record = json.loads((run / "run.json").read_bytes())
-    record["plan_digest"] = hashlib.sha256(plan.read_bytes()).hexdigest()
+    data = _changed_table(draw, (run / record["plan_name"]).read_bytes())
+    record["plan_digest"] = hashlib.sha256(data).hexdigest()
+    record["plan_name"] = f"plan/{record['plan_digest'][:12]}.parquet"
+    (run / record["plan_name"]).write_bytes(data)
     (run / "run.json").write_text(json.dumps(record))
     for commit in (run / "commits").glob("*.json"):
         commit.write_text(
