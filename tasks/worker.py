@@ -12,8 +12,7 @@ from tasks.events import WorkEvent
 
 @dataclass(frozen=True, kw_only=True)
 class Worked:
-    """What a worker did: shards that it committed, shards that it rendered for nothing, and
-    whether it ended because somebody asked it to."""
+    """How many shards a worker committed and lost to others, and whether it was asked to stop."""
 
     num_committed: int
     num_lost: int
