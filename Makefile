@@ -1,11 +1,15 @@
-# make demo | test | test-kernels | lint | fuzz: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
+LAUNCHES ?= 40
+WORKERS ?= 3
+STORE ?= local
+ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint fuzz clean
+.PHONY: demo test test-kernels lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -36,6 +40,10 @@ lint: .venv/dev
 
 fuzz: .venv/dev
 	$(BIN)/python -m tests.faults.fuzz --count $(N) --seed $(SEED)
+
+drill: .venv/dev
+	@$(BIN)/python -m tests.faults.drill --seed $(SEED) --launches $(LAUNCHES) \
+	  --workers $(WORKERS) --store $(STORE) $(ITEMS:%=--items %)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Install python3-venv first: apt install python3-venv"; exit 1; }
