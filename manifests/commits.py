@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,30 +23,54 @@ RUN_NAME = "run.json"
 INDEX_NAME = "index.json"
 REPORT_NAME = "report.html"
 
-RUN_SCHEMA_VERSION = 1
+RUN_SCHEMA_VERSION = 2
+"""Of `run.json`. In 1, the first layout, the plan is `plan/plan.parquet`, precision and kind of
+device are not resolved, and the identity holds a digest of each source."""
 
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
 
+def plan_name(digest: str) -> str:
+    """Where the plan with this sha256 lies in the run folder."""
+    return f"plan/{digest[:12]}.parquet"
+
+
+def sources_name(digest: str) -> str:
+    """Where the table of sources with this sha256 lies in the run folder."""
+    return f"sources/{digest[:12]}.parquet"
+
+
 class PlanReference(Record):
-    """Which plan file of the run folder is meant, and what it holds.
+    """A frozen plan, and what its sources listed when it was made.
 
     Attributes:
-        plan_name, sources_name: relative to the run folder.
+        plan_name, sources_name: relative to the run folder; each holds its file's hash. A run of
+            the first layout names its plan `plan/plan.parquet` and has no table of sources.
         plan_digest, sources_digest: sha256 of the files.
         num_items, num_shards: of the plan.
     """
 
-    plan_name: Annotated[str, Field(pattern=r"^plan/(plan|[0-9a-f]{12})\.parquet$")] = PLAN_NAME
+    plan_name: str
     plan_digest: Sha256
     num_items: Annotated[Count, Field(ge=1)]
     num_shards: Annotated[Count, Field(ge=1)]
-    sources_name: Annotated[str, Field(pattern=r"^sources/[0-9a-f]{12}\.parquet$")] | None = None
+    sources_name: str | None = None
     sources_digest: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _refers_to_its_files(self) -> Self:
+        if self.plan_name not in (PLAN_NAME, plan_name(self.plan_digest)):
+            raise ValueError(f"{self.plan_name[:100]!r} is not the name of its plan")
+        digest = self.sources_digest
+        if self.sources_name != (None if digest is None else sources_name(digest)):
+            raise ValueError("its sources_name is not that of its sources_digest")
+        if self.num_shards > self.num_items:
+            raise ValueError("it has more shards than items")
+        return self
 
 
 class RunRecord(PlanReference):
-    """`run.json`: what this run folder is. Written once; it makes the plan binding.
+    """`run.json`: what this run folder is. Written once; it makes its plan binding.
 
     Attributes:
         identity: every field that the fingerprint covers, flat.
@@ -54,6 +78,9 @@ class RunRecord(PlanReference):
         settings: the preset's settings with the job's in them.
         model_id, model_config_id, controlnet_id: as they were named.
         model_revision: exactly which weights; a ControlNet's revision follows after a `+`.
+        dtype: the precision of the networks; None in the first layout, where each worker decided.
+        device_type: the kind of device; None in the first layout.
+        deterministic: whether kernels are used that give the same bits every time.
         conditional_put: whether the store refused a second conditional write when asked.
     """
 
@@ -66,20 +93,32 @@ class RunRecord(PlanReference):
     model_config_id: Words | None = None
     controlnet_id: Words | None = None
     model_revision: Words
+    plan_name: str = PLAN_NAME
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device_type: Literal["cpu", "cuda", "mps"] | None = None
+    deterministic: Annotated[bool, Field(strict=True)] = False
     conditional_put: Annotated[bool, Field(strict=True)]
     versions: dict[Words, Words]
     created_at: Words
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> RunRecord:
+    def _is_consistent(self) -> Self:
         if fingerprint_of(self.identity) != self.fingerprint:
             raise ValueError("its fingerprint is not that of its identity")
-        if self.identity.get("model_revision") != self.model_revision:
-            raise ValueError("its model_revision is not that of its identity")
+        for name in ("model_revision", "dtype", "device_type"):
+            if self.identity.get(name) != getattr(self, name):
+                raise ValueError(f"its {name} is not that of its identity")
+        if self.identity.get("backbone.deterministic", False) is not self.deterministic:
+            raise ValueError("its deterministic is not that of its identity")
         if not isinstance(self.identity.get("task"), str):
             raise ValueError("its identity names no task")
-        if self.num_shards > self.num_items:
-            raise ValueError("it has more shards than items")
+        is_first_layout = self.schema_version == 1
+        if is_first_layout is not (self.plan_name == PLAN_NAME):
+            raise ValueError(f"{self.plan_name!r} is not the name of its plan")
+        if is_first_layout is not (self.dtype is None) or is_first_layout is not (
+            self.device_type is None
+        ):
+            raise ValueError("its dtype or its device_type is missing")
         return self
 
     @property

@@ -12,15 +12,17 @@ from manifests.job import Job
 
 NOT_IDENTITY = {
     "name": "a label for people",
-    "inputs": "where images lie does not matter; which they are stands under `sources`",
+    "inputs": "where images lie does not matter, and which they are stands in the plan",
     "output.uri": "where results go does not change them",
     "backbone.name": "the revision says which weights they are, whatever they are called",
     "backbone.revision": "replaced by the revision that was found",
     "backbone.config": "the revision covers it",
     "backbone.controlnet": "the revision covers it",
     "backbone.controlnet_revision": "the revision covers it",
+    "backbone.dtype": "replaced by the precision that was resolved, `dtype`",
     "limits.max_failed": "judges a run, does not change it",
-    "compute": "speed only; the frozen plan keeps its shards",
+    "limits.stop_when_failing": "stops a run, does not change it",
+    "compute": "speed only; the frozen plan keeps its shards, and `device_type` says the kind",
     "settings": "replaced by the preset's settings with these in them",
     "sweep": "replaced by the settings of every entry, under `settings.sweep`",
 }
@@ -34,7 +36,7 @@ _FIRST_FIGURES = (
 
 ALWAYS_HASHED = frozenset(
     [
-        *("task", "seed", "variants", "backbone.dtype"),
+        *("task", "seed", "variants"),
         *("output.codec", "output.quality", "output.size", "output.resize_mode"),
         *("pairing.mode", "pairing.styles_per_content", "pairing.seed"),
         *("limits.max_items", "limits.max_pixels", "quality", "quality.retries"),
@@ -46,6 +48,17 @@ ALWAYS_HASHED = frozenset(
 The list is closed. A field that is added to jobs later is hashed only where it is not at its
 default, so that a new version continues the runs of an earlier one.
 """
+
+ALWAYS_HASHED_SETTINGS = frozenset(
+    [
+        *("num_inference_steps", "num_optimization_steps", "learning_rate", "content_weight"),
+        *("attn_scale", "layers", "style_weights", "reference_size", "timesteps"),
+        *("guidance_scale", "adain", "start_time", "variant", "init"),
+        *("controlnet_conditioning_scale", "seamless", "view_size", "view_stride", "view_shift"),
+        *("view_batch_size", "colors", "decoder_epochs"),
+    ]
+)
+"""Settings that ids and fingerprint cover even where they are at their default; closed as well."""
 
 
 MAX_DIFFERENCES = 20
@@ -97,6 +110,24 @@ def item_id(
     return digest(identity)[:32]
 
 
+def hashed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that ids and fingerprint cover.
+
+    Args:
+        settings: all of a task, by name.
+        defaults: what each is where no preset and no job says otherwise.
+
+    Returns:
+        Those of `ALWAYS_HASHED_SETTINGS`, and of the others those that are not at their default:
+        a setting that is added later leaves the ids and seeds of the items that do not use it.
+    """
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in ALWAYS_HASHED_SETTINGS or value != defaults.get(name)
+    }
+
+
 def seed_of(item: str, retry: int = 0) -> int:
     """The seed that follows from an item's id and the number of a retry: 64 bits of their hash."""
     text = f"{item}seed{retry or ''}"
@@ -131,16 +162,49 @@ def run_identity(
     *,
     settings: Mapping[str, Any],
     model_revision: str,
-    sources: Mapping[str, str],
     rendering_revision: int,
+    dtype: str,
+    device_type: str,
 ) -> dict[str, Any]:
-    """Every field that makes a run what it is, flat, by dotted name."""
+    """Every field that makes a run what it is, flat, by dotted name.
+
+    It says what is done, not which files it is done with: those may grow (see `generations`).
+
+    Args:
+        job: as written; its fields that change pictures are covered.
+        settings: as `hashed_settings` gives them.
+        model_revision: exactly which weights.
+        rendering_revision: of stylefarm's own code.
+        dtype: the precision of the networks, resolved: `float32`, `bfloat16` or `float16`.
+        device_type: the kind of device, resolved: `cpu`, `cuda` or `mps`.
+    """
     return {
         **job_identity(job),
-        **_flat({"settings": dict(settings), "sources": dict(sources)}),
+        **_flat({"settings": dict(settings)}),
         "model_revision": model_revision,
         "rendering_revision": rendering_revision,
+        "dtype": dtype,
+        "device_type": device_type,
     }
+
+
+def in_first_layout(
+    identity: Mapping[str, Any], job: Job, stored: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A job's identity as run folders of the first layout (schema 1 of `run.json`) wrote it.
+
+    There the precision is the one that the job names, the kind of device is not covered, and a
+    digest of each source is. Sources may grow, so those that the folder recorded are taken over.
+
+    Args:
+        identity: of the job, as `run_identity` gives it.
+        job: the job.
+        stored: the identity in the run folder.
+    """
+    resolved = ("dtype", "device_type")
+    sources = {name: value for name, value in stored.items() if name.startswith("sources.")}
+    kept = {name: value for name, value in identity.items() if name not in resolved}
+    return {**kept, "backbone.dtype": job.backbone.dtype, **sources}
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

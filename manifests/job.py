@@ -43,6 +43,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 MAX_PIXELS = 1_000_000_000
 """The highest `limits.max_pixels`: a picture of so many pixels takes 3 GB as it is decoded."""
 
+MAX_WORKERS = 256
+"""The highest `compute.workers`: workers that are started on one machine."""
+
 
 def _usable(text: str) -> str:
     if letter := unusable_letter(text):
@@ -175,7 +178,10 @@ class BackboneChoice(_Part):
         config: of a `.safetensors` file, the hub id or folder with its configuration.
         controlnet: what sees the control images, a hub id or a diffusers folder.
         controlnet_revision: commit or tag of its hub id.
-        dtype: precision of the networks; `auto` is bfloat16 on CUDA and float32 elsewhere.
+        dtype: precision of the networks; `auto` is bfloat16 for a run of the kind `cuda`, float32
+            for others (see `compute.device`).
+        deterministic: compute with kernels that give the same bits every time, where there are
+            such; other pictures come out than without.
     """
 
     name: NonEmpty = "embedded"
@@ -184,6 +190,7 @@ class BackboneChoice(_Part):
     controlnet: NonEmpty | None = None
     controlnet_revision: NonEmpty | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    deterministic: bool = False
 
 
 def _backbone(value: Any) -> Any:
@@ -235,11 +242,20 @@ class Output(_Part):
         return self
 
 
+def _is_share(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value))
+
+
 def _max_failed(value: Any) -> Any:
-    share = isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value)
     number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not share and not number:
+    if not _is_share(value) and not number:
         raise ValueError("give a number of items such as 5, or a share such as '2%'")
+    return value
+
+
+def _failing_share(value: Any) -> Any:
+    if value is not None and not _is_share(value):
+        raise ValueError("give a share of the items such as '20%', or null to go on whatever fails")
     return value
 
 
@@ -251,11 +267,14 @@ class Limits(_Part):
             sweep entries of one combination of inputs stay together.
         max_failed: failed items that still count as success: a number, or a share such as `2%`.
         max_pixels: larger input images are refused.
+        stop_when_failing: the run stops where more than this share of the items that a worker
+            finished last fail for other reasons than their inputs; null goes on whatever fails.
     """
 
     max_items: Count | None = None
     max_failed: Annotated[int | str, BeforeValidator(_max_failed)] = 0
     max_pixels: Annotated[Count, Field(le=MAX_PIXELS)] = 89_478_485
+    stop_when_failing: Annotated[str | None, BeforeValidator(_failing_share)] = "20%"
 
     def allows(self, failed: int, planned: int) -> bool:
         """Whether so many failed items of a run still count as success."""
@@ -263,13 +282,28 @@ class Limits(_Part):
             return failed <= self.max_failed
         return failed <= planned * float(self.max_failed.rstrip("%")) / 100
 
+    def stops(self, failing: int, finished: int) -> bool:
+        """Whether so many failing items of the last finished ones stop the run."""
+        share = self.stop_when_failing
+        return share is not None and failing > finished * float(share.rstrip("%")) / 100
+
 
 class Compute(_Part):
-    """How fast a run is; nothing here changes which pictures are made.
+    """Where and how fast a run is computed.
+
+    Nothing here changes which pictures are made, except for the kind of device, whose arithmetic
+    rounds in its own way; the run keeps the kind that it was planned with.
 
     Attributes:
         batch_size: items optimised together.
-        device: `auto` takes CUDA where the machine has it.
+        device: of the workers: `cpu`, `cuda`, `cuda:N` or `mps`. `auto` is decided by the job
+            alone, so that a plan does not depend on the machine that made it: `cpu` for the
+            embedded backbone and for weights of less than 256 MiB in all, a ControlNet's included,
+            and `cuda` for larger ones.
+        workers: workers that `stylefarm run` starts; one for each CUDA device, or one on a CPU,
+            unless given. Those on a CPU divide its cores.
+        hang_seconds: a worker whose rendering makes no progress for so long is taken as hung, and
+            ended; ten times the estimate of a step, and 300 at least, unless given.
         shard_seconds: estimated rendering time of one shard, the most that a kill can lose.
         shard_items: items of one shard at most.
         seconds_per_item: what an item is expected to take; estimated unless given.
@@ -278,6 +312,8 @@ class Compute(_Part):
 
     batch_size: Annotated[Count, Field(le=1024)] = 4
     device: Name = "auto"
+    workers: Annotated[Count, Field(le=MAX_WORKERS)] | None = None
+    hang_seconds: Seconds | None = None
     shard_seconds: Seconds = 300.0
     shard_items: Annotated[Count, Field(le=MAX_ITEMS)] = 1000
     seconds_per_item: Seconds | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from manifests.items import REFERENCE_ROLES, Item
 
 PLAN_NAME = "plan/plan.parquet"
+"""The plan of a run folder of the first layout; later ones name it by its hash."""
 """The plan of a run folder of the first layout; later ones are named by `plan_name`."""
 
 SHARD_PATTERN = "(?:g[0-9]{4}-)?[0-9]{5,12}"

@@ -1,26 +1,109 @@
-"""Can a job compute where it says?"""
+"""Where a run is computed: which kind of device, which devices of this machine, and in which dtype.
+
+Kind and precision follow from the job alone, never from the machine that plans.
+"""
 
 from __future__ import annotations
+
+from typing import Literal, cast
 
 from ad_lib.devices import check_device_name, find_device
 from ad_lib.errors import BackboneError
 from manifests.errors import JobError
+from manifests.job import BackboneChoice
+from tasks.weights import FoundModel
+
+DeviceType = Literal["cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def check_device(name: str, *, must_exist: bool) -> None:
-    """Refuses the device of a job before anything is planned or written.
+def check_device(name: str) -> None:
+    """Refuses a device of a job that has no such name, before anything is planned or written.
 
     Args:
         name: `compute.device` of the job.
-        must_exist: this machine must have it, because it is going to render; a plan can be made
-            for another machine.
 
     Raises:
-        JobError: no name of a device, or a device that is not there.
+        JobError: no name of a device.
     """
     try:
         check_device_name(name)
-        if must_exist and name not in ("auto", "cpu"):
-            find_device(name)
+    except BackboneError as error:
+        raise JobError(f"compute.device: {error}") from error
+
+
+def device_type_of(name: str, model: FoundModel) -> DeviceType:
+    """The kind of device that a job is rendered on.
+
+    Args:
+        name: `compute.device` of the job; its number is left out, and `auto` is `cuda` for large
+            weights, else `cpu`.
+        model: the weights that it renders with.
+    """
+    if name == "auto":
+        return "cuda" if model.is_large else "cpu"
+    return cast(DeviceType, name.partition(":")[0])
+
+
+def dtype_of(backbone: BackboneChoice, device_type: DeviceType) -> Dtype:
+    """The precision that a job is rendered in; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    if backbone.dtype == "auto":
+        return "bfloat16" if device_type == "cuda" else "float32"
+    return backbone.dtype
+
+
+def devices_for(device_type: DeviceType | None, device: str, workers: int | None) -> list[str]:
+    """The devices of the workers of this machine, one for each worker.
+
+    Args:
+        device_type: the kind that the run was planned for; None for a run of the first layout.
+        device: `compute.device`, or what the worker was told: `auto` is every device of the kind.
+        workers: so many, the devices taken in turns; None is one for each device.
+
+    Raises:
+        JobError: this machine lacks the device, or it is not of the run's kind.
+    """
+    check_device(device)
+    if device_type is None:  # as the first layout did: CUDA where the machine has it
+        found = _cuda_devices() if device == "auto" else []
+        found = found or [_found("cpu" if device == "auto" else device)]
+    else:
+        found = _of_kind(device_type, device)
+    return [found[number % len(found)] for number in range(workers or len(found))]
+
+
+def _of_kind(device_type: DeviceType, device: str) -> list[str]:
+    kind = device_type if device == "auto" else device.partition(":")[0]
+    if kind != device_type:
+        raise JobError(
+            f"this run renders on {device_type}, and the worker was told {device}: give it a "
+            f"device of that kind, or plan a run of its own with compute.device: {kind}"
+        )
+    if device_type == "cpu":
+        return ["cpu"]
+    if device in ("auto", "cuda") and device_type == "cuda":
+        if found := _cuda_devices():
+            return found
+    name = device_type if device == "auto" else device
+    try:
+        return [_found(name)]
+    except JobError as error:
+        raise JobError(
+            f"this run renders on {device_type}. {error}; or plan a run of its own with "
+            "compute.device: cpu"
+        ) from error
+
+
+def _cuda_devices() -> list[str]:
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
+def _found(name: str) -> str:
+    if name.partition(":")[0] == "cpu":  # without loading torch
+        return "cpu"
+    try:
+        return str(find_device(name))
     except BackboneError as error:
         raise JobError(f"compute.device: {error}") from error

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from ad_lib.weights import Weights, find_controlnet, find_weights
+from ad_lib.weight_files import weight_files
+from ad_lib.weights import EMBEDDED, NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
+
+LARGE_BYTES = 256 << 20
+"""Weights of so many bytes and more are rendered with on CUDA unless the job says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,16 @@ class FoundModel:
         """The backbone's revision, followed by `+` and the ControlNet's if there is one."""
         parts = (self.backbone, self.controlnet)
         return "+".join(part.revision for part in parts if part is not None)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a CPU is no place for it: other weights than the embedded, 256 MiB in all."""
+        if self.backbone.model_id == EMBEDDED:
+            return False
+        networks = _network_files(self.backbone)
+        if self.controlnet is not None:
+            networks += weight_files(self.controlnet.path, NETWORK_FILES["ControlNet"])
+        return sum(file.stat().st_size for file in networks) >= LARGE_BYTES
 
 
 def find_model(
@@ -65,3 +80,11 @@ def check_model(model: FoundModel) -> None:
     from ad_lib.loading import check_backbone  # loads torch and diffusers
 
     check_backbone(model.backbone, model.controlnet)
+
+
+def _network_files(weights: Weights) -> list[Path]:
+    """The files that the networks of a backbone are read from, and no others beside them."""
+    if weights.config is not None:  # a single file
+        return [weights.path]
+    parts = [part for part in parts_of(weights.path) if part in NETWORK_FILES]
+    return [file for part in parts for file in weight_files(weights.path / part, NETWORK_FILES[part])]
