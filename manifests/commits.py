@@ -16,7 +16,7 @@ from manifests.errors import RunFolderError
 from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
 from manifests.outcomes import Outcome, digest_of_lines
-from manifests.plan import PLAN_NAME, SHARD_PATTERN
+from manifests.plan import PLAN_NAME, SHARD_PATTERN, plan_name, sources_name
 from manifests.records import Count, Record, Seconds, Sha256, Words, read_record
 
 RUN_NAME = "run.json"
@@ -28,16 +28,6 @@ RUN_SCHEMA_VERSION = 2
 device are not resolved, and the identity holds a digest of each source."""
 
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
-
-
-def plan_name(digest: str) -> str:
-    """Where the plan with this sha256 lies in the run folder."""
-    return f"plan/{digest[:12]}.parquet"
-
-
-def sources_name(digest: str) -> str:
-    """Where the table of sources with this sha256 lies in the run folder."""
-    return f"sources/{digest[:12]}.parquet"
 
 
 class PlanReference(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.items import Input
@@ -134,15 +134,6 @@ def seed_of(item: str, retry: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def source_digest(objects: Iterable[tuple[str, int | None]]) -> str:
-    """A hash of the files that a source listed: their names within the source, and their sizes.
-
-    It needs a listing and no file, so it is computed again whenever a run is resumed. The bytes of
-    a file are compared with their sha256 when a shard reads them.
-    """
-    return digest(sorted([name, size or 0] for name, size in objects))
-
-
 def job_identity(job: Job) -> dict[str, Any]:
     """The fields of a job that change its pictures, flat, by dotted name.
 
@@ -155,6 +146,18 @@ def job_identity(job: Job) -> dict[str, Any]:
         for name, value in fields.items()
         if not _is_left_out(name) and (name in ALWAYS_HASHED or name in chosen)
     }
+
+
+def stated_identity(job: Job) -> dict[str, Any]:
+    """What the identity of a job's run says, as far as the job states it.
+
+    A run of the first layout covers the precision as it was named, a later one as it was resolved;
+    what `auto` becomes cannot be told without the weights.
+    """
+    dtype, device = job.backbone.dtype, job.compute.device
+    resolved = {"dtype": dtype, "device_type": device.partition(":")[0]}
+    stated = {name: value for name, value in resolved.items() if value != "auto"}
+    return {**job_identity(job), "backbone.dtype": dtype, **stated}
 
 
 def run_identity(

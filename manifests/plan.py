@@ -11,7 +11,6 @@ from typing import Any
 from manifests.items import REFERENCE_ROLES, Item
 
 PLAN_NAME = "plan/plan.parquet"
-"""The plan of a run folder of the first layout; later ones name it by its hash."""
 """The plan of a run folder of the first layout; later ones are named by `plan_name`."""
 
 SHARD_PATTERN = "(?:g[0-9]{4}-)?[0-9]{5,12}"
@@ -34,6 +33,11 @@ class PlannedShard:
 def plan_name(digest: str) -> str:
     """Where a plan lies in the run folder: its name holds the beginning of its sha256."""
     return f"plan/{digest[:12]}.parquet"
+
+
+def sources_name(digest: str) -> str:
+    """Where what a plan's sources listed lies in the run folder."""
+    return f"sources/{digest[:12]}.parquet"
 
 
 def shard_name(generation: int, number: int) -> str:

@@ -81,9 +81,8 @@ def _of_kind(device_type: DeviceType, device: str) -> list[str]:
         )
     if device_type == "cpu":
         return ["cpu"]
-    if device in ("auto", "cuda") and device_type == "cuda":
-        if found := _cuda_devices():
-            return found
+    if device in ("auto", "cuda") and device_type == "cuda" and (found := _cuda_devices()):
+        return found
     name = device_type if device == "auto" else device
     try:
         return [_found(name)]

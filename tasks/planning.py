@@ -14,7 +14,7 @@ from tempfile import NamedTemporaryFile
 from infra.store import Store, honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
-from manifests.identity import canonical_json, differences
+from manifests.identity import canonical_json
 from manifests.items import Input, Item
 from manifests.limits import MAX_ITEMS
 from manifests.pairing import count_pairs, pair, with_source_masks
@@ -26,7 +26,7 @@ from tasks.environment import versions
 from tasks.items import make_items
 from tasks.passed_over import PassedOver
 from tasks.preflight import inspect_inputs
-from tasks.resolving import ResolvedJob
+from tasks.resolving import ResolvedJob, differences_to
 from tasks.run_folder import find_run, load_plan, recorded_job
 from tasks.sources import images_in
 from tasks.tables import TableRow
@@ -99,11 +99,11 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     run = find_run(store)
     if run is None:
         return None
-    if run.fingerprint != resolved.fingerprint:
+    if differing := differences_to(run, resolved):
         raise FingerprintMismatch(
             f"{resolved.output_uri} holds the run of another job; choose another output.uri for "
             "this one (nothing was changed). They differ in:",
-            differences(run.identity, resolved.identity),
+            differing,
         )
     recorded_job(run)
     plan = load_plan(store, run)
@@ -193,6 +193,9 @@ def _run_record(
         model_config_id=resolved.model.config,
         controlnet_id=resolved.model.controlnet and resolved.model.controlnet.model_id,
         model_revision=resolved.model.revision,
+        dtype=resolved.dtype,
+        device_type=resolved.device_type,
+        deterministic=resolved.job.backbone.deterministic,
         **dict(reference),
         conditional_put=conditional_put,
         versions=versions(),

@@ -5,15 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ad_lib.presets import Preset, Settings, find_preset
 from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
 from infra.store import UriError
+from manifests.commits import RunRecord
 from manifests.errors import JobError
-from manifests.identity import digest, fingerprint, run_identity, source_digest
+from manifests.identity import (
+    differences,
+    fingerprint,
+    hashed_settings,
+    in_first_layout,
+    run_identity,
+)
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
-from tasks.devices import check_device
+from tasks.devices import (
+    DeviceType,
+    Dtype,
+    check_device,
+    device_type_of,
+    devices_for,
+    dtype_of,
+)
 from tasks.passed_over import PassedOver
 from tasks.prompts import read_prompts
 from tasks.sources import SourceFile, list_files, resolve_uri
@@ -48,7 +63,6 @@ class ListedInputs:
         table: its rows, where the job names a table; then there are no files.
         prompts: those that every combination of images is drawn with; none for other tasks.
         negative_prompt: of every item.
-        digests: what each source says, for the fingerprint.
         passed_over: by role, what its source holds and is not taken; complete once the tars of the
             source have been read.
     """
@@ -57,7 +71,6 @@ class ListedInputs:
     table: list[TableRow]
     prompts: list[str]
     negative_prompt: str | None
-    digests: Mapping[str, str]
     passed_over: Mapping[str, PassedOver]
 
     def uris(self) -> set[str]:
@@ -73,6 +86,7 @@ class ResolvedJob:
     Attributes:
         preset, settings: of the job itself.
         variations: what is done with each combination of inputs: the sweep's entries, or the job.
+        dtype, device_type: the precision and the kind of device, as the job alone decides them.
         output_uri: the run folder.
         identity, fingerprint: of the run that this job describes.
     """
@@ -82,6 +96,8 @@ class ResolvedJob:
     settings: Settings
     variations: tuple[Variation, ...]
     model: FoundModel
+    dtype: Dtype
+    device_type: DeviceType
     output_uri: str
     inputs: ListedInputs
     identity: dict[str, object]
@@ -105,8 +121,12 @@ def resolve_job(job: Job, base: str, *, will_render: bool = False) -> ResolvedJo
     preset = find_preset(job.task)
     settings = preset.settings_with(job.settings)
     variations = _variations(job, preset, settings)
-    check_device(job.compute.device, must_exist=will_render)
+    check_device(job.compute.device)
     model = _find_model(job.backbone, base)
+    device_type = device_type_of(job.compute.device, model)
+    dtype = dtype_of(job.backbone, device_type)
+    if will_render:
+        devices_for(device_type, job.compute.device, None)
     output_uri = _output_uri(job, base)
     inputs = _list_inputs(job, preset, base, output_uri)
     _check_control(job, preset, inputs)
@@ -116,8 +136,9 @@ def resolve_job(job: Job, base: str, *, will_render: bool = False) -> ResolvedJo
         job,
         settings=_identity_settings(settings, variations),
         model_revision=model.revision,
-        sources=inputs.digests,
         rendering_revision=RENDERING_REVISION,
+        dtype=dtype,
+        device_type=device_type,
     )
     return ResolvedJob(
         job=job,
@@ -125,11 +146,26 @@ def resolve_job(job: Job, base: str, *, will_render: bool = False) -> ResolvedJo
         settings=settings,
         variations=variations,
         model=model,
+        dtype=dtype,
+        device_type=device_type,
         output_uri=output_uri,
         inputs=inputs,
         identity=identity,
         fingerprint=fingerprint(identity),
     )
+
+
+def differences_to(run: RunRecord, resolved: ResolvedJob) -> list[str]:
+    """One line for each field in which a job is not the one of a run; none where it is."""
+    wanted = resolved.identity
+    if run.schema_version == 1:
+        wanted = in_first_layout(wanted, resolved.job, run.identity)
+    return differences(run.identity, wanted)
+
+
+def settings_in_ids(settings: Settings) -> dict[str, Any]:
+    """The settings that ids and fingerprint cover; see `manifests.identity.hashed_settings`."""
+    return hashed_settings(asdict(settings), asdict(Settings()))
 
 
 def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation, ...]:
@@ -154,11 +190,11 @@ def _taken(preset: Preset) -> str:
 
 def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) -> dict[str, object]:
     swept = {
-        variation.label: {"task": variation.preset.name, **asdict(variation.settings)}
+        variation.label: {"task": variation.preset.name, **settings_in_ids(variation.settings)}
         for variation in variations
         if variation.label
     }
-    return {**asdict(settings), **({"sweep": swept} if swept else {})}
+    return {**settings_in_ids(settings), **({"sweep": swept} if swept else {})}
 
 
 def _find_model(choice: BackboneChoice, base: str) -> FoundModel:
@@ -200,7 +236,7 @@ def _output_uri(job: Job, base: str) -> str:
 
 def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> ListedInputs:
     if job.inputs.table is not None:
-        table, sha256 = read_table(
+        table = read_table(
             job.inputs.table,
             preset.roles,
             base,
@@ -208,18 +244,11 @@ def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> Listed
             takes_prompt=preset.takes_prompt,
             may_name_local_files=job.inputs.table_may_name_local_files,
         )
-        return ListedInputs({}, table, [], None, {"table": sha256}, {})
+        return ListedInputs({}, table, [], None, {})
     prompts = _job_prompts(job, preset, base)
     passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
     files = _files(job, preset, base, output_uri, passed_over)
-    digests = {
-        role: source_digest((file.name, file.size) for file in of_role)
-        for role, of_role in files.items()
-    }
-    if prompts:
-        digests["prompt"] = digest(prompts)
-        digests["negative_prompt"] = digest(job.inputs.negative_prompt)
-    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, digests, passed_over)
+    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, passed_over)
 
 
 def _files(

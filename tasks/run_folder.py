@@ -109,7 +109,7 @@ def recorded_job(run: RunRecord) -> Job:
     Raises:
         RunFolderError: it is no job that this version knows, or not the one of the fingerprint.
     """
-    from manifests.identity import job_identity
+    from manifests.identity import stated_identity
     from manifests.job import job_from_dict
 
     way_out = "restore it, use the version of stylefarm that made it, or choose another run folder"
@@ -121,7 +121,7 @@ def recorded_job(run: RunRecord) -> Job:
         raise RunFolderError(
             f"the job in {RUN_NAME} cannot be used ({reason}): {way_out}"
         ) from None
-    for name, value in job_identity(job).items():
+    for name, value in stated_identity(job).items():
         if run.identity.get(name, value) != value:
             raise RunFolderError(
                 f"{RUN_NAME} is damaged ({name} of its job is not that of its identity): {way_out}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,8 +70,8 @@ def read_table(
     optional_roles: Sequence[str] = (),
     takes_prompt: bool = False,
     may_name_local_files: bool = False,
-) -> tuple[list[TableRow], str]:
-    """The rows of a CSV, JSON Lines or Parquet table, and the sha256 of its bytes.
+) -> list[TableRow]:
+    """The rows of a CSV, JSON Lines or Parquet table.
 
     What is wrong with one row is that row's problem; its neighbours are untouched.
 
@@ -99,11 +98,7 @@ def read_table(
     data = read_document(uri, "inputs.table", MAX_TABLE_BYTES)
     columns = _Columns(roles, optional_roles, takes_prompt, folder, may_name_local_files)
     needed = [*roles, *(["prompt"] if takes_prompt else [])]
-    return _read_rows(_rows(name, data, what, roles), columns, needed, what), _sha256(data)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return _read_rows(_rows(name, data, what, roles), columns, needed, what)
 
 
 def _rows(name: str, data: bytes, what: str, roles: Sequence[str]) -> Iterator[Row]:

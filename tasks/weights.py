@@ -87,4 +87,6 @@ def _network_files(weights: Weights) -> list[Path]:
     if weights.config is not None:  # a single file
         return [weights.path]
     parts = [part for part in parts_of(weights.path) if part in NETWORK_FILES]
-    return [file for part in parts for file in weight_files(weights.path / part, NETWORK_FILES[part])]
+    return [
+        file for part in parts for file in weight_files(weights.path / part, NETWORK_FILES[part])
+    ]

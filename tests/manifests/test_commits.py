@@ -25,10 +25,14 @@ from manifests.errors import RunFolderError
 from manifests.identity import fingerprint
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome, OutputFile, content_digest
+from manifests.plan import plan_name
 from manifests.records import read_record
 from tests.manifests.builders import make_input, make_item
 
-IDENTITY = {"task": "style-transfer", "model_revision": "r"}
+IDENTITY = {
+    **{"task": "style-transfer", "model_revision": "r"},
+    **{"dtype": "float32", "device_type": "cpu"},
+}
 RUN = RunRecord(
     fingerprint=fingerprint(IDENTITY),
     identity=IDENTITY,
@@ -36,6 +40,9 @@ RUN = RunRecord(
     settings={},
     model_id="m",
     model_revision="r",
+    dtype="float32",
+    device_type="cpu",
+    plan_name=plan_name("b" * 64),
     plan_digest="b" * 64,
     num_items=30,
     num_shards=5,

@@ -13,10 +13,12 @@ from manifests.identity import (
     differences,
     digest,
     fingerprint,
+    hashed_settings,
+    in_first_layout,
     item_id,
     run_identity,
     seed_of,
-    source_digest,
+    stated_identity,
 )
 from manifests.job import Job, Output, Pairing
 from manifests.pairing import pair
@@ -30,11 +32,11 @@ JOB: dict[str, Any] = {
     "output": {"uri": "run", "codec": "jpg", "quality": 90, "size": 64},
     "settings": {"num_inference_steps": 2},
     "backbone": {
-        **{"name": "x", "revision": "r", "dtype": "float32"},
+        **{"name": "x", "revision": "r", "dtype": "float32", "deterministic": False},
         **{"config": "c", "controlnet": "d", "controlnet_revision": "s"},
     },
     "pairing": {"mode": "random", "styles_per_content": 1, "seed": 0},
-    "limits": {"max_items": 5, "max_failed": 1, "max_pixels": 1000},
+    "limits": {"max_items": 5, "max_failed": 1, "max_pixels": 1000, "stop_when_failing": "10%"},
     "seed": 0,
     "variants": 1,
     "sweep": {"learning_rate": [0.1, 0.2]},
@@ -43,8 +45,9 @@ JOB: dict[str, Any] = {
 FOUND: dict[str, Any] = {
     "settings": {"num_inference_steps": 2, "layers": None},
     "model_revision": "sha256:1",
-    "sources": {"content": "c", "style": "s"},
     "rendering_revision": 1,
+    "dtype": "float32",
+    "device_type": "cpu",
 }
 OTHER: dict[str, Any] = {
     "name": "other",
@@ -62,12 +65,14 @@ OTHER: dict[str, Any] = {
     "backbone.controlnet": "other",
     "backbone.controlnet_revision": "other",
     "backbone.dtype": "bfloat16",
+    "backbone.deterministic": True,
     "pairing.mode": "product",
     "pairing.styles_per_content": 2,
     "pairing.seed": 1,
     "limits.max_items": 6,
     "limits.max_failed": 2,
     "limits.max_pixels": 1001,
+    "limits.stop_when_failing": None,
     "compute": {"batch_size": 9, "device": "cuda", "shard_seconds": 1.0, "shard_items": 3},
     "seed": 1,
     "variants": 2,
@@ -139,8 +144,9 @@ def test_changing_a_field_that_is_left_out_changes_no_fingerprint(name):
         {"settings": {"num_inference_steps": 2, "layers": [7, 13]}},
         {"settings": FOUND["settings"] | {"sweep": {"a": {"task": "texture-sample"}}}},
         {"model_revision": "sha256:2"},
-        {"sources": {"content": "c", "style": "t"}},
         {"rendering_revision": 2},
+        {"dtype": "bfloat16"},
+        {"device_type": "cuda"},
     ],
 )
 def test_changing_what_a_job_resolves_to_changes_the_fingerprint(found):
@@ -160,14 +166,48 @@ def test_an_identity_survives_its_own_json():
 
 
 SHORT_JOB = {name: JOB[name] for name in ("task", "inputs", "output")}
-RECORDED_FINGERPRINT = "fac5f6530335d74184dccf1c284437b305451275739f7804f5ebb32e8eca0f31"
-RECORDED_SHORT_FINGERPRINT = "7570fe05ff053b9dee66ac98b48e89c12d3ef126ce6decd2a8fdd7fc93163863"
+RECORDED_FINGERPRINT = "b95974af176de4f390fa5b1fa1c724006512c83eb5086414d3fa277e54cd0c9f"
+RECORDED_SHORT_FINGERPRINT = "7be49d5f8abf640f47571fa0a0659b6f45d5b93140a067b5f73ecd4c1ef8d045"
+FIRST_LAYOUT_FINGERPRINT = "fac5f6530335d74184dccf1c284437b305451275739f7804f5ebb32e8eca0f31"
+FIRST_LAYOUT_SHORT_FINGERPRINT = "7570fe05ff053b9dee66ac98b48e89c12d3ef126ce6decd2a8fdd7fc93163863"
 
 
 def test_a_fingerprint_never_changes_between_versions():
     """Recorded: whoever changes it locks the users out of every run folder that exists."""
     assert fingerprint(identity()) == RECORDED_FINGERPRINT
     assert fingerprint(identity(SHORT_JOB)) == RECORDED_SHORT_FINGERPRINT
+
+
+@pytest.mark.parametrize(
+    ("job", "recorded"),
+    [(JOB, FIRST_LAYOUT_FINGERPRINT), (SHORT_JOB, FIRST_LAYOUT_SHORT_FINGERPRINT)],
+)
+@pytest.mark.parametrize("resolved", [{}, {"dtype": "bfloat16", "device_type": "cuda"}])
+def test_a_job_is_the_one_of_its_run_folder_of_the_first_layout(job, recorded, resolved):
+    """Recorded by the version that wrote such folders, which did not resolve the precision."""
+    stored = {"sources.content": "c", "sources.style": "s", "seed": 5}
+    wanted = in_first_layout(identity(job, **resolved), Job.model_validate(job), stored)
+    assert fingerprint(wanted) == recorded
+
+
+def test_what_a_job_states_is_what_the_identity_of_its_run_says_in_either_layout():
+    job = Job.model_validate(changed("compute", {"device": "cuda:1"}))
+    stated = stated_identity(job)
+    found = FOUND | {"device_type": "cuda"}
+    later = run_identity(job, **found)
+    for stored in (later, in_first_layout(later, job, {})):
+        assert all(stored.get(name, value) == value for name, value in stated.items())
+    assert stated["device_type"] != run_identity(job, **FOUND)["device_type"]
+    assert {"dtype", "device_type"}.isdisjoint(stated_identity(Job.model_validate(SHORT_JOB)))
+
+
+def test_a_setting_that_a_later_version_adds_is_hashed_only_where_it_is_not_at_its_default():
+    defaults = {"learning_rate": 0.05, "later": 3}
+    assert hashed_settings(defaults, defaults) == {"learning_rate": 0.05}
+    assert hashed_settings({"learning_rate": 1.0, "later": 4}, defaults) == {
+        "learning_rate": 1.0,
+        "later": 4,
+    }
 
 
 class LaterOutput(Output):
@@ -281,13 +321,6 @@ def test_the_order_of_the_listing_leaves_ids_seeds_keys_and_shards(contents, sty
         return cut_into_shards(items, shard_seconds=3.0, shard_items=1000)
 
     assert planned(shuffled) == planned(sources)
-
-
-@given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 99) | st.none())), st.data())
-def test_a_source_digest_is_of_names_and_sizes_in_any_order(files, data):
-    assert source_digest(data.draw(st.permutations(files))) == source_digest(files)
-    assert source_digest([*files, ("new.png", 3)]) != source_digest(files)
-    assert source_digest([("a.png", 1), *files]) != source_digest([("a.png", 2), *files])
 
 
 json_values = st.recursive(
