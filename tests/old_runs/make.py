@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 from PIL import Image
 
-from manifests.job import job_from_dict
+from manifests.job import load_job
 from tasks.commit import Attempt, record_failure
 from tasks.planning import plan_items, store_plan
 from tasks.render import render_shard
@@ -29,13 +29,6 @@ from tests.s3_server import start_s3_server
 
 HERE = Path(__file__).parent
 BUCKET = "stylefarm-old-run"
-JOB = {
-    "task": "style-transfer",
-    "inputs": {"content": f"s3://{BUCKET}/content", "style": f"s3://{BUCKET}/style"},
-    "output": {"uri": "run", "size": 64},
-    "settings": {"num_inference_steps": 2},
-    "compute": {"shard_items": 1, "device": "cpu"},
-}
 
 
 def write_pictures() -> None:
@@ -65,7 +58,7 @@ def make_run(name: str) -> None:
     home = HERE / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    resolved = resolve_job(job_from_dict(JOB), str(home))
+    resolved = resolve_job(load_job(HERE / "job.yaml"), str(home))
     uri = store_plan(resolved, plan_items(resolved)).uri
     store, run = open_run(uri)
     shards = sorted(pending_shards(store, load_plan(store, run)))

@@ -1,0 +1,81 @@
+"""Run folders of the first layout, written by the code that had it, are read, finished and grow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from manifests.job import load_job
+from tasks.planning import open_prepared
+from tasks.report import publish
+from tasks.resolving import ResolvedJob, resolve_job
+from tests.audit import audit
+from tests.tasks.runs import files_of, finish
+
+pytestmark = pytest.mark.s3
+
+HOME = Path(__file__).parents[1] / "old_runs"
+BUCKET = "stylefarm-old-run"
+
+
+@pytest.fixture
+def pictures_in_bucket(s3_bucket) -> None:
+    """The pictures where the old plans look for them."""
+    client = boto3.client("s3")
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=BUCKET)
+    for path in (HOME / "pictures").rglob("*.png"):
+        key = path.relative_to(HOME / "pictures").as_posix()
+        client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+    client.close()
+
+
+@pytest.fixture
+def old_run(pictures_in_bucket, tmp_path, request) -> ResolvedJob:
+    """The job of a copied run folder, `complete` or `half`."""
+    shutil.copytree(HOME / request.param / "run", tmp_path / "run")
+    return resolve_job(load_job(HOME / "job.yaml"), str(tmp_path))
+
+
+def run_json(resolved: ResolvedJob) -> dict[str, object]:
+    return json.loads((Path(resolved.output_uri) / "run.json").read_bytes())
+
+
+@pytest.mark.parametrize("old_run", ["complete"], indirect=True)
+def test_a_finished_run_of_the_first_layout_is_recognised_and_reported(old_run):
+    before = files_of(old_run.output_uri)
+    prepared = open_prepared(old_run)
+    assert prepared is not None
+    index = publish(old_run.output_uri)
+    assert index.complete
+    assert index.counts.ok == 2
+    assert audit(old_run.output_uri).counts["failed"] == 1
+    derived = {"index.json", "report.html"}
+    after = files_of(old_run.output_uri)
+    assert {name: data for name, data in after.items() if name not in derived} == {
+        name: data for name, data in before.items() if name not in derived
+    }
+
+
+@pytest.mark.parametrize("old_run", ["half"], indirect=True)
+def test_a_half_finished_run_of_the_first_layout_is_finished_as_it_was_planned(old_run):
+    record = run_json(old_run)
+    prepared = open_prepared(old_run)
+    assert prepared is not None
+    index = finish(prepared)
+    assert index.complete
+    assert run_json(old_run) == record
+    whole = audit(HOME / "complete" / "run").rows
+    rows = audit(old_run.output_uri).rows
+    assert [identity(row) for row in rows] == [identity(row) for row in whole]
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row says on every machine; pixels follow a processor's rounding."""
+    return (row["item_id"], row["key"], row["seed"], row["status"], row["params"])
