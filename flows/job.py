@@ -19,9 +19,9 @@ from infra.runners import sliding_window, task_runner
 from infra.store import join_uri
 from manifests.commits import REPORT_NAME
 from manifests.job import job_from_dict
+from tasks.one_shard import render_patiently
 from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.progress import board
-from tasks.render import render_patiently
 from tasks.report import publish
 from tasks.resolving import resolve_job
 from tasks.run_folder import load_plan, open_run, pending_shards
@@ -92,7 +92,7 @@ def prepare(job: dict[str, Any], base: str) -> str:
     persist_result=False,
 )
 def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
-    """Renders and commits one shard; see `tasks.render.render_patiently`."""
+    """Renders and commits one shard; see `tasks.one_shard.render_patiently`."""
     return render_patiently(run_uri, shard, compute)
 
 

@@ -156,7 +156,7 @@ def _run_flow(job: Job, path: Path) -> None:
 
 def _render_what_is_left(job: Job, store: Store, prepared: PreparedRun) -> None:
     """Renders the shards that Prefect did not get to; there are none where Prefect works."""
-    from tasks.render import render_patiently
+    from tasks.one_shard import render_patiently
 
     for shard in pending_shards(store, prepared.plan):
         if shard in board.read().begun:

@@ -72,7 +72,7 @@ def _render(terminal: Terminal, asked: OnePicture, request: Request, codec: str)
     from ad_lib import render as render_requests
     from flows.bars import counting_bar
     from manifests.job import Output
-    from tasks.render import encode_image
+    from tasks.encode import encode_image
 
     loaded = load_backbone(**_typed(asked.backbone))
     num_steps = request.settings.num_inference_steps

@@ -1,4 +1,7 @@
-"""How a shard is committed: tar and Parquet are written, checked and stored, then declared."""
+"""How a rendered shard is packed: tar and Parquet are written to scratch and checked.
+
+`tasks/offer.py` takes them to the run folder.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +22,16 @@ from manifests.commits import (
     RunRecord,
     ShardStats,
     StoredFile,
-    commit_name,
     count,
     data_name,
 )
-from manifests.errors import RunFolderError
 from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
 from manifests.wording import safe_text
 from tasks.environment import versions, worker_name
-from tasks.run_folder import find_commit, refuse_linked_folders
+from tasks.faults import ScratchFull
+from tasks.run_folder import refuse_linked_folders
 from tasks.tar_headers import TarDamaged, read_members
-
-
-class ScratchError(RuntimeError):
-    """A file in the temporary folder does not hold what was written into it.
-
-    The disk of the temporary folder is full or broken: free some room, or set TMPDIR to another
-    one, and run the job again.
-    """
-
-    def __init__(self, finding: str) -> None:
-        super().__init__(
-            f"{finding}: free some room on the disk of the temporary folder, or set TMPDIR to "
-            "another one, and run the job again"
-        )
 
 
 @dataclass(frozen=True)
@@ -54,76 +42,113 @@ class Attempt:
     attempt_id: str
 
 
-def commit_shard(
-    store: Store,
-    run: RunRecord,
-    attempt: Attempt,
-    outcomes: Sequence[Outcome],
-    scratch: Path,
-    stats: ShardStats,
-    device: str,
-) -> tuple[Commit, bool]:
-    """Stores a rendered shard and declares it.
+@dataclass(frozen=True)
+class PackedShard:
+    """A shard whose files lie in scratch, checked, and what will declare them.
+
+    Attributes:
+        commit: names the files as they will be called in the run folder.
+        folder: holds them, under the last part of those names.
+        fingerprint: of the run.
+    """
+
+    commit: Commit
+    folder: Path
+    fingerprint: str
+
+    def path_of(self, file: StoredFile) -> Path:
+        """Where a file of the commit lies now."""
+        return self.folder / file.name.rpartition("/")[2]
+
+
+def provenance_of(
+    run: RunRecord, attempt_id: str, device_name: str, *, plan_digest: str | None = None
+) -> Provenance:
+    """What all rows of a shard have in common.
 
     Args:
-        store: of the run folder.
         run: the run.
-        attempt: this try.
-        outcomes: one per planned item of the shard, in plan order.
-        scratch: where the encoded pictures lie under their names.
-        stats: times; counts are added here.
-        device: what rendered it.
-
-    Returns:
-        The commit of the shard, and whether this attempt wrote it. Where another attempt was first,
-        the work of this one is discarded.
+        attempt_id: of this attempt.
+        device_name: of the device that rendered it.
+        plan_digest: of the generation that planned the shard; None is the run's own.
     """
-    finished_at = datetime.now(UTC).isoformat(timespec="seconds")
-    provenance = Provenance(
+    return Provenance(
         model_id=run.model_id,
         model_revision=run.model_revision,
         fingerprint=run.fingerprint,
-        plan_digest=run.plan_digest,
+        plan_digest=plan_digest or run.plan_digest,
         volatile={
             "worker": worker_name(),
-            "device_name": device,
-            "finished_at": finished_at,
-            "attempt_id": attempt.attempt_id,
+            "device_name": device_name,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attempt_id": attempt_id,
             "versions": json.dumps(versions(), sort_keys=True),
         },
     )
-    tar_path = write_tar(scratch / f"{attempt.shard}.tar", outcomes, scratch, provenance)
-    parquet = write_metadata(outcomes, provenance)
-    check_shard(tar_path, parquet, outcomes, run.plan_digest)
 
+
+def pack_shard(
+    attempt: Attempt,
+    outcomes: Sequence[Outcome],
+    provenance: Provenance,
+    scratch: Path,
+    stats: ShardStats,
+) -> PackedShard:
+    """Writes a rendered shard's files and its commit, and checks them; no store is needed.
+
+    Args:
+        attempt: this try.
+        outcomes: one per planned item of the shard, in plan order.
+        provenance: what all rows have in common.
+        scratch: where the encoded pictures lie under their names.
+        stats: times; counts are added here.
+
+    Raises:
+        ScratchFull: the files cannot be written, or not be read back as they were written.
+    """
+    folder = scratch / "packed"
+    try:
+        folder.mkdir()
+        tar_path = write_tar(folder / "shard.tar", outcomes, scratch, provenance)
+        parquet = write_metadata(outcomes, provenance)
+        check_shard(tar_path, parquet, outcomes, provenance.plan_digest)
+        return _declared(attempt, outcomes, provenance, tar_path, parquet, folder, stats)
+    except OSError as error:
+        raise ScratchFull(f"{folder} cannot be written ({error.strerror})") from error
+
+
+def _declared(
+    attempt: Attempt,
+    outcomes: Sequence[Outcome],
+    provenance: Provenance,
+    tar_path: Path | None,
+    parquet: bytes,
+    folder: Path,
+    stats: ShardStats,
+) -> PackedShard:
+    """The files under their names, with the commit that declares them."""
     tar = None
     if tar_path is not None:
-        tar = _stored_file(attempt.shard, "tar", tar_path.stat().st_size, _file_sha256(tar_path))
-        store.put(tar.name, tar_path)
+        tar = _stored_file(attempt.shard, "tar", tar_path.stat().st_size, file_sha256(tar_path))
     sha256 = hashlib.sha256(parquet).hexdigest()
     part = _stored_file(attempt.shard, "parquet", len(parquet), sha256)
-    store.put(part.name, parquet)
     commit = Commit(
         shard=attempt.shard,
         attempt_id=attempt.attempt_id,
-        plan_digest=run.plan_digest,
+        plan_digest=provenance.plan_digest,
         content_digest=content_digest(outcomes),
         tar=tar,
         parquet=part,
         counts=count(outcomes),
         stats=stats.model_copy(update=_counted(outcomes)),
-        worker=worker_name(),
-        finished_at=finished_at,
+        worker=provenance.volatile["worker"],
+        finished_at=provenance.volatile["finished_at"],
     )
-    if store.put_if_absent(commit_name(attempt.shard), commit.to_bytes()):
-        return commit, True
-    winner = find_commit(store, attempt.shard)
-    if winner is None:
-        raise RunFolderError(
-            f"{commit_name(attempt.shard)} was refused by the store and is not there: does another "
-            "program delete files of this run folder? Run the job again"
-        )
-    return winner, False
+    packed = PackedShard(commit, folder, provenance.fingerprint)
+    if tar_path is not None and tar is not None:
+        tar_path.rename(packed.path_of(tar))
+    packed.path_of(part).write_bytes(parquet)
+    return packed
 
 
 def write_tar(
@@ -156,7 +181,7 @@ def check_shard(
     """Reads both files back and holds them to the plan and to what was rendered.
 
     Raises:
-        ScratchError: what was read back is not what was written.
+        ScratchFull: what was read back is not what was written.
         RunFolderError: the metadata is not that of the planned items.
     """
     found = _member_hashes(tar_path) if tar_path is not None else {}
@@ -164,9 +189,9 @@ def check_shard(
     outputs = [output for outcome in outcomes for output in outcome.outputs]
     samples = {f"{outcome.item.key}.json" for outcome in outcomes if outcome.problem is None}
     if images != {output.name: output.sha256 for output in outputs}:
-        raise ScratchError(f"{tar_path} does not hold the pictures that were rendered")
+        raise ScratchFull(f"{tar_path} does not hold the pictures that were rendered")
     if found.keys() - images.keys() != samples:
-        raise ScratchError(f"{tar_path} does not hold one JSON file for each picture")
+        raise ScratchFull(f"{tar_path} does not hold one JSON file for each picture")
     items = [outcome.item for outcome in outcomes]
     name = "the metadata of the shard"
     read_metadata(parquet, name, items, plan_digest=plan_digest, way_out="run the job again")
@@ -207,7 +232,8 @@ def _stored_file(shard: str, extension: str, num_bytes: int, sha256: str) -> Sto
     return StoredFile(name=data_name(shard, sha256, extension), bytes=num_bytes, sha256=sha256)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -219,7 +245,7 @@ def _member_hashes(tar_path: Path) -> dict[str, str]:
         try:
             members = list(read_members(file, tar_path.stat().st_size))
         except TarDamaged as error:
-            raise ScratchError(f"{tar_path} cannot be read back ({error})") from None
+            raise ScratchFull(f"{tar_path} cannot be read back ({error})") from None
         for member in members:
             file.seek(member.offset)
             hashes[member.name] = hashlib.sha256(file.read(member.size)).hexdigest()

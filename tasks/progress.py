@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
+from tasks.faults import Stopped
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -25,10 +27,6 @@ class Snapshot:
     failed: int = 0
     shards: int = 0
     begun: frozenset[str] = frozenset()
-
-
-class Stopped(RuntimeError):
-    """The user or the machine asked this process to stop; its current shard is given up."""
 
 
 class ProgressBoard:

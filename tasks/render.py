@@ -1,356 +1,312 @@
-"""Renders one shard: fetch, decode, optimise, encode, commit. A committed shard is not rendered."""
+"""Renders the items of a shard: a plain function that knows no store of runs and no Prefect.
+
+Every item ends in exactly one outcome, and an item that fails does not affect its neighbours.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import random
-import time
-import traceback
-import uuid
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 
 from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
-from ad_lib.decoding import decoded_image
-from ad_lib.errors import ImageError, NumericsError, RequestError
-from ad_lib.measure import measure
-from ad_lib.metrics import phash
-from ad_lib.requests import Request, fit_role
-from infra.store import ObjectNotFound, Store, StoreError
-from manifests.commits import Commit, RunRecord, ShardStats
-from manifests.errors import RunFolderError
+from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
+from ad_lib.errors import RequestError
+from ad_lib.requests import Request
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
-from manifests.job import Compute, Job, Output
-from manifests.outcomes import Outcome, OutputFile
+from manifests.outcomes import Outcome
 from manifests.quality import Quality
-from tasks.commit import Attempt, commit_shard, record_failure
+from tasks.decode import Loaded, load_pictures
+from tasks.encode import Rendered, finished_outcome
 from tasks.environment import device_name
-from tasks.models import warm_backbone
-from tasks.preflight import UNREADABLE, input_bytes
-from tasks.progress import Stopped, board
-from tasks.requests import request_of, settings_of, unsupported
-from tasks.run_folder import find_commit, load_plan, open_run, recorded_job
-from tasks.scratch import scratch_folder
-
-RETRY_SECONDS = (5.0, 30.0, 120.0)
-"""Waits between the tries of a shard whose store does not answer."""
+from tasks.faults import DeviceFault, FreshDeviceNeeded, Stopped
+from tasks.models import ModelCache, free_memory
+from tasks.problems import problem_of
+from tasks.requests import request_of, unsupported
+from tasks.shard_work import ShardWork, Watch
 
 LOOKAHEAD = 2
 """Batches that are fetched and decoded while another batch renders."""
 
-T = TypeVar("T")
-Loaded = Image.Image | Problem
 
+def render_shard(work: ShardWork, models: ModelCache, watch: Watch) -> None:
+    """Renders what a shard still lacks; the encoded pictures become files of `work.scratch`.
 
-@dataclass(frozen=True)
-class Rendered:
-    """A picture with what was asked for."""
-
-    request: Request
-    result: Result
-
-
-def render_patiently(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
-    """Renders a shard as `render_shard` does, and tries again where the store did not answer.
-
-    Raises:
-        Stopped: somebody asked this process to stop.
-        StoreError: the store refuses, or did not answer after the last wait either.
-    """
-    for seconds in RETRY_SECONDS:
-        try:
-            return render_shard(run_uri, shard, compute)
-        except StoreError as error:
-            if not error.transient:
-                raise
-            board.wait(seconds * random.uniform(1, 1.5))
-    return render_shard(run_uri, shard, compute)
-
-
-def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
-    """Renders a shard and commits it; a committed one is returned as it is.
+    Items of `work.alone` come first, each with nothing else in the pipeline; then the others in
+    batches of equal size. Rejected items are rendered again with their next seed.
 
     Args:
-        run_uri: the run folder.
-        shard: which of its shards.
-        compute: batch size, device and threads (`manifests.job.Compute`); they may differ from
-            those of the plan.
-
-    Returns:
-        The shard's name, its counts, and whether somebody else committed it first.
+        work: what to render, and where.
+        models: of this device.
+        watch: told what happens, by one thread at a time.
 
     Raises:
-        Stopped: somebody asked this process to stop.
-        StoreError: the store refuses or does not answer.
+        Stopped: `watch.should_stop` said so.
+        WorkerFault: the machine's fault.
+        StoreError: an input's store does not answer.
+        BackboneError, RunFolderError: the model is not here, or is not the planned one.
+        FreshDeviceNeeded: all other items have their outcomes.
     """
-    board.begin(shard)
-    store, run = open_run(run_uri)
-    if found := find_commit(store, shard):
-        return _summary(found, rendered=False)
-    attempt = Attempt(shard, uuid.uuid4().hex)
+    backbone = _loaded_backbone(work, models, watch)
+    watch.phase("rendering")
+    shard = _Shard(work, backbone, models, watch)
+    shard.render()
+    if shard.starved:
+        raise FreshDeviceNeeded([item.item_id for item in work.items if item in shard.starved])
+
+
+def _loaded_backbone(work: ShardWork, models: ModelCache, watch: Watch) -> Backbone:
+    if not models.holds(work.model, work.device):
+        watch.phase("loading")
     try:
-        commit, won = _render_and_commit(store, run, attempt, Compute.model_validate(compute))
-    except Stopped:
-        raise
+        backbone, seconds = models.backbone(work.model, work.device)
     except Exception as error:
-        with suppress(StoreError, RunFolderError):
-            record_failure(store, attempt, traceback.format_exception_only(error)[-1])
+        if is_out_of_memory(error) or is_device_failure(error):
+            message = f"the model cannot be loaded onto {work.device}: {error}"
+            raise DeviceFault(message.partition("\n")[0][:500]) from error
         raise
-    board.committed(commit.counts.ok, commit.counts.failed)
-    return _summary(commit, rendered=won)
+    watch.loaded(seconds, device_name(str(backbone.device)))
+    return backbone
 
 
-def _summary(commit: Commit, *, rendered: bool) -> dict[str, Any]:
-    return {"shard": commit.shard, **commit.counts.model_dump(), "rendered": rendered}
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """An item, the number of its retry, and the seconds that earlier ones took."""
 
-
-def _render_and_commit(
-    store: Store, run: RunRecord, attempt: Attempt, compute: Compute
-) -> tuple[Commit, bool]:
-    job = recorded_job(run)
-    items = load_plan(store, run).items(attempt.shard)
-    backbone, load_seconds = warm_backbone(
-        run.model_id,
-        revision=run.model_revision,
-        config=run.model_config_id,
-        controlnet=run.controlnet_id,
-        dtype=job.backbone.dtype,
-        device=compute.device,
-    )
-    with scratch_folder() as scratch:
-        shard = ShardWork(backbone, job, compute, scratch)
-        outcomes = shard.outcomes(items)
-        stats = ShardStats(
-            load_seconds=load_seconds,
-            render_seconds=sum(outcome.seconds or 0.0 for outcome in outcomes),
-            encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
-        )
-        device = device_name(str(backbone.device))
-        return commit_shard(store, run, attempt, outcomes, shard.scratch, stats, device)
-
-
-@dataclass(frozen=True)
-class ShardWork:
-    """Renders the items of a shard; the encoded pictures are files of `scratch`, named by key."""
-
-    backbone: Backbone
-    job: Job
-    compute: Compute
-    scratch: Path
+    item: Item
+    retry: int
+    seconds: float = 0.0
 
     @property
-    def quality(self) -> Quality:
-        """The bounds on figures; without bounds every picture is kept."""
-        return self.job.quality or Quality()
+    def seed(self) -> int:
+        return seed_of(self.item.item_id, self.retry) if self.retry else self.item.seed
 
-    def outcomes(self, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome per item, in order; rejected items are rendered again with the next seed."""
-        found = dict(zip(items, self._attempt(items, retry=0), strict=True))
-        for retry in range(1, self.quality.retries + 1):
-            rejected = [item for item, outcome in found.items() if _is_rejected(outcome)]
-            for item, outcome in zip(rejected, self._attempt(rejected, retry), strict=True):
-                found[item] = _after(found[item], outcome)
-        return list(found.values())
+    @property
+    def is_first(self) -> bool:
+        return self.retry == self.item.first_retry
 
-    def _attempt(self, items: Sequence[Item], retry: int) -> list[Outcome]:
-        """Renders every item once, in batches; the next batches are loaded meanwhile."""
-        size = self.compute.batch_size
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        with ThreadPoolExecutor(self.compute.io_threads) as pool:
-            loaded = _ahead(self._load_batch, batches, pool)
-            encoding: list[Future[Outcome]] = []
-            for batch, images in zip(batches, loaded, strict=True):
-                for item, rendered in self._render_batch(batch, images, retry):
-                    encoding.append(pool.submit(self._outcome, item, rendered, retry))
-            return [future.result() for future in encoding]
+    def next(self, seconds: float) -> _Try:
+        return _Try(self.item, self.retry + 1, seconds)
 
-    def _load_batch(self, batch: Sequence[Item]) -> dict[Input, Loaded]:
-        """The pictures of a batch, each read once and brought to the size at which it is used."""
-        wanted = {image: item for item in batch if item.problem is None for image in item.inputs}
-        return {image: self._load(image, item) for image, item in wanted.items()}
 
-    def _load(self, image: Input, item: Item) -> Loaded:
-        """A picture at the size at which it is used; memory is shared as in preflight."""
+class _Shard:
+    """The items of a shard on their way through decoding, rendering and encoding.
+
+    Attributes:
+        batch_size: items rendered together at most; falls when they do not fit into memory.
+        starved: items that ran out of memory on a device that was not fresh and theirs alone.
+    """
+
+    def __init__(
+        self, work: ShardWork, backbone: Backbone, models: ModelCache, watch: Watch
+    ) -> None:
+        self.work = work
+        self.backbone = backbone
+        self.models = models
+        self.watch = watch
+        self.batch_size = work.batch_size
+        self.starved: set[Item] = set()
+        self._telling = threading.Lock()
+
+    def render(self) -> None:
+        by_id = {item.item_id: item for item in self.work.items}
+        alone = [by_id[item_id] for item_id in self.work.alone]
+        for item in alone:
+            self._render_alone(item)
+        tries = [_first_try(item) for item in self.work.items if item not in alone]
+        while tries:
+            tries = self._render_round(tries)
+
+    def _render_alone(self, item: Item) -> None:
+        """Renders an item with nothing else in the pipeline, retries included."""
+        on_fresh_device = self.models.is_fresh
+        one: _Try | None = _first_try(item)
+        while one is not None:
+            self._begin([one], alone=True)
+            (rendered,) = self._render_batch([one], self._load([one]))
+            one = self._conclude(one, rendered, is_final=on_fresh_device)
+
+    def _render_round(self, tries: Sequence[_Try]) -> list[_Try]:
+        """Renders every item once, in batches; returns the tries that follow rejections."""
+        pool = ThreadPoolExecutor(self.work.io_threads, thread_name_prefix="pictures")
         try:
-            with input_bytes(image) as data:
-                return self._decoded(image, data, item)
-        except (ObjectNotFound, FileNotFoundError):
-            message = f"{image.full_uri} was there when it was planned and is gone"
-            return Problem(ErrorClass.INPUT_MISSING, message)
-        except UNREADABLE as error:
-            return Problem(ErrorClass.INPUT_MISSING, str(error))
-        except ImageError as error:
-            return Problem(ErrorClass(error.kind), f"{image.full_uri}: {error}")
-        except RequestError as error:
-            return unsupported(error)
+            concluding: deque[Future[_Try | None]] = deque()
+            again: list[_Try | None] = []
+            for batch, images in self._loaded_ahead(tries, pool):
+                for one, rendered in zip(batch, self._render_batch(batch, images), strict=True):
+                    concluding.append(pool.submit(self._conclude, one, rendered, is_final=False))
+                while len(concluding) > self._most_waiting():
+                    again.append(concluding.popleft().result())
+            again += [future.result() for future in concluding]
+            return [one for one in again if one is not None]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _decoded(self, image: Input, data: bytes, item: Item) -> Loaded:
-        if hashlib.sha256(data).hexdigest() != image.sha256:
-            message = f"{image.full_uri} has changed since it was planned; plan a new run"
-            return Problem(ErrorClass.INPUT_MISSING, message)
-        with decoded_image(data, max_pixels=self.job.limits.max_pixels) as picture:
-            return fit_role(image.role, picture, item.width, item.height, settings_of(item))
+    def _most_waiting(self) -> int:
+        """How many pictures may wait to be encoded; each holds memory."""
+        return 2 * (self.work.io_threads + self.batch_size)
+
+    def _loaded_ahead(
+        self, tries: Sequence[_Try], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Sequence[_Try], Mapping[Input, Loaded]]]:
+        """The batches with their pictures, a few of them loaded ahead in the pool."""
+        waiting: deque[tuple[Sequence[_Try], Future[dict[Input, Loaded]]]] = deque()
+        for batch in _batches(tries, self.batch_size):
+            self._begin(batch, alone=False)
+            waiting.append((batch, pool.submit(self._load, batch)))
+            if len(waiting) > LOOKAHEAD:
+                first, loaded = waiting.popleft()
+                yield first, loaded.result()
+        for batch, loaded in waiting:
+            yield batch, loaded.result()
+
+    def _begin(self, batch: Sequence[_Try], *, alone: bool) -> None:
+        self._check_stop()
+        with self._telling:
+            self.watch.begin([one.item.item_id for one in batch], alone=alone)
+
+    def _load(self, batch: Sequence[_Try]) -> dict[Input, Loaded]:
+        items = [one.item for one in batch]
+        return load_pictures(items, max_pixels=self.work.job.limits.max_pixels)
 
     def _render_batch(
-        self, batch: Sequence[Item], images: dict[Input, Loaded], retry: int
-    ) -> Iterator[tuple[Item, Rendered | Problem]]:
-        """Each item with its result or its problem; an item that fails does not affect others."""
-        asked = {item: _asked(item, images, retry) for item in batch}
-        requests = {
-            item: request for item, request in asked.items() if isinstance(request, Request)
-        }
-        results = self._render(requests, counted=retry == 0)
-        for item, request in asked.items():
-            if isinstance(request, Problem):
-                yield item, request
-                continue
-            result = results[item]
-            yield item, result if isinstance(result, Problem) else Rendered(request, result)
+        self, batch: Sequence[_Try], images: Mapping[Input, Loaded]
+    ) -> list[Rendered | Problem]:
+        """What becomes of each item of a batch, in order."""
+        asked = {one: _asked(one, images) for one in batch}
+        requests = {one: found for one, found in asked.items() if isinstance(found, Request)}
+        results: dict[_Try, Result | Problem] = {}
+        while len(results) < len(requests):
+            rest = [one for one in requests if one not in results]
+            chosen = {one: requests[one] for one in rest[: self.batch_size]}
+            results |= self._render_together(chosen)
+        return [_rendered(asked[one], results.get(one)) for one in batch]
 
-    def _render(
-        self, requests: dict[Item, Request], *, counted: bool
-    ) -> dict[Item, Result | Problem]:
+    def _render_together(self, requests: dict[_Try, Request]) -> dict[_Try, Result | Problem]:
         """Renders items together; where that fails, in halves, until the failing item is alone."""
-        if not requests:
-            return {}
-        items = list(requests)
+        tries = list(requests)
+        advancing = sum(one.is_first for one in tries) / len(tries)
         try:
             results = render(
                 self.backbone,
                 list(requests.values()),
-                batch_size=len(items),
-                on_step_end=lambda count, steps: board.advance(counted * count / steps),
+                batch_size=len(tries),
+                on_step_end=lambda count, steps: self._advance(advancing * count / steps),
             )
-            return dict(zip(items, results, strict=True))
-        except Stopped:
-            raise
-        except (RuntimeError, ArithmeticError, MemoryError, RequestError) as error:
-            problem = _render_problem(error)
-        if len(items) == 1:
-            return {items[0]: problem}
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        found: dict[Item, Result | Problem] = {}
-        middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
-            found |= self._render({item: requests[item] for item in half}, counted=counted)
+            self.models.is_fresh = False
+            return dict(zip(tries, results, strict=True))
+        except BaseException as error:
+            problem = self._problem_of(error)
+        free_memory()
+        if len(tries) == 1:
+            return {tries[0]: problem}
+        found: dict[_Try, Result | Problem] = {}
+        middle = len(tries) // 2
+        for half in (tries[:middle], tries[middle:]):
+            found |= self._render_together({one: requests[one] for one in half})
+        if _is_out_of_memory(problem) and not any(map(_is_out_of_memory, found.values())):
+            self._fitted(len(tries) - middle)
         return found
 
-    def _outcome(self, item: Item, rendered: Rendered | Problem, retry: int) -> Outcome:
-        """What became of an item: measured, held to the bounds of the job, and encoded."""
+    def _problem_of(self, error: BaseException) -> Problem:
+        problem = problem_of(error)
+        if isinstance(error, RuntimeError) and not answers(self.backbone.device):
+            raise DeviceFault(f"{self.work.device} does not answer: {problem.message}") from error
+        return problem
+
+    def _fitted(self, batch_size: int) -> None:
+        """A batch that was too large has fitted in parts of this size."""
+        self.batch_size = min(self.batch_size, batch_size)
+        with self._telling:
+            self.watch.fitted(self.batch_size)
+
+    def _advance(self, items: float) -> None:
+        self._check_stop()
+        with self._telling:
+            self.watch.advance(items)
+
+    def _check_stop(self) -> None:
+        if self.watch.should_stop():
+            raise Stopped("stopped; run the same command again to finish")
+
+    def _conclude(self, one: _Try, rendered: Rendered | Problem, *, is_final: bool) -> _Try | None:
+        """Measures, encodes and tells the outcome; of a rejected item, returns the next try.
+
+        Args:
+            one: the try.
+            rendered: its picture, or its problem.
+            is_final: whether running out of memory is the item's own fault.
+        """
+        outcome = self._outcome(one, rendered)
+        problem = outcome.problem
+        retries = (self.work.job.quality or Quality()).retries
+        if (
+            problem is not None
+            and problem.error_class == ErrorClass.REJECTED
+            and one.retry < one.item.first_retry + retries
+        ):
+            return one.next(outcome.seconds or one.seconds)
+        if _is_out_of_memory(problem) and one.item.problem is None and not is_final:
+            self.starved.add(one.item)
+            return None
+        with self._telling:
+            self.watch.finish(outcome)
+        return None
+
+    def _outcome(self, one: _Try, rendered: Rendered | Problem) -> Outcome:
         if isinstance(rendered, Problem):
-            return Outcome(item, problem=rendered, retries=retry)
-        started = time.perf_counter()
-        result = rendered.result
-        outcome = Outcome(
-            item,
-            degraded=result.degraded,
-            metrics=_figures(rendered),
-            phash=phash(result.image),
-            retries=retry,
-            seconds=result.seconds,
-            peak_memory_bytes=result.peak_memory_bytes,
-        )
-        if reason := self.quality.rejection(outcome.metrics):
-            return replace(outcome, problem=Problem(ErrorClass.REJECTED, reason))
-        file = self._encoded(item, result.image)
-        return replace(outcome, outputs=(file,), encode_seconds=time.perf_counter() - started)
-
-    def _encoded(self, item: Item, image: Image.Image) -> OutputFile:
-        name = f"{item.key}.{self.job.output.codec}"
-        data = encode_image(image, self.job.output)
-        (self.scratch / name).write_bytes(data)
-        return OutputFile(name, hashlib.sha256(data).hexdigest(), len(data), *image.size)
+            return Outcome(one.item, problem=rendered, retries=one.retry)
+        try:
+            outcome = finished_outcome(one.item, rendered, self.work.job, self.work.scratch)
+        except BaseException as error:
+            return Outcome(one.item, problem=problem_of(error), retries=one.retry)
+        seconds = one.seconds + (outcome.seconds or 0.0)
+        return replace(outcome, retries=one.retry, seconds=seconds)
 
 
-def encode_image(image: Image.Image, output: Output) -> bytes:
-    """The bytes of an output file; the same picture gives the same bytes."""
-    file = io.BytesIO()
-    if output.codec == "png":
-        image.save(file, "PNG", compress_level=6)
-    elif output.codec == "webp":
-        lossless = output.quality is None
-        image.save(file, "WEBP", lossless=lossless, quality=output.quality or 75, method=4)
-    else:
-        image.save(file, "JPEG", quality=output.quality or 95, subsampling=0)
-    return file.getvalue()
+def _first_try(item: Item) -> _Try:
+    return _Try(item, item.first_retry)
 
 
-def _ahead(
-    function: Callable[[Sequence[Item]], T],
-    batches: Iterable[Sequence[Item]],
-    pool: ThreadPoolExecutor,
-) -> Iterator[T]:
-    """The function's results in order, a few of them computed ahead in the pool."""
-    waiting: deque[Future[T]] = deque()
-    for batch in batches:
-        waiting.append(pool.submit(function, batch))
-        if len(waiting) > LOOKAHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _batches(tries: Sequence[_Try], size: int) -> Iterator[Sequence[_Try]]:
+    """The tries in batches of pictures of one size, in order otherwise."""
+    by_size: dict[tuple[int, int], list[_Try]] = {}
+    for one in tries:
+        by_size.setdefault((one.item.width, one.item.height), []).append(one)
+    for alike in by_size.values():
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
 
 
-def _asked(item: Item, images: dict[Input, Loaded], retry: int) -> Request | Problem:
+def _asked(one: _Try, images: Mapping[Input, Loaded]) -> Request | Problem:
     """The request of an item, or why there is none."""
-    if item.problem is not None:
-        return item.problem
+    if one.item.problem is not None:
+        return one.item.problem
     pictures: dict[Input, Image.Image] = {}
-    for item_input in item.inputs:
+    for item_input in one.item.inputs:
         loaded = images[item_input]
         if isinstance(loaded, Problem):
             return loaded
         pictures[item_input] = loaded
     try:
-        return request_of(item, pictures, seed_of(item.item_id, retry) if retry else item.seed)
+        return request_of(one.item, pictures, one.seed)
     except RequestError as error:
         return unsupported(error)
 
 
-def _is_rejected(outcome: Outcome) -> bool:
-    return outcome.problem is not None and outcome.problem.error_class == ErrorClass.REJECTED
+def _rendered(asked: Request | Problem, result: Result | Problem | None) -> Rendered | Problem:
+    if isinstance(asked, Problem):
+        return asked
+    if result is None or isinstance(result, Problem):
+        return result or Problem(ErrorClass.CRASH, "it was not rendered")
+    return Rendered(asked, result)
 
 
-def _after(before: Outcome, retried: Outcome) -> Outcome:
-    """The outcome of a retry, with the time that all tries took."""
-    return replace(retried, seconds=(before.seconds or 0.0) + (retried.seconds or 0.0))
-
-
-def _render_problem(error: BaseException) -> Problem:
-    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in message.lower():
-        return Problem(ErrorClass.OOM, f"out of memory even alone: {message}"[:300])
-    if isinstance(error, RequestError):
-        return unsupported(error)
-    if isinstance(error, NumericsError):
-        return Problem(ErrorClass.NUMERICS, message[:300])
-    return Problem(ErrorClass.CRASH, f"{type(error).__name__}: {message}"[:300])
-
-
-def _figures(rendered: Rendered) -> dict[str, float]:
-    """The losses at the end of rendering, and what is measured of the picture."""
-    request, result = rendered.request, rendered.result
-    losses: dict[str, float] = {}
-    if result.style_losses:
-        losses = {
-            "style_loss_first": result.style_losses[0],
-            "style_loss": result.style_losses[-1],
-            "content_loss": result.content_losses[-1],
-        }
-    return losses | measure(
-        result.image,
-        styles=request.styles,
-        content=request.content,
-        reference_size=request.settings.reference_size,
-    )
+def _is_out_of_memory(found: object) -> bool:
+    return isinstance(found, Problem) and found.error_class == ErrorClass.OOM

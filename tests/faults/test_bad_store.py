@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.store import StoreBusy, StoreUnreachable, open_store
-from tasks.render import render_shard
+from tasks.one_shard import render_shard
 from tasks.report import publish
 from tests.audit import audit
 from tests.fault_proxy import Fault, FaultProxy

@@ -47,7 +47,7 @@ def wait_for(worker: BaseProcess) -> int | None:
 
 def render_and_die(run_uri: str, shard: str, when: When, name: str) -> None:
     """Renders a shard, and dies before, within or after the write of `name`."""
-    from tasks.render import render_shard
+    from tasks.one_shard import render_shard
 
     die_at(run_uri, when, name)
     render_shard(run_uri, shard, {"device": "cpu"})
@@ -78,7 +78,8 @@ def render_together(run_uri: str, shard: str, barrier: Any, outcomes: Any, other
     Args:
         other: encode otherwise, as another GPU would give other pixels.
     """
-    import tasks.render as rendering
+    import tasks.encode as encoding
+    from tasks.one_shard import render_shard
 
     store_class = type(open_store(run_uri))
     put_if_absent = store_class.put_if_absent
@@ -89,9 +90,9 @@ def render_together(run_uri: str, shard: str, barrier: Any, outcomes: Any, other
 
     store_class.put_if_absent = together  # type: ignore[method-assign]
     if other:
-        encode = rendering.encode_image
-        rendering.encode_image = lambda image, output: encode(image.rotate(180), output)
-    summary = rendering.render_shard(run_uri, shard, {"device": "cpu"})
+        encode = encoding.encode_image
+        encoding.encode_image = lambda image, output: encode(image.rotate(180), output)
+    summary = render_shard(run_uri, shard, {"device": "cpu"})
     outcomes.put((os.getpid(), summary))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from infra.store import Store, open_store
 from manifests.commits import Index
 from manifests.job import Job
+from tasks.one_shard import render_shard
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.render import render_shard
 from tasks.report import publish
 from tasks.resolving import resolve_job
 from tasks.run_folder import pending_shards

@@ -25,8 +25,8 @@ def home() -> Path:
 def make(folder: Path) -> None:
     """Makes the sound runs: four pictures to a run, one of which is damaged."""
     from manifests.job import load_job
+    from tasks.one_shard import render_shard
     from tasks.planning import plan_items, store_plan
-    from tasks.render import render_shard
     from tasks.report import publish
     from tasks.resolving import resolve_job
     from tasks.run_folder import load_plan, open_run, pending_shards
