@@ -1,5 +1,7 @@
 """The records of a run: run.json, one commit per shard, and the index that is derived from them.
 
+`counting` makes the index.
+
 Records that are read may be damaged or forged. Names, counts and digests are checked here; whether
 a file is what a record says about it is checked where the file is opened (`tasks/committed.py`).
 """
@@ -7,7 +9,7 @@ a file is what a record says about it is checked where the file is opened (`task
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +17,7 @@ from pydantic import Field, model_validator
 from manifests.errors import RunFolderError
 from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
-from manifests.outcomes import Outcome, digest_of_lines
+from manifests.outcomes import Outcome
 from manifests.plan import PLAN_NAME, SHARD_PATTERN, plan_name, sources_name
 from manifests.records import Count, Record, Seconds, Sha256, Words, read_record
 
@@ -26,6 +28,8 @@ REPORT_NAME = "report.html"
 RUN_SCHEMA_VERSION = 2
 """Of `run.json`. In 1, the first layout, the plan is `plan/plan.parquet`, precision and kind of
 device are not resolved, and the identity holds a digest of each source."""
+
+COMMIT_SCHEMA_VERSION = 2
 
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
@@ -173,11 +177,15 @@ class Commit(Record):
     """`commits/<shard>.json`: the one write that makes a shard exist.
 
     Attributes:
+        schema_version: 1 where a commit of the first layout says nothing.
         attempt_id: unique to the attempt that wrote it.
-        content_digest: sha256 over the keys and output hashes of the ok items.
+        plan_digest: of the generation that planned the shard.
+        content_digest: over the keys and output hashes of the ok items: their sum, which adds up
+            over shards; in the first layout a sha256 over lines, which does not.
         tar: None where no item is ok; there is no tar then.
     """
 
+    schema_version: Annotated[int, Field(strict=True, ge=1)] = COMMIT_SCHEMA_VERSION
     shard: ShardName
     attempt_id: Words
     plan_digest: Sha256
@@ -207,17 +215,40 @@ class Commit(Record):
 
 
 class IndexedShard(Record):
-    """A committed shard as the index lists it."""
+    """A committed shard as the index lists it.
+
+    Attributes:
+        superseded: planned anew by a later generation; its rows do not count.
+    """
 
     shard: str
     tar: StoredFile | None
     parquet: StoredFile
     counts: Counts
     content_digest: str
+    superseded: bool = False
+
+
+class IndexedGeneration(Record):
+    """A generation as the index lists it; number 0 is the run's own plan."""
+
+    number: Count
+    kind: str
+    plan_digest: str
+    num_items: Count
+    num_shards: Count
 
 
 class Index(Record):
-    """`index.json`: what has been committed so far; can be made again at any time."""
+    """`index.json`: what has been committed so far; can be made again at any time.
+
+    Attributes:
+        plan_digest: of the run's own plan; `generations` has those of the others.
+        content_digest: over the ok items that count, whatever shards they lie in.
+        complete: every planned shard that is not superseded is committed, and no item is pending.
+        counts, stats.errors: of items, each counted once; the other figures are of all shards that
+            are not superseded.
+    """
 
     fingerprint: str
     plan_digest: str
@@ -225,6 +256,7 @@ class Index(Record):
     complete: bool
     counts: Counts
     stats: ShardStats
+    generations: tuple[IndexedGeneration, ...] = ()
     shards: tuple[IndexedShard, ...]
 
 
@@ -262,43 +294,6 @@ def count(outcomes: Sequence[Outcome]) -> Counts:
     return Counts(planned=len(outcomes), ok=by_status[Status.OK], failed=by_status[Status.FAILED])
 
 
-def build_index(run: RunRecord, commits: Iterable[Commit]) -> Index:
-    """Adds up the commits of a run to its index.
-
-    Raises:
-        RunFolderError: a commit belongs to another plan, or there are more than were planned.
-    """
-    ordered = sorted(commits, key=lambda commit: commit.shard)
-    for commit in ordered:
-        if commit.plan_digest != run.plan_digest:
-            raise RunFolderError(
-                f"{commit_name(commit.shard)} belongs to another plan ({commit.plan_digest[:12]}…, "
-                f"this run has {run.plan_digest[:12]}…): move it away"
-            )
-    committed = sum((commit.counts for commit in ordered), Counts())
-    if committed.planned > run.num_items or len(ordered) > run.num_shards:
-        raise RunFolderError(
-            f"commits/ counts {committed.planned} items in {len(ordered)} shards, {RUN_NAME} only "
-            f"{run.num_items} in {run.num_shards}: move away the commits that are not of this run"
-        )
-    pending = run.num_items - committed.planned
-    counts = committed + Counts(planned=pending, pending=pending)
-    return Index(
-        fingerprint=run.fingerprint,
-        plan_digest=run.plan_digest,
-        content_digest=digest_of_lines(
-            f"{commit.shard} {commit.content_digest}" for commit in ordered
-        ),
-        complete=counts.pending == 0,
-        counts=counts,
-        stats=sum((commit.stats for commit in ordered), ShardStats()),
-        shards=tuple(
-            IndexedShard(**{name: getattr(commit, name) for name in IndexedShard.model_fields})
-            for commit in ordered
-        ),
-    )
-
-
 def read_run(data: bytes) -> RunRecord:
     """The run that `run.json` describes.
 
@@ -319,11 +314,19 @@ def read_commit(data: bytes, shard: str) -> Commit:
     """The commit of a shard.
 
     Raises:
-        RunFolderError: it is damaged, or another shard's.
+        RunFolderError: it is damaged, another shard's, or of a later version of stylefarm.
     """
     name = commit_name(shard)
     way_out = "restore it, or delete it and run the job again, which renders the shard anew"
+    version = read_record(_AnyVersion, data, name, way_out=way_out).schema_version
+    if isinstance(version, int) and version > COMMIT_SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
+            f"reads {COMMIT_SCHEMA_VERSION}): update stylefarm"
+        )
     commit = read_record(Commit, data, name, way_out=way_out)
+    if version is None:
+        commit = commit.model_copy(update={"schema_version": 1})
     if commit.shard != shard:
         raise RunFolderError(f"{name} is the commit of shard {commit.shard}: {way_out}")
     return commit

@@ -59,20 +59,35 @@ class Outcome:
 
 
 def content_digest(outcomes: Iterable[Outcome]) -> str:
-    """sha256 over the keys and output hashes; equal for runs that made the same files."""
+    """The digest of what the outcomes made; equal for runs that made the same files."""
     return content_digest_of(
         (outcome.item.key, output.sha256) for outcome in outcomes for output in outcome.outputs
     )
 
 
 def content_digest_of(made: Iterable[tuple[str, str]]) -> str:
-    """sha256 over the lines `<key> <output sha256>` in the order of keys."""
-    return digest_of_lines(f"{key} {sha256}" for key, sha256 in sorted(made))
+    """The sum modulo 2^256 of the sha256 of each `<key> <output sha256>`, in hex.
+
+    It does not depend on an order, and not on how the files were cut into shards.
+    """
+    total = 0
+    for key, sha256 in made:
+        total += int.from_bytes(hashlib.sha256(f"{key} {sha256}".encode()).digest(), "big")
+    return _in_hex(total)
 
 
-def digest_of_lines(lines: Iterable[str]) -> str:
-    """sha256 of the lines, each with its line end, in hex."""
+def add_digests(digests: Iterable[str]) -> str:
+    """The content digest of several parts together, none of which shares an item with another."""
+    return _in_hex(sum(int(digest, 16) for digest in digests))
+
+
+def _in_hex(total: int) -> str:
+    return f"{total % (1 << 256):064x}"
+
+
+def lines_digest_of(made: Iterable[tuple[str, str]]) -> str:
+    """sha256 over the lines `<key> <output sha256>` in their order: a commit's of the first layout."""
     total = hashlib.sha256()
-    for line in lines:
-        total.update(f"{line}\n".encode())
+    for key, sha256 in sorted(made):
+        total.update(f"{key} {sha256}\n".encode())
     return total.hexdigest()

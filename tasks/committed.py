@@ -1,4 +1,4 @@
-"""What do the committed shards of a run hold, and is it what their commits say?
+"""What do the committed shards of a run hold, is it what their commits say, and what of it counts?
 
 Where a file is missing or damaged, a RunFolderError names it and says how its shard can be rendered
 again.
@@ -8,46 +8,150 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from infra.store import Store
-from manifests.commits import Commit, RunRecord, render_again
+from manifests.commits import Commit, Index, RunRecord, render_again
+from manifests.counting import (
+    Counted,
+    build_index,
+    count_items,
+    refuse_foreign_commits,
+    superseded_shards,
+)
 from manifests.errors import RunFolderError
 from manifests.items import Item, Status
-from manifests.outcomes import content_digest_of
-from manifests.plan_table import PlanFile
+from manifests.outcomes import content_digest_of, lines_digest_of
 from manifests.schema import read_metadata
-from tasks.run_folder import load_plan, read_commits, read_file
+from tasks.run_folder import find_generations, read_commits, read_file
+from tasks.run_plan import RunPlan, open_plan
 
 Row = dict[str, Any]
 
 
-def sound_commits(store: Store, run: RunRecord, plan: PlanFile) -> dict[str, Commit]:
+@dataclass(frozen=True)
+class Committed:
+    """The committed shards of a run, and which of their rows count; made by `open_committed`.
+
+    Attributes:
+        plan: what is planned.
+        commits: every commit, by shard.
+    """
+
+    plan: RunPlan
+    commits: Mapping[str, Commit]
+
+    @cached_property
+    def live(self) -> dict[str, Commit]:
+        """The commits of shards that are not superseded, in plan order."""
+        return {
+            shard: self.commits[shard] for shard in self.plan.shards if shard in self.commits
+        }
+
+    @cached_property
+    def counted(self) -> Counted:
+        """The items of the run, each counted once."""
+        gone = superseded_shards(self.plan.generations)
+        return count_items(
+            self.commits.values(), self.plan.contested, gone, self._rows, with_digest=False
+        )
+
+    def counting_rows(self, shard: str) -> Iterator[tuple[Row, Item]]:
+        """The rows of a live shard that count, each with its item, in plan order.
+
+        Raises:
+            RunFolderError: its Parquet part is damaged, or does not say what its commit says.
+        """
+        items = self.plan.items(shard)
+        rows = shard_rows(self.plan.store, self.commits[shard], items)
+        for row, item in zip(rows, items, strict=True):
+            is_contested = item.item_id in self.plan.contested
+            if not is_contested or self.counted.row_in.get(item.item_id) == shard:
+                yield row, item
+
+    def index(self) -> Index:
+        """The index as the commits say now, whatever `index.json` says.
+
+        Raises:
+            RunFolderError: a commit is damaged, or not of this run.
+        """
+        generations, contested = self.plan.generations, self.plan.contested
+        return build_index(
+            self.plan.run,
+            self.commits.values(),
+            self._rows,
+            generations=generations,
+            contested=contested,
+        )
+
+    def _rows(self, commit: Commit) -> list[Row]:
+        return shard_rows(self.plan.store, commit, self.plan.items(commit.shard))
+
+
+def open_committed(store: Store, run: RunRecord) -> Committed:
+    """The committed shards of a run, after the sizes of all their files were compared.
+
+    Raises:
+        RunFolderError: a record or a file of the run is damaged, missing, or not of this run.
+    """
+    plan = open_plan(store, run)
+    return Committed(plan, sound_commits(plan))
+
+
+def current_index(store: Store, run: RunRecord) -> Index:
+    """The index as the commits say now, whatever `index.json` says.
+
+    Plans and rows are read only where commits do not add up: in runs of several generations, and
+    of the first layout.
+
+    Raises:
+        RunFolderError: a commit is damaged, or not of this run.
+    """
+    commits = read_commits(store)
+    generations = find_generations(store, run)
+    if not generations and all(commit.schema_version > 1 for commit in commits.values()):
+        return build_index(run, commits.values(), lambda commit: [])
+    refuse_foreign_commits(run, generations, commits.values())
+    plan = open_plan(store, run)
+    _refuse_unplanned(plan, commits)
+    return Committed(plan, commits).index()
+
+
+def sound_commits(plan: RunPlan) -> dict[str, Commit]:
     """Every commit of a run, by shard, after the sizes of all committed files were compared.
 
-    This needs one listing of `data/`; the files are not read.
+    This needs one listing of `data/`; the files are not read. Files of superseded shards may be
+    missing.
 
     Raises:
         RunFolderError: a commit or a file is damaged, missing, or not of this plan.
     """
-    commits = read_commits(store)
-    shards = plan.shards
-    sizes = {found.key: found.size for found in store.list("data/")} if commits else {}
+    commits = read_commits(plan.store)
+    _refuse_unplanned(plan, commits)
+    sizes = {found.key: found.size for found in plan.store.list("data/")} if commits else {}
     for shard, commit in commits.items():
-        if shard not in shards or commit.plan_digest != run.plan_digest:
+        for file in commit.files if shard in plan.shards else ():
+            _check_size(shard, file.name, file.bytes, sizes)
+    return commits
+
+
+def _refuse_unplanned(plan: RunPlan, commits: Mapping[str, Commit]) -> None:
+    for shard, commit in commits.items():
+        planned = plan.every_shard.get(shard)
+        if planned is None or commit.plan_digest != plan.reference(shard).plan_digest:
             raise RunFolderError(
                 f"commits/{shard}.json does not belong to this run, which has no such shard in its "
                 "plan: move it away"
             )
-        if commit.counts.planned != shards[shard].num_items:
+        if commit.counts.planned != planned.num_items:
             raise RunFolderError(
                 f"commits/{shard}.json is damaged (it counts {commit.counts.planned} items, "
-                f"{shards[shard].num_items} were planned): {render_again(shard)}"
+                f"{planned.num_items} were planned): {render_again(shard)}"
             )
-        for file in commit.files:
-            _check_size(shard, file.name, file.bytes, sizes)
-    return commits
 
 
 def _check_size(shard: str, name: str, wanted: int, sizes: Mapping[str, int]) -> None:
@@ -76,7 +180,8 @@ def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
     made = [(row["key"], output["sha256"]) for row in rows for output in row["outputs"]]
     if any(counts[status] != number for status, number in told.items()):
         raise RunFolderError(f"{name} is damaged (its counts are not its commit's): {way_out}")
-    if content_digest_of(made) != commit.content_digest:
+    digest_of = lines_digest_of if commit.schema_version == 1 else content_digest_of
+    if digest_of(made) != commit.content_digest:
         raise RunFolderError(
             f"{name} is damaged (its content_digest is not its commit's): {way_out}"
         )
@@ -87,13 +192,14 @@ def failed_rows(store: Store, run: RunRecord, most: int) -> list[Row]:
     """The rows of the first failed items of a run, `most` at most.
 
     Raises:
-        RunFolderError: the plan or a committed file is damaged.
+        RunFolderError: a plan or a committed file is damaged.
     """
-    plan = load_plan(store, run)
-    commits = sound_commits(store, run, plan)
-    rows: list[Row] = []
-    for shard in plan.shards:
-        if shard in commits and commits[shard].counts.failed and len(rows) < most:
-            found = shard_rows(store, commits[shard], plan.items(shard))
-            rows += [row for row in found if row["status"] == Status.FAILED]
-    return rows[:most]
+    committed = open_committed(store, run)
+    failed = (
+        row
+        for shard, commit in committed.live.items()
+        if commit.counts.failed
+        for row, _ in committed.counting_rows(shard)
+        if row["status"] == Status.FAILED
+    )
+    return list(islice(failed, most))

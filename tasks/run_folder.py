@@ -24,12 +24,18 @@ from manifests.commits import (
     Commit,
     Index,
     RunRecord,
-    build_index,
     commit_name,
     read_commit,
     read_run,
 )
 from manifests.errors import RunFolderError
+from manifests.generations import (
+    Generation,
+    generation_name,
+    number_of,
+    read_generation,
+    refuse_gaps,
+)
 from manifests.plan import SHARD_PATTERN
 from manifests.records import MAX_RECORD_BYTES, first_problem, read_record
 
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from manifests.job import Job
     from manifests.plan import PlannedShard
     from manifests.plan_table import PlanFile
+    from tasks.run_plan import RunPlan
 
 MAX_COMMIT_BYTES = 1 << 20
 MAX_NOTE_BYTES = 1 << 16
@@ -45,7 +52,7 @@ MAX_NOTE_BYTES = 1 << 16
 PIECE_BYTES = 16 << 20
 """How much of a plan is in memory while it is copied."""
 
-FOLDERS = ("attempts", "commits", "data", "plan")
+FOLDERS = ("attempts", "commits", "data", "generations", "plan", "sources")
 """The folders that we write into; `run.json` and the derived files lie beside them."""
 
 _READERS = 16
@@ -127,6 +134,24 @@ def recorded_job(run: RunRecord) -> Job:
                 f"{RUN_NAME} is damaged ({name} of its job is not that of its identity): {way_out}"
             )
     return job
+
+
+def find_generations(store: Store, run: RunRecord, *, known: int = 0) -> tuple[Generation, ...]:
+    """The generations after the first, in order; only those after the first `known` are read.
+
+    Raises:
+        RunFolderError: one is missing, damaged, or not of this run.
+    """
+    names = (found.key for found in store.list("generations/"))
+    numbers = sorted(number for name in names if (number := number_of(name)))
+    refuse_gaps(numbers)
+
+    def read(number: int) -> Generation:
+        data = store.get_range(generation_name(number), 0, MAX_RECORD_BYTES + 1)
+        return read_generation(data, number, run)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return tuple(pool.map(read, numbers[known:]))
 
 
 def load_plan(store: Store, reference: PlanReference, *, generation: int = 0) -> PlanFile:
@@ -231,14 +256,14 @@ def find_commit(store: Store, shard: str) -> Commit | None:
         return None
 
 
-def pending_shards(store: Store, plan: PlanFile) -> dict[str, PlannedShard]:
+def pending_shards(store: Store, plan: PlanFile | RunPlan) -> dict[str, PlannedShard]:
     """The planned shards without a commit, the longest first."""
     committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)}
     pending = (shard for name, shard in plan.shards.items() if name not in committed)
     return {shard.name: shard for shard in sorted(pending, key=lambda shard: -shard.cost_seconds)}
 
 
-def last_failures(store: Store, plan: PlanFile) -> dict[str, str]:
+def last_failures(store: Store, plan: PlanFile | RunPlan) -> dict[str, str]:
     """For each shard that is still pending, the error of its latest failed attempt.
 
     Where a note cannot be read, that is reported in the place of its error.
@@ -250,15 +275,6 @@ def last_failures(store: Store, plan: PlanFile) -> dict[str, str]:
         if shard in pending and number > latest.get(shard, (0, ""))[0]:
             latest[shard] = (number, found.key)
     return {shard: _noted_error(store, key) for shard, (_, key) in latest.items()}
-
-
-def current_index(store: Store, run: RunRecord) -> Index:
-    """The index as the commits say now, whatever `index.json` says.
-
-    Raises:
-        RunFolderError: a commit is damaged, or not of this run.
-    """
-    return build_index(run, read_commits(store).values())
 
 
 def write_index(store: Store, index: Index) -> None:
