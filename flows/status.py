@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flows.terminal import Terminal
-from tasks.run_folder import current_index, open_run
+from tasks.committed import current_index
+from tasks.run_folder import open_run
 
 
 def show_status(terminal: Terminal, uri: str) -> None:

@@ -86,7 +86,7 @@ def _in_hex(total: int) -> str:
 
 
 def lines_digest_of(made: Iterable[tuple[str, str]]) -> str:
-    """sha256 over the lines `<key> <output sha256>` in their order: a commit's of the first layout."""
+    """sha256 over the lines `<key> <output sha256>` in their order, as commits once had it."""
     total = hashlib.sha256()
     for key, sha256 in sorted(made):
         total.update(f"{key} {sha256}\n".encode())

@@ -48,9 +48,7 @@ class Committed:
     @cached_property
     def live(self) -> dict[str, Commit]:
         """The commits of shards that are not superseded, in plan order."""
-        return {
-            shard: self.commits[shard] for shard in self.plan.shards if shard in self.commits
-        }
+        return {shard: self.commits[shard] for shard in self.plan.shards if shard in self.commits}
 
     @cached_property
     def counted(self) -> Counted:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from infra.store import Store
 from manifests.commits import Commit, RunRecord
 from manifests.items import Item
 from manifests.job import Job
-from manifests.plan_table import PlanFile
-from tasks.committed import shard_rows
+from tasks.committed import Committed
 from tasks.drawing import Cell, Sheet, draw_sheet
 from tasks.pictures import input_picture, result_picture
 from tasks.run_folder import recorded_job
@@ -34,24 +33,23 @@ Found = dict[str, tuple[dict[str, Any], Commit]]
 """The rows of the sheet's items by item id, with the commit of the shard that holds each."""
 
 
-def render_contact_sheet(
-    store: Store, run: RunRecord, plan: PlanFile, commits: Mapping[str, Commit]
-) -> bytes | None:
+def render_contact_sheet(committed: Committed) -> bytes | None:
     """The sheet of a run as JPEG bytes; None where the run has no sweep.
 
     Raises:
         RunFolderError: a committed file is damaged.
     """
+    store, run = committed.plan.store, committed.plan.run
     job = recorded_job(run)
     if not job.sweep_entries:
         return None
-    combinations = _combinations(plan.iter_items())
+    combinations = _combinations(committed.plan.counting_items())
     shown = _evenly(combinations, MAX_ROWS)
     entries = _evenly(job.sweep_entries, MAX_ENTRIES)
     roles = _input_columns([items[0] for items in shown])
     side = min(LARGEST_SIDE, max(SMALLEST_SIDE, MAX_WIDTH // (len(roles) + len(entries))))
 
-    found = _found(store, plan, commits, {item.item_id for items in shown for item in items})
+    found = _found(committed, {item.item_id for items in shown for item in items})
     rows: list[list[Cell]] = []
     for items in shown:
         by_label = {item.label: item for item in items}
@@ -83,15 +81,12 @@ def _evenly(entries: Sequence[T], most: int) -> Sequence[T]:
     return entries[:: max(1, -(-len(entries) // most))]
 
 
-def _found(store: Store, plan: PlanFile, commits: Mapping[str, Commit], wanted: set[str]) -> Found:
+def _found(committed: Committed, wanted: set[str]) -> Found:
     found: Found = {}
-    for shard in plan.shards:
-        if shard not in commits:
-            continue
-        items = plan.items(shard)
-        if any(item.item_id in wanted for item in items):
-            rows = shard_rows(store, commits[shard], items)
-            found |= {row["item_id"]: (row, commits[shard]) for row in rows}
+    for shard, commit in committed.live.items():
+        if any(item.item_id in wanted for item in committed.plan.items(shard)):
+            rows = committed.counting_rows(shard)
+            found |= {row["item_id"]: (row, commit) for row, _ in rows}
     return found
 
 

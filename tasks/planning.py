@@ -20,14 +20,15 @@ from manifests.limits import MAX_ITEMS
 from manifests.pairing import count_pairs, pair, with_source_masks
 from manifests.plan import cut_into_shards, plan_name
 from manifests.plan_rules import checked_items
-from manifests.plan_table import PlanFile, PlanWriter
+from manifests.plan_table import PlanWriter
 from tasks.committed import sound_commits
 from tasks.environment import versions
 from tasks.items import make_items
 from tasks.passed_over import PassedOver
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
-from tasks.run_folder import find_run, load_plan, recorded_job
+from tasks.run_folder import find_run, recorded_job
+from tasks.run_plan import RunPlan, open_plan
 from tasks.sources import images_in
 from tasks.tables import TableRow
 
@@ -44,7 +45,7 @@ class PreparedRun:
 
     uri: str
     run: RunRecord
-    plan: PlanFile
+    plan: RunPlan
     is_new: bool
 
 
@@ -106,8 +107,8 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
             differing,
         )
     recorded_job(run)
-    plan = load_plan(store, run)
-    commits = sound_commits(store, run, plan)
+    plan = open_plan(store, run)
+    commits = sound_commits(plan)
     pending = (item for item in plan.iter_items() if item.shard not in commits)
     _refuse_moved_sources(resolved, pending)
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
@@ -129,7 +130,7 @@ def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
                 "delete files of this run folder? Run the job again"
             )
         return prepared
-    return PreparedRun(resolved.output_uri, record, load_plan(store, record), is_new=True)
+    return PreparedRun(resolved.output_uri, record, open_plan(store, record), is_new=True)
 
 
 def put_plan(store: Store, items: Iterable[Item]) -> PlanReference:

@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,14 +20,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from infra.store import Store
-from manifests.commits import REPORT_NAME, Commit, Index, RunRecord, build_index
+from manifests.commits import REPORT_NAME, Commit, Index
 from manifests.items import Item
-from manifests.plan_table import PlanFile
 from manifests.wording import safe_line
-from tasks.committed import shard_rows, sound_commits
+from tasks.committed import Committed, open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
 from tasks.pictures import input_picture, result_picture
-from tasks.run_folder import load_plan, open_run, put_if_changed, recorded_job, write_index
+from tasks.run_folder import open_run, put_if_changed, recorded_job, write_index
 
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
@@ -55,11 +54,10 @@ def publish(run_uri: str) -> Index:
         RunFolderError: there is no run, or one of its files is missing or damaged.
     """
     store, run = open_run(run_uri)
-    plan = load_plan(store, run)
-    commits = sound_commits(store, run, plan)
-    index = build_index(run, commits.values())
-    sheet = render_contact_sheet(store, run, plan, commits)
-    page = render_report(store, run, plan, commits)
+    committed = open_committed(store, run)
+    index = committed.index()
+    sheet = render_contact_sheet(committed)
+    page = render_report(committed, index)
     write_index(store, index)
     if sheet:
         put_if_changed(store, CONTACT_SHEET_NAME, sheet)
@@ -67,13 +65,11 @@ def publish(run_uri: str) -> Index:
     return index
 
 
-def render_report(
-    store: Store, run: RunRecord, plan: PlanFile, commits: Mapping[str, Commit]
-) -> str:
+def render_report(committed: Committed, index: Index) -> str:
     """The page: the counts, then problems, then a fair sample of pictures."""
+    store, run = committed.plan.store, committed.plan.run
     job = recorded_job(run)
-    index = build_index(run, commits.values())
-    chosen = _chosen_rows(store, plan, commits)
+    chosen = _chosen_rows(committed)
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(lambda entry: _row(store, job.limits.max_pixels, entry), chosen))
     return _template().render(
@@ -97,15 +93,15 @@ class _Chosen:
     commit: Commit
 
 
-def _chosen_rows(store: Store, plan: PlanFile, commits: Mapping[str, Commit]) -> list[_Chosen]:
-    """The rows that the page shows: every problem up to a limit, and evenly spaced pictures."""
+def _chosen_rows(committed: Committed) -> list[_Chosen]:
+    """The counting rows that the page shows: every problem up to a limit, some pictures."""
+    commits = committed.live
     problems: list[_Chosen] = []
     pictures: list[_Chosen] = []
     per_shard = max(1, -(-MAX_PICTURES // max(1, len(commits))))
-    for shard in _evenly(sorted(commits), MAX_PICTURES + MAX_PROBLEMS):
-        commit, items = commits[shard], plan.items(shard)
-        rows = shard_rows(store, commit, items)
-        found = [_Chosen(row, item, commit) for row, item in zip(rows, items, strict=True)]
+    for shard in _evenly(list(commits), MAX_PICTURES + MAX_PROBLEMS):
+        rows = committed.counting_rows(shard)
+        found = [_Chosen(row, item, commits[shard]) for row, item in rows]
         problems += [entry for entry in found if entry.row["status"] != "ok"]
         pictures += _evenly([entry for entry in found if entry.row["status"] == "ok"], per_shard)
     return problems[:MAX_PROBLEMS] + list(_evenly(pictures, MAX_PICTURES))

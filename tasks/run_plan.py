@@ -46,6 +46,20 @@ class RunPlan:
         gone = superseded_shards(self.generations)
         return {name: shard for name, shard in self.every_shard.items() if name not in gone}
 
+    def counting_items(self) -> Iterator[Item]:
+        """Every item that nothing replaces, once, as it was planned first."""
+        seen: set[str] = set()
+        for item in self.iter_items():
+            is_again = item.item_id in self.contested.repeated and item.item_id in seen
+            if not is_again and item.item_id not in self.contested.replaced:
+                seen.update([item.item_id] if item.item_id in self.contested.repeated else [])
+                yield item
+
+    @property
+    def num_items(self) -> int:
+        """The items of all generations; one that is planned again counts again."""
+        return sum(plan.num_items for plan in self.plans)
+
     def items(self, shard: str) -> list[Item]:
         """The items of a shard, in plan order; only its part of the plan is read.
 
@@ -57,6 +71,10 @@ class RunPlan:
     def iter_items(self) -> Iterator[Item]:
         """The items of every generation; one that is planned again comes again."""
         return chain.from_iterable(plan.iter_items() for plan in self.plans)
+
+    def problems(self) -> Iterator[Item]:
+        """The items that planning found wanting, of every generation."""
+        return chain.from_iterable(plan.problems() for plan in self.plans)
 
     def reference(self, shard: str) -> PlanReference:
         """The run or the generation that planned a shard."""
