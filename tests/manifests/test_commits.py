@@ -16,15 +16,16 @@ from manifests.commits import (
     RunRecord,
     ShardStats,
     StoredFile,
-    build_index,
     commit_name,
     count,
     data_name,
+    read_commit,
 )
+from manifests.counting import build_index as build_index_of
 from manifests.errors import RunFolderError
 from manifests.identity import fingerprint
 from manifests.items import ErrorClass, Problem
-from manifests.outcomes import Outcome, OutputFile, content_digest
+from manifests.outcomes import Outcome, OutputFile, add_digests, content_digest
 from manifests.plan import plan_name
 from manifests.records import read_record
 from tests.manifests.builders import make_input, make_item
@@ -50,6 +51,17 @@ RUN = RunRecord(
     versions={},
     created_at="2025-01-01T00:00:00+00:00",
 )
+
+
+def build_index(run: RunRecord, found: list[Commit]) -> Index:
+    """The index of a run of one generation, which no row is read for."""
+
+    def read_rows(commit: Commit) -> list[Any]:
+        raise AssertionError(f"the rows of shard {commit.shard} were read")
+
+    return build_index_of(run, found, read_rows)
+
+
 small = st.integers(0, 3)
 counts = st.builds(
     lambda ok, failed, skipped: Counts(
@@ -178,11 +190,24 @@ def output(key: str, text: str) -> OutputFile:
     return OutputFile(f"{key}.png", hashlib.sha256(text.encode()).hexdigest(), 1, 64, 64)
 
 
-def test_a_content_digest_is_over_key_and_hash_in_key_order():
+def test_a_content_digest_is_the_sum_over_key_and_hash_however_the_work_was_cut():
     made = outcomes()
-    lines = sorted(f"{one.item.key} {one.outputs[0].sha256}\n" for one in made[:3])
-    assert content_digest(made) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{one.item.key} {one.outputs[0].sha256}" for one in made[:3]]
+    total = sum(int(hashlib.sha256(line.encode()).hexdigest(), 16) for line in lines)
+    assert content_digest(made) == f"{total % 2**256:064x}"
     assert content_digest(made[::-1]) == content_digest(made)
+    parts = [content_digest(made[:1]), content_digest(made[1:]), content_digest([])]
+    assert add_digests(parts) == content_digest(made)
+
+
+def test_a_commit_that_says_no_version_is_of_the_first_layout_and_a_later_one_is_refused():
+    told = json.loads(commit(3).to_bytes())
+    assert read_commit(json.dumps(told).encode(), "00003").schema_version == 2
+    del told["schema_version"]
+    assert read_commit(json.dumps(told).encode(), "00003").schema_version == 1
+    told["schema_version"] = 3
+    with pytest.raises(RunFolderError, match="made by a newer stylefarm"):
+        read_commit(json.dumps(told).encode(), "00003")
 
 
 def test_a_content_digest_changes_with_any_picture():

@@ -47,14 +47,14 @@ def test_planning_again_finds_the_same_run_and_writes_nothing(pictures):
     before = files_of(first.uri)
     second = prepare(pictures)
     assert (first.is_new, second.is_new) == (True, False)
-    assert second.plan.digest == first.plan.digest
+    assert second.run.plan_digest == first.run.plan_digest
     assert second.run == first.run
     assert files_of(first.uri) == before
 
 
 def test_two_folders_of_one_job_hold_the_same_plan(pictures):
     one, two = prepare(pictures), prepare(pictures, output__uri="elsewhere")
-    assert one.plan.digest == two.plan.digest
+    assert one.run.plan_digest == two.run.plan_digest
     assert one.run.fingerprint == two.run.fingerprint
 
 
@@ -62,7 +62,7 @@ def test_what_only_changes_speed_finds_the_run_again(pictures):
     first = prepare(pictures)
     again = prepare(pictures, name="other", compute={"batch_size": 1}, limits={"max_failed": 3})
     assert not again.is_new
-    assert again.plan.digest == first.plan.digest
+    assert again.run.plan_digest == first.run.plan_digest
 
 
 def test_another_job_in_the_folder_is_refused_with_the_fields_that_differ(pictures):
@@ -104,7 +104,7 @@ def test_sources_that_moved_are_refused_while_items_are_pending_from_their_old_p
     (pictures / "paintings").rename(pictures / "style")
     finish(run)
     (pictures / "style").rename(pictures / "paintings")
-    assert prepare(pictures, inputs=moved).plan.digest == run.plan.digest
+    assert prepare(pictures, inputs=moved).run.plan_digest == run.run.plan_digest
 
 
 def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
@@ -113,7 +113,7 @@ def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
     first, second = store_plan(one, plan_items(one)), store_plan(two, plan_items(two))
     assert first.is_new
     assert second.run == first.run
-    assert second.plan.digest == first.plan.digest
+    assert second.run.plan_digest == first.run.plan_digest
 
 
 def test_the_second_of_two_different_jobs_hears_that_it_lost(pictures):
@@ -122,7 +122,7 @@ def test_the_second_of_two_different_jobs_hears_that_it_lost(pictures):
     first = store_plan(one, plan_items(one))
     with pytest.raises(FingerprintMismatch):
         store_plan(two, items)
-    assert open_prepared(one).plan.digest == first.plan.digest
+    assert open_prepared(one).run.plan_digest == first.run.plan_digest
 
 
 def test_a_plan_without_its_run_is_left_by_a_killed_planning_and_harms_nobody(pictures):
@@ -133,7 +133,7 @@ def test_a_plan_without_its_run_is_left_by_a_killed_planning_and_harms_nobody(pi
     assert run.is_new
     assert run.run.plan_name != left.plan_name
     assert list(run.plan.iter_items()) == plan_items(resolved)
-    assert prepare(pictures).plan.digest == run.plan.digest
+    assert prepare(pictures).run.plan_digest == run.run.plan_digest
 
 
 def test_a_plan_that_was_changed_afterwards_is_refused(pictures):
@@ -342,7 +342,7 @@ def test_a_run_on_s3_is_planned_and_found_again(pictures, s3_bucket):
     uri = f"s3://{s3_bucket}/runs/one"
     first, second = prepare(pictures, output__uri=uri), prepare(pictures, output__uri=uri)
     assert (first.is_new, second.is_new) == (True, False)
-    assert first.plan.digest == second.plan.digest
+    assert first.run.plan_digest == second.run.plan_digest
     assert set(files_of(uri)) == {"run.json", first.run.plan_name}
 
 
