@@ -86,24 +86,26 @@ def contested_items(plans: Sequence[pa.Table]) -> Contested:
     if len(plans) == 1:
         return Contested(plans[0].num_rows)
     item_ids = pa.concat_tables([plan.select(["item_id"]) for plan in plans])["item_id"]
-    numbers = pc.value_counts(item_ids)
+    numbers = item_ids.value_counts()
     values, counts = numbers.field("values"), numbers.field("counts")
-    repeated = values.filter(pc.greater(counts, 1))
+    repeated = values.filter(pc.call_function("greater", [counts, pa.scalar(1)]))
     named = pa.chunked_array(
         [chunk for plan in plans for chunk in plan["replaces"].chunks], pa.string()
     )
-    replaced = pc.unique(named.drop_null())
-    replaced = replaced.filter(pc.is_in(replaced, value_set=values))
+    replaced = named.drop_null().unique()
+    replaced = replaced.filter(_is_in(replaced, values))
     wanted = pa.concat_arrays([repeated.cast(pa.string()), replaced.cast(pa.string())])
-    shards = (
-        plan["shard"].filter(pc.is_in(plan["item_id"], value_set=wanted)).unique() for plan in plans
-    )
+    shards = (plan["shard"].filter(_is_in(plan["item_id"], wanted)).unique() for plan in plans)
     return Contested(
         num_items=len(values) - len(replaced),
         replaced=frozenset(replaced.to_pylist()),
         repeated=frozenset(repeated.to_pylist()),
         shards=frozenset(name for found in shards for name in found.to_pylist()),
     )
+
+
+def _is_in(values: Any, wanted: pa.Array) -> Any:
+    return pc.call_function("is_in", [values], pc.SetLookupOptions(value_set=wanted))
 
 
 def count_items(

@@ -237,7 +237,7 @@ def test_the_shard_of_the_row_that_counts_is_told_of_every_contested_item(farm):
 
 
 def test_only_rows_of_shards_in_which_something_is_planned_again_are_read():
-    plans = [
+    plans: list[list[tuple[str, str, str | None]]] = [
         [("a", "00000", None), ("b", "00000", None), ("c", "00001", None)],
         [("b", "g0001-00000", None)],
         [("d", "g0002-00000", None)],
