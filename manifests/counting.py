@@ -89,19 +89,27 @@ def contested_items(plans: Sequence[pa.Table]) -> Contested:
     numbers = item_ids.value_counts()
     values, counts = numbers.field("values"), numbers.field("counts")
     repeated = values.filter(pc.call_function("greater", [counts, pa.scalar(1)]))
-    named = pa.chunked_array(
-        [chunk for plan in plans for chunk in plan["replaces"].chunks], pa.string()
-    )
-    replaced = named.drop_null().unique()
-    replaced = replaced.filter(_is_in(replaced, values))
-    wanted = pa.concat_arrays([repeated.cast(pa.string()), replaced.cast(pa.string())])
+    replaced = _replaced_items(plans)
+    wanted = pa.concat_arrays([repeated, pa.array(sorted(replaced), pa.string())])
     shards = (plan["shard"].filter(_is_in(plan["item_id"], wanted)).unique() for plan in plans)
     return Contested(
         num_items=len(values) - len(replaced),
-        replaced=frozenset(replaced.to_pylist()),
+        replaced=replaced,
         repeated=frozenset(repeated.to_pylist()),
         shards=frozenset(name for found in shards for name in found.to_pylist()),
     )
+
+
+def _replaced_items(plans: Sequence[pa.Table]) -> frozenset[str]:
+    """The items that a row names in a generation after the newest that plans them."""
+    named_in: dict[str, int] = {}
+    for number, plan in enumerate(plans):
+        named_in.update(dict.fromkeys(plan["replaces"].drop_null().to_pylist(), number))
+    planned_in: dict[str, int] = {}
+    for number, plan in enumerate(plans):
+        named = _is_in(plan["item_id"], pa.array(list(named_in), pa.string()))
+        planned_in.update(dict.fromkeys(plan["item_id"].filter(named).to_pylist(), number))
+    return frozenset(item for item, number in planned_in.items() if named_in[item] > number)
 
 
 def _is_in(values: Any, wanted: pa.Array) -> Any:

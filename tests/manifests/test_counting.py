@@ -16,9 +16,10 @@ from manifests.errors import RunFolderError
 from manifests.generations import Generation
 from manifests.identity import fingerprint
 from manifests.outcomes import content_digest_of, lines_digest_of
-from manifests.plan import shard_name
+from manifests.plan import plan_name, shard_name
 
-IDENTITY = {"task": "style-transfer", "model_revision": "r"}
+WEIGHTS = {"model_revision": "r", "dtype": "float32", "device_type": "cpu"}
+IDENTITY: dict[str, Any] = {"task": "style-transfer", **WEIGHTS}
 FINGERPRINT = fingerprint(IDENTITY)
 
 
@@ -88,6 +89,8 @@ class Farm:
             settings={},
             model_id="m",
             model_revision="r",
+            dtype="float32",
+            device_type="cpu",
             conditional_put=True,
             versions={},
             created_at="t",
@@ -113,7 +116,8 @@ class Farm:
         plan = self.plans[number]
         shards = {shard for _, shard, _ in plan}
         digest = sha256("plan", number)
-        return {"plan_digest": digest, "num_items": len(plan), "num_shards": len(shards)}
+        named = {"plan_name": plan_name(digest), "plan_digest": digest}
+        return {**named, "num_items": len(plan), "num_shards": len(shards)}
 
     def tables(self) -> list[pa.Table]:
         names = ("item_id", "shard", "replaces")
@@ -139,7 +143,13 @@ class Farm:
     def counting(self) -> dict[str, dict[str, Any] | None]:
         """The definition: of every item that counts its row, or None where it has none."""
         planned = {item for plan in self.plans for item, _, _ in plan}
-        replaced = {old for plan in self.plans for _, _, old in plan if old}
+        newest = {item: n for n, plan in enumerate(self.plans) for item, _, _ in plan}
+        replaced = {
+            old
+            for number, plan in enumerate(self.plans)
+            for _, _, old in plan
+            if old and number > newest[old]
+        }
         gone = {shard for shards in self.superseded.values() for shard in shards}
         found: dict[str, dict[str, Any] | None] = {}
         for item in planned - replaced:
@@ -176,7 +186,6 @@ def farms(draw: st.DrawFn) -> Farm:
     replaced: set[str] = set()
     for number in range(draw(st.integers(1, 4))):
         again = draw(st.lists(st.sampled_from(known), unique=True)) if known else []
-        again = [item for item in again if item not in replaced]
         new = [f"{number}-{n}" for n in range(draw(st.integers(0 if again else 1, 4)))]
         rows: list[tuple[str, str, str | None]] = []
         for place, item in enumerate([*again, *new]):
@@ -184,6 +193,7 @@ def farms(draw: st.DrawFn) -> Farm:
             is_new = item in new and standing and draw(st.booleans())
             old = draw(st.sampled_from(standing)) if is_new else None
             replaced |= {old} if old else set()
+            replaced -= {item}
             rows.append((item, shard_name(number, place // 2), old))
         if plans:
             shards = sorted({shard for plan in plans for _, shard, _ in plan})
