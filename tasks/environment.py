@@ -6,7 +6,9 @@ import importlib.metadata
 import os
 import platform
 import socket
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 _DISTRIBUTIONS = ("stylefarm", "torch", "diffusers", "transformers", "pillow")
 
@@ -31,3 +33,13 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+def num_oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory; None where it does not say."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return None

@@ -1,13 +1,43 @@
-"""How does one worker finish its part of a run?"""
+"""How does one worker do its part of a run?
+
+It looks for a shard that nobody holds, finishes it, and looks again until every planned shard is
+committed. Nobody hands out work: any number of workers do the same on one run folder, and what one
+leaves behind another takes up. The worker holds no model; its renderer does.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from infra.store import Store
+from manifests.commits import RunRecord
+from manifests.errors import RunFolderError
 from manifests.job import Compute
-from tasks.events import WorkEvent
+from tasks.breaker import Breaker
+from tasks.events import Committed, CommittedElsewhere, Phase, Waiting, WorkEvent
+from tasks.faults import BreakerTripped, SourcesGone, Stopped, WorkerFault
+from tasks.finishing import ShardInWork, TakenAway, Workplace
+from tasks.holding import Holding
+from tasks.patience import patiently
+from tasks.queue import ShardQueue
+from tasks.run_folder import open_run, recorded_job
+from tasks.run_plan import open_plan
+from tasks.shard_work import Renderer
+from tasks.stop_request import StopRequests, ask_to_stop
+from tasks.worker_identity import this_worker
+
+logger = logging.getLogger(__name__)
+
+MAX_FAULTS = 3
+"""So many faults of the worker in a row, without a commit between them, end it."""
+
+PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +54,195 @@ def work(
     *,
     device: str,
     compute: Compute,
-    renderer: Any,
+    renderer: Renderer,
     max_shards: int | None = None,
     should_stop: Callable[[], bool],
     tell: Callable[[WorkEvent], None],
 ) -> Worked:
-    """Renders and commits shards of a run until none is left; see the module."""
-    raise NotImplementedError
+    """Finishes shards of a run until every planned one is committed, by whomever.
+
+    Args:
+        run_uri: the run folder.
+        device: what the renderer renders on, such as `cpu` or `cuda:1`.
+        compute: batch size and threads; they may differ from those of the plan.
+        renderer: renders; it is this worker's alone, and closed by whoever made it.
+        max_shards: ends after so many shards that it committed or lost to a faster one.
+        should_stop: asked between steps; once it is true, the worker ends within a step.
+        tell: is told what happens, by this thread and by that of the renderer.
+
+    Returns:
+        What was done. `stopped` where `should_stop` or a `stop.json` of the run ended it.
+
+    Raises:
+        WorkerFault: three faults of this machine in a row, or (`SourcesGone`) missing sources.
+        StoreTrouble: the store of the run folder, or of the inputs, is given up.
+        BreakerTripped: too many items fail; all workers of the run are asked to stop.
+        ManifestError, BackboneError: the run folder or the model is not what it should be.
+    """
+    store, run = open_run(run_uri)
+    worker = _Worker(store, run, device, compute, renderer, should_stop, tell)
+    return worker.work(max_shards)
+
+
+class _Worker:
+    """The state of one worker between its shards."""
+
+    def __init__(
+        self,
+        store: Store,
+        run: RunRecord,
+        device: str,
+        compute: Compute,
+        renderer: Renderer,
+        should_stop: Callable[[], bool],
+        tell: Callable[[WorkEvent], None],
+    ) -> None:
+        self._worker, self._tell = this_worker(device), tell
+        self._asked_to_stop, self._requests = should_stop, StopRequests(store)
+        self._plan = open_plan(store, run)
+        job = recorded_job(run)
+        self._place = Workplace(
+            store=store,
+            run=run,
+            job=job,
+            compute=compute,
+            device=device,
+            worker=self._worker,
+            renderer=renderer,
+            queue=ShardQueue(store, self._plan, self._worker, self._see_commit),
+            breaker=Breaker(job.limits),
+            should_stop=self._should_stop,
+            tell=tell,
+        )
+        self._batch_size = compute.batch_size
+        self._num_committed = self._num_lost = self._num_faults = 0
+        self._waits_because: str | None = None
+
+    def work(self, max_shards: int | None) -> Worked:
+        """Finishes shards until there is no more to do for this worker; see `work`."""
+        stopped = False
+        try:
+            if not self._place.run.conditional_put:
+                self._refuse_company()
+            while max_shards is None or self._num_committed + self._num_lost < max_shards:
+                self._check_stop()
+                if holding := self._patiently(self._place.queue.take):
+                    self._finish(holding)
+                elif not self._has_more():
+                    break
+        except Stopped as reason:
+            logger.info("%s", reason)
+            stopped = True
+        return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+
+    def _finish(self, holding: Holding) -> None:
+        """Finishes a shard; after a fault of this machine another one comes first."""
+        started, self._waits_because = time.monotonic(), None
+        shard = ShardInWork(self._place, self._plan, holding, self._batch_size)
+        try:
+            commit, won = shard.finish()
+        except TakenAway as reason:
+            logger.warning("%s", reason)
+            return
+        except SourcesGone:
+            raise
+        except WorkerFault as fault:
+            self._recover(holding.shard, fault)
+            return
+        except BreakerTripped as tripped:
+            reason = str(tripped)
+            patiently(lambda: ask_to_stop(self._place.store, reason), _never, self._on_wait)
+            raise
+        self._batch_size = shard.batch_size
+        self._num_faults = 0
+        self._place.queue.note_commit(holding.shard)
+        if won:
+            self._num_committed += 1
+            seconds = time.monotonic() - started
+            self._tell(
+                Committed(
+                    self._worker.id, shard=commit.shard, counts=commit.counts, seconds=seconds
+                )
+            )
+        else:
+            self._num_lost += 1
+            logger.info("shard %s was committed by another worker first", commit.shard)
+            self._see_commit(commit.shard)
+
+    def _recover(self, shard: str, fault: WorkerFault) -> None:
+        """Begins again with a fresh renderer; gives up after three faults in a row."""
+        self._num_faults += 1
+        logger.warning("shard %s is put off: %s", shard, fault)
+        self._place.renderer.close()
+        self._place.queue.set_aside(shard)
+        if self._num_faults >= MAX_FAULTS:
+            raise fault
+
+    def _has_more(self) -> bool:
+        """Waits a little where shards are held by others; False where nothing is left."""
+        queue = self._place.queue
+        if not queue.num_left:
+            plan = self._patiently(self._plan.refreshed)
+            if plan is self._plan:
+                return False
+            self._plan = plan
+            queue.use(plan)
+            return True
+        self._wait_for(f"other workers hold the last {queue.num_left} shards")
+        return True
+
+    def _wait_for(self, reason: str) -> None:
+        if self._waits_because is None:
+            self._tell(Phase(self._worker.id, name="waiting"))
+        self._on_wait(reason)
+        time.sleep(PAUSE_SECONDS)
+
+    def _refuse_company(self) -> None:
+        """Refuses to work beside others where the store could give one shard to two.
+
+        Raises:
+            RunFolderError: another worker is at work, or may be.
+        """
+        seen: dict[str, int] = {}
+        while True:
+            waiting = False
+            for attempt, is_seen_to_live in self._patiently(
+                lambda: list(self._place.queue.others_at_work())
+            ):
+                if is_seen_to_live or attempt.progress > seen.setdefault(
+                    attempt.attempt_id, attempt.progress
+                ):
+                    raise RunFolderError(
+                        f"another worker (process {attempt.worker.pid} on {attempt.worker.host}) "
+                        f"works on {self._place.store.uri}, and this store does not honour "
+                        "conditional writes, so one worker at a time: wait for it, or stop it with "
+                        "'stylefarm stop'"
+                    )
+                waiting = True
+            if not waiting:
+                return
+            self._check_stop()
+            self._wait_for("another worker may be at work; it shows no sign of life so far")
+
+    def _should_stop(self) -> bool:
+        return self._asked_to_stop() or self._requests.reason() is not None
+
+    def _check_stop(self) -> None:
+        if self._should_stop():
+            raise Stopped(self._requests.reason() or "stopped; run the command again to finish")
+
+    def _see_commit(self, shard: str) -> None:
+        self._tell(CommittedElsewhere(self._worker.id, shard=shard))
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, self._should_stop, self._on_wait)
+
+    def _on_wait(self, reason: str) -> None:
+        """Tells why nothing goes on, once for each reason."""
+        if reason != self._waits_because:
+            self._waits_because = reason
+            self._tell(Waiting(self._worker.id, reason=reason))
+
+
+def _never() -> bool:
+    return False
