@@ -26,10 +26,11 @@ from manifests.errors import JobError, RunFolderError
 from manifests.identity import fingerprint
 from manifests.records import MAX_RECORD_BYTES
 from tasks.commit import Attempt, record_failure
+from tasks.committed import current_index
 from tasks.planning import open_prepared
 from tasks.report import publish
 from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import current_index, last_failures, open_run, pending_shards
+from tasks.run_folder import last_failures, open_run, pending_shards
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.command_line import command_environment
@@ -37,6 +38,7 @@ from tests.tasks.runs import files_of, finish, make_job, plan_path, prepare
 
 Damage = Callable[[Path], None]
 Change = dict[str, Any] | Callable[[dict[str, Any]], Any]
+TableChange = Callable[[pa.Table], pa.Table]
 
 CHANGES: dict[str, Any] = {
     "sweep": {"learning_rate": [0.01, 0.02]},
@@ -243,6 +245,35 @@ def newer(record: dict[str, Any]) -> dict[str, Any]:
     return {"schema_version": 7, "who knows": record}
 
 
+def grown(change: Change | None = None, plan: TableChange = lambda table: table) -> Damage:
+    """A retry of every item as a generation of its own, whose record and plan are then changed."""
+
+    def damage(run: Path) -> None:
+        table = pq.read_table(plan_path(run))
+        names = [f"g0001-{name}" for name in table["shard"].to_pylist()]
+        data = table_bytes(plan(column("shard", *names)(table)))
+        digest = hashlib.sha256(data).hexdigest()
+        write(f"plan/{digest[:12]}.parquet", data)(run)
+        first = json.loads((run / "run.json").read_bytes())
+        numbers = {name: first[name] for name in ("fingerprint", "num_items", "num_shards")}
+        record = numbers | {
+            "plan_name": f"plan/{digest[:12]}.parquet",
+            "plan_digest": digest,
+            "number": 1,
+            "kind": "retry",
+            "changes": {},
+            "created_by": "a test",
+            "created_at": "2026-11-26T00:00:00+00:00",
+        }
+        write(GENERATION, json.dumps(record).encode())(run)
+        edit(GENERATION, change or {})(run)
+
+    return damage
+
+
+GENERATION = "generations/0001.json"
+
+
 # ---------------------------------------------------------------------------- what is refused
 
 RECORDS: dict[str, tuple[Damage, str]] = {
@@ -378,6 +409,41 @@ RECORDS: dict[str, tuple[Damage, str]] = {
         r"^commits/0000\d.json is damaged \(Infinity",
     ),
     "commit-long-worker": (edit("commit", {"worker": "x" * 3000}), r"^commits/.* \(worker"),
+    "generation-empty": (write(GENERATION, b""), r"^generations/0001.json is damaged"),
+    "generation-list": (write(GENERATION, b"[]"), r"^generations/0001.json is damaged"),
+    "generation-deep": (write(GENERATION, b"[" * 10**6), r"^generations/0001.json is damaged"),
+    "generation-large": (
+        lambda run: grown()(run) or sparse(GENERATION, 1 << 40)(run),
+        r"^generations/0001.json is damaged .*larger",
+    ),
+    "generation-gap": (
+        lambda run: grown()(run) or (run / GENERATION).rename(run / "generations/0002.json"),
+        r"^generations/0001.json is missing",
+    ),
+    "generation-number": (grown({"number": 2}), r"^generations/0001.json is the record of gener"),
+    "generation-of-another-run": (grown({"fingerprint": "0" * 64}), r"belongs to another run"),
+    "generation-kind": (grown({"kind": "surprise"}), r"^generations/0001.json is damaged \(kind"),
+    "generation-newer": (grown(newer), r"^generations/0001.json was made by a newer stylefarm"),
+    "generation-plan-elsewhere": (
+        grown({"plan_name": "../../secret.txt"}),
+        r"^generations/0001.json is damaged",
+    ),
+    "generation-superseded-path": (
+        grown({"superseded": ["../x"]}),
+        r"^generations/0001.json is damaged \(superseded",
+    ),
+    "generation-odd-change": (
+        grown({"changes": {"surprise": 1}}),
+        r"^generations/0001.json is damaged .*'surprise'",
+    ),
+    "generation-pipe": (
+        lambda run: (run / "generations").mkdir() or os.mkfifo(run / GENERATION),
+        r"generations/0001.json",
+    ),
+    "linked-generations": (
+        lambda run: (run / "generations").symlink_to("/tmp"),
+        r"^generations in .* is a link that leads elsewhere",
+    ),
     "commit-of-no-shard": (
         lambda run: (
             edit("commits/00001.json", {})(run)
@@ -511,6 +577,19 @@ FILES: dict[str, tuple[Damage, str]] = {
     "plan-too-few": (forged_plan(lambda table: table.slice(1)), r"it has 3 rows, but 4 were"),
     "plan-no-rows": (forged_plan(lambda table: table.slice(0, 0)), r"it has 0 rows, but 4 were"),
     "plan-encrypted": (forged_plan(lambda table: b"PARE" + b"\0" * 99 + b"PARE"), r"is damaged"),
+    "generation-plan-missing": (
+        lambda run: grown({"plan_digest": "0" * 64, "plan_name": f"plan/{'0' * 12}.parquet"})(run),
+        r"^plan/000000000000.parquet is missing",
+    ),
+    "generation-plan-of-another": (
+        grown(plan=column("shard", *[f"g0002-{number:05d}" for number in range(4)])),
+        r"^plan/\w{12}.parquet is damaged .*g0002",
+    ),
+    "generation-plan-key-path": (
+        grown(plan=column("key", "../../secret")),
+        r"^plan/\w{12}.parquet is damaged .*the key '../../secret'",
+    ),
+    "generation-plan-count": (grown({"num_items": 5}), r"^plan/\w{12}.parquet is damaged"),
     "job-unknown-key": (
         edit("run.json", lambda record: record["job"].update(surprise=1)),
         r"^the job in run.json cannot be used \(surprise",
@@ -606,7 +685,8 @@ def test_a_damaged_plan_job_or_file_is_named_by_run_and_report(run, resolved, na
     assert_is_a_sentence(refused.value)
     with pytest.raises(_REFUSED, match=sentence):
         open_prepared(resolved)
-    assert status(str(run)).counts.planned == (5 if name == "plan-other-count" else 4)
+    if not name.startswith("generation"):  # what counts over generations stands in their plans
+        assert status(str(run)).counts.planned == (5 if name == "plan-other-count" else 4)
     assert listing(run) == before
 
 
@@ -641,6 +721,13 @@ def listing(folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- what does no harm
 
 
+def test_a_sound_generation_is_sound(run, resolved):
+    grown()(run)
+    index = publish(str(run))
+    assert (index.counts.planned, index.counts.pending, index.complete) == (4, 0, False)
+    assert audit(run, complete=False).uncommitted == {f"g0001-{number:05d}" for number in range(4)}
+
+
 def test_the_sound_folder_is_sound_and_its_failed_shards_have_no_tars(run, resolved):
     assert audit(run).counts == {"planned": 4, "ok": 2, "failed": 2, "skipped": 0, "pending": 0}
     assert len(list(run.glob("data/*.tar"))) == 2
@@ -662,7 +749,8 @@ STRAY = (
         "x",
         "plan/x.parquet",
     ),
-    *("generations/0001.json", "metadata/x", "sources/x.parquet", "index.json.tmp"),
+    *("generations/x", "generations/1.json", "generations/0000.json", "generations/a/0001.json"),
+    *("metadata/x", "sources/x.parquet", "index.json.tmp"),
 )
 
 
