@@ -67,9 +67,13 @@ class LocalStore:
         check_range(start, length)
         return self._read(key, start, length)
 
-    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
+    def list(
+        self, prefix: str = "", *, max_depth: int | None = None, start_after: str = ""
+    ) -> Iterator[StoredObject]:
         with _local_errors(self._root):
-            yield from _walk(self._root, prefix, max_depth)
+            for found in _walk(self._root, prefix, max_depth):
+                if found.key > start_after:
+                    yield found
 
     def find(self, key: str) -> StoredObject | None:
         path = self._path(key)

@@ -120,7 +120,9 @@ class Store(Protocol):
         """Return `get(key)[start : start + length]` without fetching the rest."""
         ...
 
-    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
+    def list(
+        self, prefix: str = "", *, max_depth: int | None = None, start_after: str = ""
+    ) -> Iterator[StoredObject]:
         """Yield all objects whose key begins with the prefix, in the order of their keys' UTF-8.
 
         A local link whose target is missing, a device or a pipe is listed too; reading it fails.
@@ -128,6 +130,7 @@ class Store(Protocol):
         Args:
             prefix: the beginning of the keys.
             max_depth: leave out keys of more parts than this; `a/b.png` has two parts.
+            start_after: leave out keys that sort before this one, and this one.
         """
         ...
 

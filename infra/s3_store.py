@@ -109,9 +109,14 @@ class S3Store:
         except BeyondEnd:
             return b""
 
-    def list(self, prefix: str = "", *, max_depth: int | None = None) -> Iterator[StoredObject]:
+    def list(
+        self, prefix: str = "", *, max_depth: int | None = None, start_after: str = ""
+    ) -> Iterator[StoredObject]:
+        after = {"StartAfter": self._prefix + start_after} if start_after else {}
         with self._client(prefix) as client:
-            pages = client.get_paginator("list_objects_v2").paginate(**self._places(prefix))
+            pages = client.get_paginator("list_objects_v2").paginate(
+                **self._places(prefix), **after
+            )
             for found in (found for page in pages for found in page.get("Contents", ())):
                 if found["Key"].endswith("/"):  # an empty object that a console shows as a folder
                     continue

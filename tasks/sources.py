@@ -7,8 +7,9 @@ reads tables. Nothing is decoded here; `preflight` reads the bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,7 @@ from tasks.expansion import (
     split_glob,
 )
 from tasks.formats import has_image_suffix, is_hidden, is_shard, pictures_among
+from tasks.named_files import NamedFiles, look_up
 from tasks.passed_over import PassedOver
 from tasks.run_outputs import outputs_of, run_folders_among
 from tasks.tars import tar_members
@@ -48,6 +50,7 @@ class SourceFile:
     Attributes:
         name: within the source, so that a moved source lists the same names.
         size: bytes; None where a file that was named is not there.
+        etag: changes when its bytes change; None where it is not there.
         problem: why it cannot be read, where its name alone shows that.
     """
 
@@ -55,6 +58,7 @@ class SourceFile:
     uri: str
     name: str
     size: int | None
+    etag: str | None = None
     license: str | None = None
     attribution: str | None = None
     problem: Problem | None = None
@@ -127,7 +131,8 @@ def list_files(
             raise UriError(
                 f"more than {MAX_EXPANDED_URIS:,} files are named: name a folder, or fewer"
             )
-        files = [file for name in names for file in listing.files(name)]
+        named = look_up(listing.file_uris(names))
+        files = [file for name in names for file in listing.files(name, named)]
     except UriError as error:
         raise JobError(f"inputs.{role}: {error}") from None
     return [replace(file, license=source.license, attribution=source.attribution) for file in files]
@@ -181,21 +186,33 @@ class _Listing:
 
     def names(self, named: str) -> list[str]:
         """The names that braces stand for; none are expanded where such a file or folder exists."""
-        if "{" in named and self._is_there(named):
+        if "{" in named and self._is_there(named, look_up([])):
             return [named]
         return expand_braces(named)
 
-    def files(self, name: str) -> Iterable[SourceFile]:
-        """The files of one name: a glob, a folder, or one file."""
-        uri = resolve_uri(name, self.base)
-        if is_glob(name) and not self._is_there(name):
+    def file_uris(self, names: Iterable[str]) -> Iterator[str]:
+        """The URIs of those names that look like files."""
+        for name in names:
+            uri = resolve_uri(name, self.base)
+            if has_image_suffix(uri) or is_shard(uri):
+                yield uri
+
+    def files(self, name: str, named: NamedFiles) -> Iterable[SourceFile]:
+        """The files of one name: a glob, a folder, or one file.
+
+        Args:
+            name: without braces.
+            named: what has been looked up already.
+        """
+        if is_glob(name) and not self._is_there(name, named):
             return self._matching(name)
+        uri = resolve_uri(name, self.base)
         looks_like_file = has_image_suffix(uri) or is_shard(uri)
-        if looks_like_file or not _is_folder(uri):
-            found = _find(uri)
+        if looks_like_file or not named.is_folder(uri):
+            found = named.find(uri)
             if found is not None:
                 return [self._named_file(uri, found)]
-        if _is_folder(uri):
+        if named.is_folder(uri):
             listed = list(open_store(uri).list())
             return self._selected(uri, listed, run_folders_among(file.key for file in listed))
         if is_shard(uri):
@@ -204,7 +221,7 @@ class _Listing:
             return [SourceFile(self.role, uri, PurePosixPath(uri).name, None)]
         raise self._error(f"there is no folder {quoted(uri)}: check the path")
 
-    def _is_there(self, name: str) -> bool:
+    def _is_there(self, name: str, named: NamedFiles) -> bool:
         try:
             uri = resolve_uri(name, self.base)
         except UriError:
@@ -212,19 +229,24 @@ class _Listing:
         path = local_path(uri)
         if path is not None:
             return os.path.lexists(path)
-        return _find(uri) is not None or _is_folder(uri)
+        return named.find(uri) is not None or named.is_folder(uri)
 
     def _named_file(self, uri: str, found: StoredObject) -> SourceFile:
         folder, _, name = uri.rpartition("/")
-        if outputs_of(self.run_folder, folder)(name):
+        if self.is_output_in(folder)(name):
             raise self._error(f"{quoted(uri)} lies in the run folder of this job: {_APART}")
-        return SourceFile(self.role, uri, name, found.size)
+        return SourceFile(self.role, uri, name, found.size, found.etag)
+
+    @cached_property
+    def is_output_in(self) -> Callable[[str], Callable[[str], bool]]:
+        """For each folder that is read, which of its keys are outputs of this job."""
+        return cache(partial(outputs_of, self.run_folder))
 
     def _matching(self, glob: str) -> Iterable[SourceFile]:
         folder, parts = split_glob(glob)
         root = resolve_uri(folder or ".", self.base)
         listed: list[StoredObject] = []
-        if _is_folder(root):
+        if look_up([]).is_folder(root):
             depth = None if "**" in parts else len(parts)
             listed = list(open_store(root).list(literal_beginning(parts[0]), max_depth=depth))
         found = [file for file in listed if matches(file.key, parts)]
@@ -236,7 +258,7 @@ class _Listing:
         self, root: str, found: Sequence[StoredObject], runs: Set[str]
     ) -> Iterator[SourceFile]:
         """The pictures among the files below a folder; its shards where it has no pictures."""
-        is_own = outputs_of(self.run_folder, root)
+        is_own = self.is_output_in(root)
         if "" in runs and not is_own("run.json"):
             raise self._error(f"{root} is a run folder: name its shards, {root}/data/*.tar")
         others = tuple(runs - {""})
@@ -268,21 +290,6 @@ def _source_file(role: str, root: str, file: StoredObject) -> SourceFile:
     name = file.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
     uri = join_uri(root, name)
     if name == file.key:
-        return SourceFile(role, uri, name, file.size)
+        return SourceFile(role, uri, name, file.size, file.etag)
     problem = Problem(ErrorClass.UNSUPPORTED, f"the name of {uri} is not UTF-8: rename the file")
-    return SourceFile(role, uri, name, file.size, problem=problem)
-
-
-def _find(uri: str) -> StoredObject | None:
-    try:
-        store, key = store_and_key(uri)
-    except UriError:  # a bucket, or what ends with a slash
-        return None
-    return store.find(key)
-
-
-def _is_folder(uri: str) -> bool:
-    path = local_path(uri)
-    if path is not None:
-        return os.path.isdir(path)  # noqa: PTH112 - Path's fails on long names
-    return any(True for _ in open_store(uri).list())
+    return SourceFile(role, uri, name, file.size, file.etag, problem=problem)
