@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ad_lib.presets import Preset, Settings, find_preset
 from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
-from infra.store import UriError
+from infra.store import StoredObject, UriError
 from manifests.commits import RunRecord
 from manifests.errors import JobError
 from manifests.identity import (
@@ -29,6 +29,7 @@ from tasks.devices import (
     devices_for,
     dtype_of,
 )
+from tasks.named_files import known_objects
 from tasks.passed_over import PassedOver
 from tasks.prompts import read_prompts
 from tasks.sources import SourceFile, list_files, resolve_uri
@@ -63,6 +64,9 @@ class ListedInputs:
         table: its rows, where the job names a table; then there are no files.
         prompts: those that every combination of images is drawn with; none for other tasks.
         negative_prompt: of every item.
+        table_uri: where the table lies.
+        known: what is stored, by URI, of the table and the files that its rows name; as it was
+            before any of them was read.
         passed_over: by role, what its source holds and is not taken; complete once the tars of the
             source have been read.
     """
@@ -72,6 +76,8 @@ class ListedInputs:
     prompts: list[str]
     negative_prompt: str | None
     passed_over: Mapping[str, PassedOver]
+    table_uri: str | None = None
+    known: Mapping[str, StoredObject] = field(default_factory=dict[str, StoredObject])
 
     def uris(self) -> set[str]:
         """Every file that is listed."""
@@ -244,7 +250,9 @@ def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> Listed
             takes_prompt=preset.takes_prompt,
             may_name_local_files=job.inputs.table_may_name_local_files,
         )
-        return ListedInputs({}, table, [], None, {})
+        uri = resolve_uri(job.inputs.table, base)
+        named = (image.uri for row in table for image in row.inputs if image.uri)
+        return ListedInputs({}, table, [], None, {}, uri, known_objects([uri, *named]))
     prompts = _job_prompts(job, preset, base)
     passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
     files = _files(job, preset, base, output_uri, passed_over)

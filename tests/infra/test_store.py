@@ -444,6 +444,14 @@ def test_a_listing_goes_only_so_deep_as_is_asked(store):
     assert [found.key for found in store.list("b", max_depth=2)] == ["b/c"]
 
 
+def test_a_listing_may_start_after_any_text(store):
+    for key in ("a", "b/c", "b/d", "é"):
+        store.put(key, b"")
+    for after, expected in {"b": ["b/c", "b/d", "é"], "b/c": ["b/d", "é"], "z": ["é"]}.items():
+        assert [found.key for found in store.list(start_after=after)] == expected
+    assert [found.key for found in store.list("b/", start_after="b/c")] == ["b/d"]
+
+
 def test_what_is_read_as_one_object_is_bounded(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     assert read_uri(f"{tmp_path}/a", max_bytes=5) == b"12345"
