@@ -1,0 +1,279 @@
+"""A rendering process: what it tells, how it dies, and that it never outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from manifests.outcomes import Outcome
+from tasks.child import ChildProcess, InThisProcess, rendering_fork_server
+from tasks.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped
+from tasks.fork_server import ForkServer
+from tasks.run_folder import load_plan, open_run, recorded_job
+from tasks.shard_work import PlannedModel, ShardWork
+from tests.bad_images import picture
+from tests.faults.planted_renderers.sitecustomize import FAULTS
+from tests.tasks.runs import prepare
+
+PLANTED = Path(__file__).parents[1] / "faults" / "planted_renderers"
+
+
+class Told:
+    """A watch that writes down what it is told."""
+
+    def __init__(self, on_begin: Callable[[], None] = lambda: None) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.begun: list[tuple[tuple[str, ...], bool]] = []
+        self.phases: list[str] = []
+        self.items = 0.0
+        self.fits: list[int] = []
+        self.ticks = 0
+        self.stopping = threading.Event()
+        self.on_begin = on_begin
+
+    def should_stop(self) -> bool:
+        return self.stopping.is_set()
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def loaded(self, seconds: float, device_name: str) -> None:
+        self.load_seconds = seconds
+
+    def begin(self, item_ids: Sequence[str], *, alone: bool) -> None:
+        self.begun.append((tuple(item_ids), alone))
+        self.on_begin()
+
+    def advance(self, items: float) -> None:
+        self.items += items
+
+    def finish(self, outcome: Outcome) -> None:
+        assert outcome.item.item_id not in self.outcomes, "finished twice"
+        self.outcomes[outcome.item.item_id] = outcome
+
+    def fitted(self, batch_size: int) -> None:
+        self.fits.append(batch_size)
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+    @property
+    def in_hand(self) -> set[str]:
+        return {name for names, _ in self.begun for name in names} - self.outcomes.keys()
+
+
+def planted(base: Path, *faults: str, num_sound: int = 3, **changes: Any) -> ShardWork:
+    """A shard of sound pictures, and one for each fault."""
+    (base / "content").mkdir(parents=True)
+    (base / "style").mkdir()
+    (base / "scratch").mkdir()
+    Image.fromarray(picture(seed=1)).save(base / "style" / "x.png")
+    for number in range(num_sound):
+        Image.fromarray(picture(seed=number)).save(base / "content" / f"sound{number}.png")
+    for fault in faults:
+        colour = (255, 0, 8 + 16 * FAULTS.index(fault))
+        Image.new("RGB", (96, 128), colour).save(
+            base / "content" / f"{fault.replace('_', '-')}.png"
+        )
+    planned = prepare(base, compute={"device": "cpu", "shard_items": 100}, **changes)
+    store, run = open_run(planned.uri)
+    plan = load_plan(store, run)
+    return ShardWork(
+        items=tuple(plan.items("00000")),
+        job=recorded_job(run),
+        model=PlannedModel(model_id=run.model_id, revision=run.model_revision, dtype="float32"),
+        device="cpu",
+        batch_size=2,
+        io_threads=2,
+        scratch=base / "scratch",
+    )
+
+
+def item_id(work: ShardWork, name: str) -> str:
+    (found,) = [item.item_id for item in work.items if item.key.startswith(name.replace("_", "-"))]
+    return found
+
+
+def without(work: ShardWork, told: Told, *alone: str) -> ShardWork:
+    """What is left to do."""
+    from dataclasses import replace
+
+    rest = tuple(item for item in work.items if item.item_id not in told.outcomes)
+    return replace(work, items=rest, alone=alone)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """A fork server whose children render nothing, and harm themselves where a picture says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(PLANTED), os.environ.get("PYTHONPATH", "")])
+        )
+        patch.setenv("STYLEFARM_PLANTED_NOTHING", "1")
+        patch.setenv("STYLEFARM_PLANTED_SECONDS", "0.01")
+        server = rendering_fork_server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def child(server: ForkServer) -> Iterator[ChildProcess]:
+    with ChildProcess(1, server) as child:
+        yield child
+
+
+def test_a_shard_is_rendered_as_in_this_process(tmp_path, child):
+    work = planted(tmp_path)
+    told = Told()
+    child.render(work, told, hang_seconds=60)
+    assert {name for names, _ in told.begun for name in names} == told.outcomes.keys()
+    assert {outcome.item for outcome in told.outcomes.values()} == set(work.items)
+    assert told.items == pytest.approx(3)
+    assert told.phases == ["loading", "rendering"]
+    assert len(list(work.scratch.iterdir())) == 3
+    again = Told()
+    child.render(work, again, hang_seconds=60)
+    assert again.phases == ["rendering"], "the model stays warm"
+    assert again.load_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "number", "code"),
+    [("segfault", signal.SIGSEGV, None), ("exit", None, 3), ("c_loop", None, None)],
+)
+def test_a_process_that_ends_or_hangs_takes_only_what_it_had_in_hand(
+    tmp_path, child, fault, number, code
+):
+    work, told = planted(tmp_path, fault, num_sound=6), Told()
+    with pytest.raises(ChildDied if number or code else ChildHung) as raised:
+        child.render(work, told, hang_seconds=1)
+    if isinstance(raised.value, ChildDied):
+        assert (raised.value.signal, raised.value.exit_code) == (number, code)
+    assert item_id(work, fault) in told.in_hand
+    again = Told()
+    with pytest.raises((ChildDied, ChildHung)):
+        child.render(without(work, told, item_id(work, fault)), again, hang_seconds=1)
+    assert again.in_hand == {item_id(work, fault)}
+    assert again.begun == [((item_id(work, fault),), True)]
+    rest = without(work, told)
+    healthy = tuple(item for item in rest.items if item.item_id != item_id(work, fault))
+    child.render(type(work)(**{**vars(rest), "items": healthy}), again, hang_seconds=60)
+    assert len(told.outcomes) + len(again.outcomes) == 6
+
+
+def test_an_exception_of_any_type_anywhere_is_that_items_row(tmp_path, child):
+    faults = ("exception", "system_exit", "decode", "measure", "encode")
+    work, told = planted(tmp_path, *faults), Told()
+    child.render(work, told, hang_seconds=60)
+    found = {
+        outcome.item.key.split("-style")[0]: outcome.problem for outcome in told.outcomes.values()
+    }
+    crashed = {key for key, problem in found.items() if problem}
+    assert len(crashed) == len(faults)
+    assert {problem.error_class for problem in found.values() if problem} == {"crash"}
+
+
+def test_out_of_memory_is_an_items_own_fault_only_alone_on_a_fresh_device(tmp_path, child):
+    work, told = planted(tmp_path, "memory"), Told()
+    starved = item_id(work, "memory")
+    with pytest.raises(FreshDeviceNeeded) as raised:
+        child.render(work, told, hang_seconds=60)
+    assert raised.value.item_ids == (starved,)
+    assert len(told.outcomes) == 3
+    child.render(without(work, told, starved), told, hang_seconds=60)
+    assert told.phases.count("loading") == 2
+    assert told.outcomes[starved].problem.error_class == "oom"
+
+
+def test_nothing_is_decoded_before_the_parent_has_noted_it(tmp_path, child):
+    work = planted(tmp_path)
+    missing: list[int] = []
+
+    def on_begin() -> None:
+        time.sleep(0.1)
+        missing.append(len(list(work.scratch.iterdir())))
+
+    told = Told(on_begin)
+    child.render(type(work)(**{**vars(work), "batch_size": 10}), told, hang_seconds=60)
+    assert missing == [0]
+
+
+def test_who_asks_to_stop_is_answered_at_a_step(tmp_path, child):
+    work = planted(tmp_path)
+    told = Told()
+    told.on_begin = told.stopping.set
+    with pytest.raises(Stopped):
+        child.render(work, told, hang_seconds=60)
+    child.render(work, Told(), hang_seconds=60)
+
+
+def test_closing_from_another_thread_stops_what_hangs(tmp_path, child):
+    work, told = planted(tmp_path, "hang", num_sound=1), Told()
+    told.on_begin = threading.Timer(0.5, child.close).start
+    with pytest.raises(Stopped):
+        child.render(work, told, hang_seconds=600)
+
+
+PARENT = """
+import pickle, sys, threading
+sys.path[:0] = sys.argv[2:]
+from tasks.child import ChildProcess
+from tests.tasks.test_child import Told
+work = pickle.loads(open(sys.argv[1], "rb").read())
+def render():
+    ChildProcess().render(work, Told(lambda: print("begun", flush=True)), hang_seconds=600)
+threading.Thread(target=render).start()
+"""
+
+
+def _descendants(pid: int) -> list[int]:
+    lines = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in lines.stdout.splitlines()]
+    found, level = [], [pid]
+    while level:
+        level = [child for child, parent in pairs if parent in level]
+        found += level
+    return found
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere an endless C call outlives its parent"
+)
+def test_no_process_outlives_a_killed_parent_even_inside_an_endless_call(tmp_path):
+    import pickle
+
+    work = planted(tmp_path / "run", "c_loop", num_sound=0)
+    (tmp_path / "work").write_bytes(pickle.dumps(work))
+    path = os.pathsep.join([str(PLANTED), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "work"), *sys.path],
+        env={**os.environ, "PYTHONPATH": path, "STYLEFARM_PLANTED_NOTHING": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        family = _descendants(parent.pid)
+        assert len(family) == 2, "a fork server and a child"
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
+        assert time.monotonic() < deadline, "a process outlives its parent"
+        time.sleep(0.1)
+
+
+def test_in_this_process_it_renders_the_same_way(tmp_path):
+    work, told = planted(tmp_path, num_sound=1), Told()
+    InThisProcess().render(work, told, hang_seconds=1)
+    assert [outcome.problem for outcome in told.outcomes.values()] == [None]
