@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from infra.store import Store, open_store
 from manifests.commits import Index
-from manifests.job import Job
-from tasks.one_shard import render_shard
+from manifests.job import Compute, Job
+from tasks.child import InThisProcess
+from tasks.events import Committed, WorkEvent
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.report import publish
 from tasks.resolving import resolve_job
-from tasks.run_folder import pending_shards
+from tasks.worker import Worked, work
 from tests.conftest import TINY_BACKBONE
 
 
@@ -45,11 +48,37 @@ def prepare(base: Path | str, **changes: Any) -> PreparedRun:
     return open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
 
 
-def render_pending(run: PreparedRun) -> list[dict[str, Any]]:
-    """Renders what is not committed, shard by shard; the summaries."""
-    compute = run.run.job.get("compute", {})
-    pending = pending_shards(open_store(run.uri), run.plan)
-    return [render_shard(run.uri, shard, compute) for shard in pending]
+@cache
+def renderer() -> InThisProcess:
+    """The one renderer of this process, so that the model is loaded once."""
+    return InThisProcess()
+
+
+def work_here(
+    run_uri: str,
+    *,
+    max_shards: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[WorkEvent], None] = lambda event: None,
+    **compute: Any,
+) -> Worked:
+    """Works on a run in this process, as one worker does, on the CPU unless `compute` says more."""
+    return work(
+        run_uri,
+        device="cpu",
+        compute=Compute(**compute),
+        renderer=renderer(),
+        max_shards=max_shards,
+        should_stop=should_stop,
+        tell=tell,
+    )
+
+
+def render_pending(run: PreparedRun, **compute: Any) -> list[Committed]:
+    """Renders what is not committed, as the job or `compute` says; what was committed."""
+    told: list[WorkEvent] = []
+    work_here(run.uri, tell=told.append, **{**run.run.job.get("compute", {}), **compute})
+    return [event for event in told if isinstance(event, Committed)]
 
 
 def finish(run: PreparedRun) -> Index:

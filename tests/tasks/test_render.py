@@ -20,17 +20,23 @@ from PIL import Image
 
 import tasks.render as rendering
 from ad_lib.errors import NumericsError
-from infra.store import AccessDenied, LocalStore, StoreBusy, open_store
+from infra.store import open_store
 from manifests.identity import fingerprint
 from manifests.schema import VOLATILE_COLUMNS
 from tasks.models import ModelCache
-from tasks.one_shard import render_patiently, render_shard
-from tasks.progress import Stopped, board
 from tasks.report import publish
 from tasks.shard_work import PlannedModel
 from tests.audit import Audit, audit
 from tests.bad_images import picture
-from tests.tasks.runs import download, files_of, finish, plan_path, prepare, render_pending
+from tests.tasks.runs import (
+    download,
+    files_of,
+    finish,
+    plan_path,
+    prepare,
+    render_pending,
+    work_here,
+)
 
 ELSEWHERE: dict[str, Any] = {"output__uri": "elsewhere"}
 FEW: dict[str, Any] = {"limits": {"max_items": 3}}
@@ -60,22 +66,22 @@ def all_but(failed: dict[str, str]) -> dict[str, str]:
 
 def test_a_whole_run_holds_its_contract(pictures):
     run = prepare(pictures)
-    summaries = render_pending(run)
+    committed = render_pending(run)
     index = publish(run.uri)
     assert index.complete
-    assert [one["rendered"] for one in summaries] == [True] * 3
-    assert sum(one["ok"] for one in summaries) == 6
+    assert sorted(one.shard for one in committed) == ["00000", "00001", "00002"]
+    assert sum(one.counts.ok for one in committed) == 6
     assert audit(run.uri).counts == {
         **{"planned": 6, "ok": 6, "failed": 0, "skipped": 0, "pending": 0}
     }
 
 
-def test_a_committed_shard_is_returned_and_not_rendered_again(pictures, monkeypatch):
-    run = prepare(pictures)
-    first = render_shard(run.uri, "00001", {})
+def test_committed_shards_are_not_rendered_again(pictures, monkeypatch):
+    run = prepare(pictures, **FEW)
+    render(run)
     before = files_of(run.uri)
     monkeypatch.setattr(rendering, "render", lambda *_, **__: pytest.fail("rendered again"))
-    assert render_shard(run.uri, "00001", {}) == first | {"rendered": False}
+    assert render_pending(run) == []
     assert files_of(run.uri) == before
 
 
@@ -93,8 +99,8 @@ def test_a_run_in_another_folder_gives_the_same_tars_and_deterministic_columns(p
 def test_batches_and_threads_change_no_shard_and_no_identity(pictures):
     run = one_shard(pictures)
     other = one_shard(pictures, output__uri="elsewhere")
-    render_shard(run.uri, "00000", {"batch_size": 1, "io_threads": 1, "device": "cpu"})
-    render_shard(other.uri, "00000", {"batch_size": 3, "io_threads": 4, "device": "cpu"})
+    render_pending(run, batch_size=1, io_threads=1)
+    render_pending(other, batch_size=3, io_threads=4)
     one, two = audit(run.uri, published=False), audit(other.uri, published=False)
     fixed = ("item_id", "key", "seed", "status")
     assert [[row[name] for name in fixed] for row in one.rows] == [
@@ -158,7 +164,7 @@ def test_an_input_deleted_after_planning_fails_its_items_alone(pictures):
 def test_a_shard_in_which_every_item_fails_is_committed_all_the_same(pictures):
     run = one_shard(pictures)
     for path in (pictures / "style").iterdir():
-        path.unlink()
+        path.write_bytes(b"changed")
     assert render(run).counts == {"planned": 6, "ok": 0, "failed": 6, "skipped": 0, "pending": 0}
 
 
@@ -245,49 +251,13 @@ def test_latents_that_really_stop_being_finite_are_that_items_numerics(pictures)
 # ---------------------------------------------------------------------------- attempts
 
 
-def test_a_failed_attempt_leaves_a_note_and_no_commit(pictures, fail_on):
+def test_a_stopped_shard_is_given_up_and_rendered_the_next_time(pictures):
     run = one_shard(pictures)
-    fail_on(StoreBusy("the store is busy"), next(run.plan.iter_items()).seed)
-    for number in (1, 2):
-        with pytest.raises(StoreBusy):
-            render_pending(run)
-        note = json.loads((Path(run.uri) / f"attempts/00000/{number}.json").read_bytes())
-        assert note["error"].endswith(".StoreBusy: the store is busy")
-        assert note["shard"] == "00000"
+    asked: list[bool] = []
+    found = work_here(run.uri, should_stop=lambda: len(asked) > 3 or asked.append(True) is not None)
+    assert found.stopped
     assert audit(run.uri, published=False, complete=False).counts["pending"] == 6
-
-
-def test_a_stopped_shard_is_given_up_without_a_note(pictures):
-    run = one_shard(pictures)
-    board.stop()
-    try:
-        with pytest.raises(Stopped):
-            render_pending(run)
-    finally:
-        board.reset()
-    assert set(files_of(run.uri)) == {"run.json", run.run.plan_name}
     assert render(run).counts["ok"] == 6
-
-
-def test_only_a_store_that_may_answer_later_is_worth_another_try(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-):
-    run = prepare(pictures)
-    monkeypatch.setattr("tasks.one_shard.RETRY_SECONDS", (0.0, 0.0))
-    put_if_absent = LocalStore.put_if_absent
-    for error, num_tries in ((StoreBusy("later"), 3), (AccessDenied("never"), 1)):
-        tried: list[str] = []
-
-        def refused(store: LocalStore, key: str, data: bytes) -> bool:
-            if not key.startswith("commits/"):
-                return put_if_absent(store, key, data)
-            tried.append(key)  # noqa: B023 - called in the same turn of the loop
-            raise error  # noqa: B023
-
-        monkeypatch.setattr(LocalStore, "put_if_absent", refused)
-        with pytest.raises(type(error)):
-            render_patiently(run.uri, "00000", {"device": "cpu"})
-        assert len(tried) == num_tries
 
 
 def test_a_run_is_not_continued_with_other_weights(pictures):
@@ -298,7 +268,7 @@ def test_a_run_is_not_continued_with_other_weights(pictures):
     record["fingerprint"] = fingerprint(record["identity"])
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"planned with backbone .* at sha256:other, but here"):
-        render_shard(run.uri, "00000", {})
+        render_pending(run)
 
 
 def test_a_backbone_is_loaded_once(pictures):
