@@ -205,7 +205,7 @@ class _Listener:
     def _death(self) -> Exception:
         """How the child ended; nobody's fault where it was asked to stop, or was closed."""
         self.child.poll(STOP_SECONDS)
-        if self.stop_asked is not None or self.child.is_killed:
+        if self.child.is_killed or self.stop_asked is not None or self.watch.should_stop():
             return Stopped("stopped; run the same command again to finish")
         code, words = self.child.exit_code, self.child.last_words()
         if code is not None and code < 0:

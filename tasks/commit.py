@@ -33,6 +33,9 @@ from tasks.faults import ScratchFull
 from tasks.run_folder import refuse_linked_folders
 from tasks.tar_headers import TarDamaged, read_members
 
+COMMIT_FILE = "commit.json"
+"""What a packed shard's commit is called in scratch."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -148,6 +151,7 @@ def _declared(
     if tar_path is not None and tar is not None:
         tar_path.rename(packed.path_of(tar))
     packed.path_of(part).write_bytes(parquet)
+    (folder / COMMIT_FILE).write_bytes(commit.to_bytes())
     return packed
 
 

@@ -34,7 +34,7 @@ from tasks.faults import (
     WorkerFault,
 )
 from tasks.holding import Holding, take
-from tasks.offer import offer
+from tasks.offer import find_kept, offer
 from tasks.patience import Patience, patiently
 from tasks.queue import ShardQueue
 from tasks.run_plan import RunPlan
@@ -128,6 +128,8 @@ class ShardInWork:
 
     def _commit(self) -> tuple[Commit, bool]:
         items = self._plan.items(self._shard)
+        if kept := self._kept():
+            return self._offer(kept)
         with scratch_folder() as scratch:
             self._render(items, scratch)
             outcomes = [self._watch.outcomes[item.item_id] for item in items]
@@ -262,6 +264,12 @@ class ShardInWork:
             plan_digest=self._plan.reference(self._shard).plan_digest,
         )
         return pack_shard(attempt, outcomes, provenance, scratch, stats)
+
+    def _kept(self) -> PackedShard | None:
+        """The shard, where an earlier worker here rendered it and could not store it."""
+        run = self._place.run
+        digest = self._plan.reference(self._shard).plan_digest
+        return find_kept(self._place.store.uri, run.fingerprint, digest, self._shard)
 
     def _offer(self, packed: PackedShard) -> tuple[Commit, bool]:
         return offer(self._place.store, packed, self._place.should_stop, self._on_wait)

@@ -6,13 +6,26 @@ committed or kept: it waits in scratch, where the next worker of this machine fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Container
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 from infra.store import Store
-from manifests.commits import Commit, commit_name
+from manifests.commits import Commit, commit_name, read_commit
 from manifests.errors import RunFolderError
-from tasks.commit import PackedShard
+from tasks.commit import COMMIT_FILE, PackedShard, file_sha256
+from tasks.faults import ScratchFull, StoreTrouble
+from tasks.patience import patiently
 from tasks.run_folder import find_commit
+from tasks.scratch import in_use, scratch_home
+
+logger = logging.getLogger(__name__)
+
+_KEPT = "kept-"
 
 
 def offer(
@@ -21,13 +34,13 @@ def offer(
     should_stop: Callable[[], bool],
     on_wait: Callable[[str], None],
 ) -> tuple[Commit, bool]:
-    """Stores a packed shard and declares it.
+    """Stores a packed shard and declares it; a store that cannot take it is offered it again.
 
     Args:
         store: of the run folder.
         packed: the shard.
         should_stop: asked while the store is waited for.
-        on_wait: told why the store is waited for, and called at least twice a second meanwhile.
+        on_wait: told why the store is waited for, at least twice a second.
 
     Returns:
         The commit of the shard, and whether it is this one. Where another was first, this one is
@@ -37,6 +50,56 @@ def offer(
         StoreTrouble: the store is full, read-only, or away for too long; the shard is kept.
         Stopped: `should_stop` said so; the shard is kept.
     """
+    kept = _kept(store, packed)
+    with in_use(kept.folder):
+        try:
+            found = patiently(lambda: _declared(store, kept), should_stop, on_wait)
+        except StoreTrouble as trouble:
+            raise StoreTrouble(
+                f"{trouble}; shard {kept.commit.shard} is rendered and waits in {kept.folder}: the "
+                "next run on this machine stores it"
+            ) from trouble
+        shutil.rmtree(kept.folder, ignore_errors=True)
+        return found
+
+
+def find_kept(run_uri: str, fingerprint: str, plan_digest: str, shard: str) -> PackedShard | None:
+    """A shard of this run that is rendered and waits here, its files held to their hashes.
+
+    Args:
+        run_uri: the run folder, as its store names it.
+        fingerprint: of the run.
+        plan_digest: of the generation that planned the shard.
+        shard: its name.
+    """
+    with suppress(OSError, ScratchFull):
+        folder = scratch_home() / f"{_prefix(run_uri, fingerprint, plan_digest)}{shard}"
+        if not folder.is_dir():
+            return None
+        with in_use(folder) as is_mine:
+            if not is_mine:  # another worker is offering it
+                return None
+            if packed := _sound(folder, fingerprint, plan_digest, shard):
+                return packed
+            logger.warning("%s is damaged and is removed; its shard is rendered again", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def forget_kept(
+    run_uri: str, fingerprint: str, plan_digest: str, committed: Container[str]
+) -> None:
+    """Removes the shards of a plan that wait here although they are committed."""
+    with suppress(OSError, ScratchFull):
+        prefix = _prefix(run_uri, fingerprint, plan_digest)
+        for folder in scratch_home().glob(f"{prefix}*"):
+            with in_use(folder) as is_mine:
+                if is_mine and folder.name.removeprefix(prefix) in committed:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _declared(store: Store, packed: PackedShard) -> tuple[Commit, bool]:
+    """Stores the files, then the commit; safe to repeat."""
     for file in packed.commit.files:
         store.put(file.name, packed.path_of(file))
     shard = packed.commit.shard
@@ -48,3 +111,40 @@ def offer(
         f"{commit_name(shard)} was refused by the store and is not there: does another "
         "program delete files of this run folder? Run the job again"
     )
+
+
+def _kept(store: Store, packed: PackedShard) -> PackedShard:
+    """The shard at the place where the next worker looks for it, unless another one waits there."""
+    commit = packed.commit
+    with suppress(OSError, ScratchFull):
+        prefix = _prefix(store.uri, packed.fingerprint, commit.plan_digest)
+        place = scratch_home() / f"{prefix}{commit.shard}"
+        if packed.folder == place:
+            return packed
+        with in_use(place) as is_mine:
+            if is_mine:
+                shutil.rmtree(place, ignore_errors=True)
+        packed.folder.rename(place)
+        return replace(packed, folder=place)
+    return packed
+
+
+def _prefix(run_uri: str, fingerprint: str, plan_digest: str) -> str:
+    """How the names of folders begin that hold shards of this plan of this run."""
+    text = "\n".join((run_uri, fingerprint, plan_digest))
+    return f"{_KEPT}{hashlib.sha256(text.encode()).hexdigest()[:16]}-"
+
+
+def _sound(folder: Path, fingerprint: str, plan_digest: str, shard: str) -> PackedShard | None:
+    try:
+        commit = read_commit((folder / COMMIT_FILE).read_bytes(), shard)
+    except (OSError, RunFolderError):
+        return None
+    packed = PackedShard(commit, folder, fingerprint)
+    if commit.plan_digest != plan_digest:
+        return None
+    for file in commit.files:
+        path = packed.path_of(file)
+        if not path.is_file() or file_sha256(path) != file.sha256:
+            return None
+    return packed

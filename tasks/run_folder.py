@@ -38,6 +38,7 @@ from manifests.generations import (
 )
 from manifests.plan import SHARD_PATTERN
 from manifests.records import MAX_RECORD_BYTES, first_problem, read_record
+from tasks.scratch import scratch_errors
 
 if TYPE_CHECKING:
     from manifests.commits import PlanReference
@@ -164,13 +165,16 @@ def load_plan(store: Store, reference: PlanReference, *, generation: int = 0) ->
 
     Raises:
         RunFolderError: the plan is missing or damaged.
+        ScratchFull: there is no room for the temporary file.
     """
     from manifests.plan_table import WAY_OUT, PlanFile
     from tasks.requests import check_settings
 
     with ExitStack() as until_opened:
-        file = until_opened.enter_context(TemporaryFile(prefix="stylefarm-"))
-        _download(store, reference.plan_name, file, WAY_OUT)
+        with scratch_errors():
+            file = until_opened.enter_context(TemporaryFile(prefix="stylefarm-"))
+            _download(store, reference.plan_name, file, WAY_OUT)
+            file.flush()
         plan = PlanFile(file, reference, generation=generation)
         until_opened.pop_all()  # the plan closes it
     for task, params in plan.settings:

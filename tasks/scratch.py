@@ -1,8 +1,8 @@
 """Temporary folders of shards that are rendered here, and shards that wait here for their store.
 
 All of a user's lie in one folder that nobody else can read. A folder is in use as long as its lock
-is held, so what a killed process left behind is known, and removed by the next one. A kept shard is
-no leftover: it stays until it is committed.
+is held, so what a killed process left behind is known, and removed by the next one. A kept shard
+(`tasks/offer.py`) is no leftover: it stays until it is committed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from tasks.faults import ScratchFull
 
 logger = logging.getLogger(__name__)
 
-KEPT = "kept-"
-"""How the names of folders begin that hold a shard which waits for its store."""
-
 _WORK = "work-"
 
 _in_use: set[Path] = set()
@@ -36,7 +33,7 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         ScratchFull: it cannot be made.
     """
-    with _scratch_errors():
+    with scratch_errors():
         home = scratch_home()
         with _locked(home / "lock"):
             _remove_leftovers(home)
@@ -79,7 +76,8 @@ def in_use(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _scratch_errors() -> Iterator[None]:
+def scratch_errors() -> Iterator[None]:
+    """Tells in one sentence what keeps the temporary folder from being written inside the block."""
     try:
         yield
     except OSError as error:
