@@ -1,7 +1,8 @@
-"""Progress bars: drawn on a terminal, a line now and then where the output is a file."""
+"""Progress as a person sees it: a bar on a terminal, a line now and then where there is none."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +14,23 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
+from flows.progress import Readable, Snapshot
 from flows.terminal import Terminal
-from manifests.plan import PlannedShard
-from tasks.planning import PreparedRun
-from tasks.progress import board
 
-MAX_PROGRESS_LINES = 40
-"""Lines about finished shards where the output is a file."""
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+
+LINE_SECONDS, SHARD_LINE_SECONDS = 15.0, 2.0
+"""The time between two lines: at least the second where a shard was committed meanwhile."""
+
+MAX_PHASES = 8
+"""New phases that have a line of their own; many workers have many mixtures of phases."""
+
+LINES_PER_AGE = 40
+"""Lines become rarer as a run grows older: one in so many parts of its age."""
 
 
 @contextmanager
@@ -46,57 +54,75 @@ def counting_bar(
 
 
 @contextmanager
-def rendering_bar(
-    terminal: Terminal, prepared: PreparedRun, pending: dict[str, PlannedShard]
-) -> Iterator[None]:
-    """A bar that follows the counters of rendering until the block ends."""
-    console = terminal.console
-    num_items = prepared.plan.num_items
-    num_to_render = sum(shard.num_items for shard in pending.values())
-    num_shards = len(prepared.plan.shards)
-    shards_per_line = -(-max(1, len(pending)) // MAX_PROGRESS_LINES)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        console=console,
-        disable=not console.is_terminal,
-    )
+def progress_shown(terminal: Terminal, progress: Readable) -> Iterator[None]:
+    """Shows how far something is until the block ends."""
+    show = _bar if terminal.console.is_terminal else _lines
     done = threading.Event()
-    task = progress.add_task("starting Prefect", total=max(num_to_render, 1e-9), figures="")
-    shards_told, started = 0, 0.0
 
-    def update() -> None:
-        nonlocal shards_told, started
-        now = board.read()
-        if now.items and not started:
-            started = time.monotonic()
-        seconds = time.monotonic() - started
-        committed = num_shards - len(pending) + now.shards
-        figures = (
-            f"{num_items - num_to_render + now.items:.0f}/{num_items} items · "
-            f"{committed}/{num_shards} shards · {now.items / max(seconds, 1.0):.2f} images/s"
-        )
-        description = "rendering" if now.items else "starting"
-        progress.update(task, completed=now.items, figures=figures, description=description)
-        finished = now.shards == len(pending) != shards_told
-        if not console.is_terminal and (finished or now.shards >= shards_told + shards_per_line):
-            terminal.say(figures)
-            shards_told = now.shards
+    def follow(show_now: Callable[[Snapshot], None]) -> None:
+        while not done.wait(LOOK_SECONDS):
+            show_now(progress.read())
 
-    def follow() -> None:
-        while not done.wait(0.2):
-            update()
-
-    follower = threading.Thread(target=follow, daemon=True)
-    with progress:
+    with show(terminal) as show_now:
+        show_now(progress.read())
+        follower = threading.Thread(target=follow, args=[show_now], daemon=True)
         follower.start()
         try:
             yield
         finally:
             done.set()
             follower.join()
-            update()
+            show_now(progress.read())
+
+
+@contextmanager
+def _bar(terminal: Terminal) -> Iterator[Callable[[Snapshot], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA {task.fields[eta]}"),
+        console=terminal.console,
+    )
+    with bar:
+        task = bar.add_task("", total=None, figures="", eta="")
+
+        def show(now: Snapshot) -> None:
+            bar.update(
+                task,
+                description=now.phase,
+                completed=now.done,
+                total=now.total,
+                figures=now.figures,
+                eta=now.eta,
+            )
+
+        yield show
+
+
+@contextmanager
+def _lines(terminal: Terminal) -> Iterator[Callable[[Snapshot], None]]:
+    """A line for each new phase and some committed shards, ever more rarely, and one at the end."""
+    started = time.monotonic()
+    last: tuple[float, Snapshot] | None = None
+    phases: set[str] = set()
+
+    def show(now: Snapshot) -> None:
+        nonlocal last
+        is_new = now.phase not in phases and len(phases) < MAX_PHASES
+        if last is None or is_new or _is_due(last, now, started):
+            phases.add(now.phase)
+            last = time.monotonic(), now
+            told = f"{now.figures} · " if now.figures else ""
+            logger.info("%s: %sETA %s", now.phase, told, now.eta)
+
+    yield show
+
+
+def _is_due(last: tuple[float, Snapshot], now: Snapshot, started: float) -> bool:
+    when, told = last
+    age = time.monotonic() - started
+    least = SHARD_LINE_SECONDS if now.milestones > told.milestones else LINE_SECONDS
+    is_last = now.done == now.total != told.done
+    return is_last or time.monotonic() - when >= max(least, age / LINES_PER_AGE)

@@ -1,11 +1,14 @@
 """The command line `stylefarm`.
 
 Exit codes:
-    0  complete; also when there was nothing to do.
-    2  wrong usage, or an input, a store or a model that cannot be used.
+    0  complete; also when there was nothing to do, and of a worker that did all it was asked for.
+    2  wrong usage, or an input, a store, a device or a model that cannot be used; also where the
+       sources of a run are gone.
     3  complete, but more items failed than the job allows.
-    4  incomplete: stopped by a signal, or shards are still pending. Run it again.
+    4  incomplete: stopped by a signal or by `stylefarm stop`, or the store of the run folder or
+       every worker of this machine failed. What is committed stays; run it again.
     5  the run folder belongs to another job.
+    6  stopped because too many items fail for other reasons than their inputs.
     1  an error of stylefarm itself.
 """
 
@@ -23,7 +26,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.exceptions import TyperException
 
-from flows.stopping import EXIT_INCOMPLETE, run_stoppable
+from flows.logs import configure_logging
+from flows.stopping import EXIT_INCOMPLETE, Stopping, run_stoppable
 from flows.terminal import Terminal, prepare_streams
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 EXIT_USAGE = 2
 EXIT_FAILED_ITEMS = 3
 EXIT_FINGERPRINT = 5
+EXIT_FAILING = 6
 DEBUG_VARIABLE = "STYLEFARM_DEBUG"
 PACKAGES = ("ad_lib", "manifests", "infra", "tasks")
 
@@ -91,12 +96,22 @@ def stylefarm(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    verbosity: Annotated[
+        int,
+        typer.Option(
+            *("--verbose", "-v"),
+            count=True,
+            help="Tell more of what happens, with times; twice for everything.",
+        ),
+    ] = 0,
 ) -> None:
     """Turn manifests of images into stylised datasets and texture assets."""
+    configure_logging(terminal, verbosity)
 
 
 @app.command()
 def run(
+    context: typer.Context,
     job: JobPath,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
@@ -107,8 +122,9 @@ def run(
 ) -> None:
     """Make a job's pictures; run it again to finish what was interrupted.
 
-    Every input is read and checked before anything is rendered. What is finished is in the run
-    folder, whatever happens; the same command continues from there and recomputes nothing.
+    Every input is read and checked before anything is rendered. One worker renders on each device
+    of this machine; 'stylefarm work' adds workers of other machines. What is finished is in the
+    run folder, whatever happens; the same command continues from there and recomputes nothing.
     """
     resolved = _resolved(job, overrides, limit, output, will_render=True)
     from flows import session
@@ -117,13 +133,7 @@ def run(
         session.show_dry_run(terminal, resolved)
         return
     prepared = session.prepare(terminal, resolved)
-    index = session.finish(terminal, resolved.job, job, prepared)
-    session.show_outcome(terminal, resolved.job, prepared.uri, index)
-    if index.counts.pending:
-        raise typer.Exit(EXIT_INCOMPLETE)
-    if not resolved.job.limits.allows(index.counts.failed, index.counts.planned):
-        session.show_failed_items(terminal, resolved.job, prepared.uri, index)
-        raise typer.Exit(EXIT_FAILED_ITEMS)
+    _finish(context, prepared.uri, resolved.job, job.stem)
 
 
 @app.command()
@@ -141,11 +151,44 @@ def plan(
 
 
 @app.command()
+def work(
+    context: typer.Context,
+    run_uri: RunUri,
+    device: Annotated[
+        str,
+        typer.Option(help="What renders: cpu, cuda, cuda:1, mps; auto takes the run's kind."),
+    ] = "auto",
+    max_shards: Annotated[
+        int | None, typer.Option(min=1, help="Commit so many shards at most, then end.")
+    ] = None,
+) -> None:
+    """Join a planned run from any machine that reaches its folder, with one device.
+
+    Any number of workers may join and leave at any time: each takes shards that nobody holds,
+    until every shard is committed. Whoever planned the run, or 'stylefarm report', publishes it.
+    """
+    uri = _run_folder(run_uri)
+    from flows import session
+
+    session.work_on(terminal, _stopping(context), uri, device, max_shards)
+
+
+@app.command()
+def stop(run_uri: RunUri) -> None:
+    """Ask all workers of a run to stop, wherever they are; nothing that is committed is lost."""
+    uri = _run_folder(run_uri)
+    from flows import session
+
+    session.stop_run(terminal, uri)
+
+
+@app.command()
 def status(run_uri: RunUri) -> None:
     """Say how far a run is, from its commits."""
+    uri = _run_folder(run_uri)
     from flows.status import show_status
 
-    show_status(terminal, _absolute(run_uri))
+    show_status(terminal, uri)
 
 
 @app.command()
@@ -154,16 +197,15 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Bring index.json and report.html up to date, and say where the page is."""
-    from tasks.run_folder import open_run
-
-    open_run(_absolute(run_uri))  # a wrong path is told at once
+    uri = _run_folder(run_uri)
     from flows import session
 
-    session.show_report(terminal, _absolute(run_uri), show)
+    session.show_report(terminal, uri, show)
 
 
 @app.command()
 def render(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")],
     style: Annotated[
         list[Path], typer.Option(help="The image whose style is taken. May be repeated.")
@@ -253,7 +295,7 @@ def render(
         seed=seed,
         settings=_pairs(settings),
     )
-    single.render_one(terminal, asked)
+    single.render_one(terminal, _stopping(context), asked)
 
 
 @app.command()
@@ -273,9 +315,9 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run_command() -> int:
+def _run_command(stopping: Stopping) -> int:
     try:
-        return app(standalone_mode=False) or 0
+        return app(standalone_mode=False, obj=stopping) or 0
     except SystemExit:
         return 0  # the reader of the help has gone
     except Exception as error:
@@ -305,12 +347,16 @@ def _explained(error: Exception) -> tuple[str, int]:
     from ad_lib.errors import BackboneError, ImageError, RequestError
     from infra.objects import StoreError
     from manifests.errors import FingerprintMismatch, ManifestError
-    from tasks.progress import Stopped
+    from tasks.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
 
-    if isinstance(error, Stopped):
-        return "", EXIT_INCOMPLETE  # the main thread says so
     if isinstance(error, FingerprintMismatch):
         return str(error), EXIT_FINGERPRINT
+    if isinstance(error, BreakerTripped):
+        return str(error), EXIT_FAILING
+    if isinstance(error, SourcesGone):
+        return str(error), EXIT_USAGE
+    if isinstance(error, Stopped | StoreTrouble | WorkerFault):
+        return str(error), EXIT_INCOMPLETE
     if isinstance(error, TyperException):
         return _usage(error), EXIT_USAGE
     known = (ManifestError, RequestError, ImageError, BackboneError, StoreError)
@@ -333,6 +379,33 @@ def _usage(error: TyperException) -> str:
     message = error.format_message()
     end = "" if message.endswith((".", "?", ")")) else "."
     return f"{message}{end} See '{command} --help'."
+
+
+def _finish(context: typer.Context, uri: str, job: Job, name: str) -> None:
+    """Renders what is pending, publishes, and ends with the run's exit code."""
+    from flows import session
+
+    index = session.finish(terminal, _stopping(context), uri, job, job.name or name)
+    session.show_outcome(terminal, job, uri, index)
+    if not index.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+    if not job.limits.allows(index.counts.failed, index.counts.planned):
+        session.show_failed_items(terminal, job, uri, index)
+        raise typer.Exit(EXIT_FAILED_ITEMS)
+
+
+def _stopping(context: typer.Context) -> Stopping:
+    """Whether this process was asked to stop; a command that is called without `main` never is."""
+    return context.obj or Stopping()
+
+
+def _run_folder(uri: str) -> str:
+    """The full URI of a run folder; a wrong one is told before anything large is imported."""
+    from tasks.run_folder import open_run
+
+    found = _absolute(uri)
+    open_run(found)
+    return found
 
 
 def _resolved(

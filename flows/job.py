@@ -1,11 +1,12 @@
-"""The Prefect flow that makes a job's pictures. Run it again to finish what was interrupted.
+"""The Prefect flows that make a job's pictures. Run one again to finish what was interrupted.
 
-Everything is done by plain functions of `tasks`; here they become Prefect's tasks, so that Prefect
-shows them. The command line renders without this file where Prefect does not work.
+The workers of `crew` do the work; here Prefect shows them: a task run for each worker, with its
+commits as log lines. Prefect is never asked what is done, so that it may be absent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,24 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.futures import wait
 from prefect.states import Completed, Failed
 
-from infra.runners import sliding_window, task_runner
+from flows.crew import Crew
+from flows.stopping import Stopping
 from infra.store import join_uri
-from manifests.commits import REPORT_NAME
-from manifests.job import job_from_dict
-from tasks.one_shard import render_patiently
+from manifests.commits import REPORT_NAME, Counts, Index
+from manifests.job import Limits, job_from_dict
+from tasks.devices import devices_for
 from tasks.planning import open_prepared, plan_items, store_plan
-from tasks.progress import board
 from tasks.report import publish
 from tasks.resolving import resolve_job
-from tasks.run_folder import load_plan, open_run, pending_shards
-
-NUM_WORKERS = 1
-"""One device, one thread; several devices are several workers."""
+from tasks.run_folder import open_run
 
 
-@flow(
-    name="stylefarm",
-    flow_run_name="{name}",
-    task_runner=task_runner(NUM_WORKERS),
-    persist_result=False,
-    validate_parameters=False,
-)
+@flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
 def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
-    """Plans a job, renders its pending shards and publishes the result.
+    """Plans a job, works on it with every device of this machine, and publishes the result.
 
     Args:
         name: the name that Prefect shows.
@@ -48,26 +41,59 @@ def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
     Returns:
         Completed with the run's counts, or Failed where shards are still pending or more items
         failed than the job allows.
-
-    Raises:
-        Stopped: somebody asked this process to stop.
     """
     run_uri = prepare(job, base)
-    store, run = open_run(run_uri)
-    pending = pending_shards(store, load_plan(store, run))
+    parsed = job_from_dict(job)
+    device_type = open_run(run_uri)[1].device_type
+    devices = devices_for(device_type, parsed.compute.device, parsed.compute.workers)
+    with Crew(run_uri, devices, parsed.compute, stopping=Stopping()) as crew:
+        return _follow(crew, parsed.limits, lambda: publish(run_uri))
 
-    compute = job.get("compute", {})
-    for future in sliding_window(
-        lambda shard: render_shard.submit(run_uri, shard, compute), pending, 2 * NUM_WORKERS
-    ):
-        future.wait()
-        board.check()
 
-    counts = publish_run(run_uri)
-    describe_run(run_uri, counts)
-    allowed = job_from_dict(job).limits.allows(counts["failed"], counts["planned"])
-    outcome = Completed if allowed and not counts["pending"] else Failed
-    return outcome(message=", ".join(f"{number} {status}" for status, number in counts.items()))
+def show_crew(name: str, crew: Crew, limits: Limits, finish: Callable[[], Index]) -> State[Any]:
+    """Shows workers that work already, as a flow run that ends when they have.
+
+    Args:
+        name: the name that Prefect shows.
+        crew: the workers.
+        limits: how many items may fail in a run that Prefect calls completed.
+        finish: publishes the run.
+
+    Returns:
+        The state of the flow run; it is no judgement that the caller has to know.
+    """
+
+    @flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
+    def work(name: str, run_uri: str) -> State[Any]:
+        return _follow(crew, limits, finish)
+
+    return work(name, crew.run_uri, return_state=True)
+
+
+def _follow(crew: Crew, limits: Limits, finish: Callable[[], Index]) -> State[Any]:
+    """A task run for each worker until all have ended; then the run is published and described."""
+
+    @task(name="work", task_run_name="work-{number}-{device}", cache_policy=NO_CACHE)
+    def follow_worker(number: int, device: str) -> State[Any]:
+        logger, num_committed = get_run_logger(), 0
+        for commit in crew.commits(number):
+            num_committed += 1
+            logger.info(
+                "shard %s is committed after %.1f s: %s",
+                *(commit.shard, commit.seconds, _told(commit.counts)),
+            )
+        crew.result(number)  # raises what ended it
+        return Completed(message=f"{num_committed} shards committed")
+
+    wait([follow_worker.submit(number, device) for number, device in enumerate(crew.devices)])
+    if crew.wait():
+        return Failed(message="stopped; run the same job again to finish")
+    index = finish()
+    counts = index.counts
+    _describe(crew.run_uri, counts)
+    allowed = limits.allows(counts.failed, counts.planned)
+    outcome = Completed if allowed and index.complete else Failed
+    return outcome(message=_told(counts))
 
 
 @task(name="prepare", cache_policy=NO_CACHE, persist_result=False)
@@ -85,26 +111,14 @@ def prepare(job: dict[str, Any], base: str) -> str:
     return prepared.uri
 
 
-@task(
-    name="render-shard",
-    task_run_name="render-{shard}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def render_shard(run_uri: str, shard: str, compute: dict[str, Any]) -> dict[str, Any]:
-    """Renders and commits one shard; see `tasks.one_shard.render_patiently`."""
-    return render_patiently(run_uri, shard, compute)
-
-
-@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish_run(run_uri: str) -> dict[str, Any]:
-    """Brings `index.json` and `report.html` up to date; returns the index's counts."""
-    return publish(run_uri).counts.model_dump()
-
-
-def describe_run(run_uri: str, counts: dict[str, int]) -> None:
+def _describe(run_uri: str, counts: Counts) -> None:
     """Saves the counts and a link to the report with the flow run, as Prefect artifacts."""
-    create_table_artifact(key="stylefarm-counts", table=[counts], description=f"Items of {run_uri}")
+    table = [counts.model_dump()]
+    create_table_artifact(key="stylefarm-counts", table=table, description=f"Items of {run_uri}")
     report = join_uri(run_uri, REPORT_NAME)
     link = report if "://" in report else Path(report).absolute().as_uri()
     create_link_artifact(key="stylefarm-report", link=link, link_text="Report with pictures")
+
+
+def _told(counts: Counts) -> str:
+    return ", ".join(f"{number} {status}" for status, number in counts)

@@ -1,28 +1,34 @@
-"""What `run`, `plan` and `report` do, step by step, and what they print."""
+"""What the commands on run folders do, step by step, and what they print."""
 
 from __future__ import annotations
 
 import os
 import sys
 import webbrowser
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
-from flows.bars import counting_bar, rendering_bar
+from flows.bars import counting_bar, progress_shown
+from flows.crew import Crew
 from flows.presets import warn_of_prompts
+from flows.progress import RunProgress
+from flows.stopping import Stopping
 from flows.terminal import MAX_LINES, Terminal
 from infra.prefect_api import PrefectUnavailable
-from infra.store import Store, StoreError, join_uri
-from manifests.commits import REPORT_NAME, Index
-from manifests.errors import ManifestError
+from infra.store import Store, join_uri
+from manifests.commits import REPORT_NAME, Index, RunRecord
 from manifests.items import Item
-from manifests.job import Job
-from tasks.committed import failed_rows
+from manifests.job import Job, Limits
+from tasks.committed import failed_rows, open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
+from tasks.devices import devices_for
+from tasks.faults import Stopped
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.progress import board
 from tasks.report import publish
 from tasks.resolving import ResolvedJob
-from tasks.run_folder import last_failures, open_run, pending_shards
+from tasks.run_folder import open_run, recorded_job
+from tasks.stop_request import ask_to_stop
 
 
 def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
@@ -51,26 +57,81 @@ def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
     return prepared
 
 
-def finish(terminal: Terminal, job: Job, path: Path, prepared: PreparedRun) -> Index:
-    """Renders what is pending and publishes; returns what the commits say."""
-    store, _ = open_run(prepared.uri)
-    pending = pending_shards(store, prepared.plan)
-    if pending:
-        board.reset()
-        num_items = prepared.plan.num_items
-        num_done = num_items - sum(shard.num_items for shard in pending.values())
-        if num_done:
-            terminal.say(f"Resuming: {num_done} of {num_items} items are committed.")
-        with rendering_bar(terminal, prepared, pending):
-            _render_with_prefect(terminal, job, path)
-            _render_what_is_left(job, store, prepared)
-    failures = last_failures(store, prepared.plan)
-    terminal.say_list(
-        (f"shard {shard} failed: {error}" for shard, error in failures.items()),
-        "red",
-        rest="more shards failed",
+def finish(terminal: Terminal, stopping: Stopping, uri: str, job: Job, name: str) -> Index:
+    """Renders what is pending with every device of this machine, and publishes.
+
+    Args:
+        terminal: where progress is shown.
+        stopping: whether to stop.
+        uri: the run folder.
+        job: its `compute` says how, its `limits` how much may fail.
+        name: what Prefect calls the flow run.
+
+    Returns:
+        What the commits say.
+
+    Raises:
+        Stopped: somebody asked this process, or all workers, to stop.
+        Exception: what ended the workers; see `Crew.wait`.
+    """
+    store, run = open_run(uri)
+    progress = _progress(terminal, store, run)
+    if not progress.num_shards_left:
+        terminal.say("Nothing to do: every planned item is done.")
+        return publish(uri)
+    publish_once = cache(lambda: publish(uri))
+    devices = devices_for(run.device_type, job.compute.device, job.compute.workers)
+
+    def finish_run() -> Index:
+        progress.publish()
+        return publish_once()
+
+    with (
+        progress_shown(terminal, progress),
+        Crew(uri, devices, job.compute, stopping=stopping, tell=progress.tell) as crew,
+    ):
+        _show_in_prefect(terminal, name, crew, job.limits, finish_run)
+        if crew.wait():
+            raise Stopped(_why_stopped(stopping))
+        return finish_run()
+
+
+def work_on(
+    terminal: Terminal, stopping: Stopping, uri: str, device: str, max_shards: int | None
+) -> None:
+    """Renders pending shards of a run with one device, beside whoever else does."""
+    store, run = open_run(uri)
+    compute = recorded_job(run).compute
+    progress = _progress(terminal, store, run)
+    if not progress.num_shards_left:
+        terminal.say("Nothing to do: every planned item is done.")
+        return
+    devices = devices_for(run.device_type, device, 1)
+    crew = Crew(
+        *(uri, devices, compute),
+        stopping=stopping,
+        tell=progress.tell,
+        max_shards=max_shards,
     )
-    return publish(prepared.uri)
+    with progress_shown(terminal, progress), crew:
+        if crew.wait():
+            raise Stopped(_why_stopped(stopping))
+    num_committed = crew.result(0).num_committed
+    terminal.say(f"This worker has committed {_counted(num_committed, 'shard')}.")
+    if progress.num_shards_left:
+        terminal.say(f"Of the run {_counted(progress.num_shards_left, 'shard')} are left.")
+    else:
+        terminal.say(f"The run is complete; publish it with: stylefarm report {uri}")
+
+
+def stop_run(terminal: Terminal, uri: str) -> None:
+    """Asks all workers of a run to stop."""
+    store, _ = open_run(uri)
+    ask_to_stop(store, "stylefarm stop")
+    terminal.say(
+        "All workers of this run are asked to stop; each does within a step and some seconds. "
+        "'stylefarm run' or 'stylefarm work' goes on."
+    )
 
 
 def show_outcome(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
@@ -98,8 +159,8 @@ def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> N
     terminal.say_list(lines, "red", rest="more", num_lines=index.counts.failed)
     terminal.say(
         f"More items failed than limits.max_failed allows ({job.limits.max_failed}). Correct their "
-        "inputs and start a new run folder, or raise limits.max_failed (a number, or a share such "
-        "as 2%).",
+        f"inputs and try them again with 'stylefarm retry {uri}', or raise limits.max_failed (a "
+        "number, or a share such as 2%).",
         "red",
     )
 
@@ -120,51 +181,43 @@ def _has_screen() -> bool:
     return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
 
 
-def _render_with_prefect(terminal: Terminal, job: Job, path: Path) -> None:
-    """Runs the flow in this process. Where Prefect does not work, says so and returns.
+def _progress(terminal: Terminal, store: Store, run: RunRecord) -> RunProgress:
+    """How far the run is before this command does anything; said where something is done."""
+    committed = open_committed(store, run)
+    shards = {name: shard.num_items for name, shard in committed.plan.shards.items()}
+    progress = RunProgress(shards, committed.live)
+    now = progress.read()
+    if now.milestones and progress.num_shards_left:
+        terminal.say(f"Resuming: {now.done:.0f} of {now.total:.0f} items are committed.")
+    return progress
 
-    Prefect only watches, so its trouble is never the run's: what it did not render is rendered
-    without it.
+
+def _show_in_prefect(
+    terminal: Terminal, name: str, crew: Crew, limits: Limits, finish_run: Callable[[], Index]
+) -> None:
+    """Shows the workers in Prefect until they have ended. Where Prefect does not work, says so.
+
+    Prefect only watches, so its trouble is never the run's.
     """
     try:
         from infra.prefect_api import prefect_api
 
         with prefect_api():
-            _run_flow(job, path)
-            board.check()
-    except (ManifestError, StoreError):
-        raise
+            from flows.job import show_crew
+
+            state = show_crew(name, crew, limits, finish_run)
+            error = state.result(raise_on_failure=False)
+            if isinstance(error, BaseException) and crew.is_working():
+                raise error
     except Exception as error:
-        board.check()
-        name = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
         terminal.say(
-            f"Rendering goes on without Prefect, which only shows it: {name}{error}", "yellow"
+            f"Rendering goes on without Prefect, which only shows it: {kind}{error}", "yellow"
         )
 
 
-def _run_flow(job: Job, path: Path) -> None:
-    """Runs the flow; raises what ended it early, be it ours or Prefect's."""
-    from flows.job import run_job
-
-    content = job.model_dump(mode="json", exclude_unset=True)
-    base = str(path.absolute().parent)
-    state = run_job(job.name or path.stem, content, base, return_state=True)
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, BaseException):
-        raise error
-
-
-def _render_what_is_left(job: Job, store: Store, prepared: PreparedRun) -> None:
-    """Renders the shards that Prefect did not get to; there are none where Prefect works."""
-    from tasks.one_shard import render_patiently
-
-    for shard in pending_shards(store, prepared.plan):
-        if shard in board.read().begun:
-            continue
-        try:
-            render_patiently(prepared.uri, shard, job.model_dump(mode="json")["compute"])
-        except Exception:
-            board.check()  # the run folder has a note of what went wrong with the shard
+def _why_stopped(stopping: Stopping) -> str:
+    return "" if stopping.asked() else "all workers of this run were asked to stop"
 
 
 def _plan(terminal: Terminal, resolved: ResolvedJob) -> list[Item]:
@@ -176,7 +229,7 @@ def _plan(terminal: Terminal, resolved: ResolvedJob) -> list[Item]:
     return items
 
 
-def _show_plan(terminal: Terminal, items: list[Item]) -> None:
+def _show_plan(terminal: Terminal, items: Sequence[Item]) -> None:
     problems = dict.fromkeys(
         f"{item.problem.error_class.value}: {item.problem.message}"
         for item in items

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ad_lib.errors import ImageError, RequestError
 from ad_lib.presets import Preset, find_preset
 from flows.presets import warn_of_prompts
+from flows.stopping import Stopping
 from flows.terminal import Terminal
 from manifests.errors import JobError
 from manifests.wording import safe_text
@@ -48,10 +49,11 @@ class OnePicture:
     settings: dict[str, str]
 
 
-def render_one(terminal: Terminal, asked: OnePicture) -> None:
+def render_one(terminal: Terminal, stopping: Stopping, asked: OnePicture) -> None:
     """Renders one picture from files, and prints its figures beside those of doing nothing.
 
     Raises:
+        Stopped: somebody asked to stop; nothing was written.
         RequestError, ImageError, BackboneError: something that was asked for cannot be done;
             nothing was written.
     """
@@ -64,22 +66,31 @@ def render_one(terminal: Terminal, asked: OnePicture) -> None:
     request = _request(asked, preset, settings, images, size)
     _check_writable(asked.output)
     warn_of_prompts(terminal, preset, asked.backbone["name"])
-    _render(terminal, asked, request, codec)
+    _render(terminal, stopping, asked, request, codec)
 
 
-def _render(terminal: Terminal, asked: OnePicture, request: Request, codec: str) -> None:
+def _render(
+    terminal: Terminal, stopping: Stopping, asked: OnePicture, request: Request, codec: str
+) -> None:
     from ad_lib import load_backbone
     from ad_lib import render as render_requests
-    from flows.bars import counting_bar
+    from flows.bars import progress_shown
+    from flows.progress import PictureProgress
     from manifests.job import Output
     from tasks.encode import encode_image
+    from tasks.faults import Stopped
 
-    loaded = load_backbone(**_typed(asked.backbone))
-    num_steps = request.settings.num_inference_steps
-    with counting_bar(terminal, "rendering", num_steps) as advance:
-        (result,) = render_requests(
-            loaded, [request], on_step_end=lambda num_items, num_steps: advance()
-        )
+    progress = PictureProgress()
+
+    def on_step_end(num_items: int, num_steps: int) -> None:
+        progress.step(num_steps)
+        if stopping.asked():
+            raise Stopped("")
+
+    with progress_shown(terminal, progress), stopping.step():
+        loaded = load_backbone(**_typed(asked.backbone))
+        progress.begin()
+        (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
     encoding: Any = {"uri": ".", "codec": codec}
     _write(asked.output, encode_image(result.image, Output(**encoding)))
     parts = [f"{asked.output}: {request.width}x{request.height}"]

@@ -40,17 +40,24 @@ def cli(prefect_server: str, tmp_path: Path) -> Cli:
     """`stylefarm` in a process of its own, in `tmp_path`."""
 
     def call(*arguments: str | Path, env: dict[str, str] | None = None) -> Answer:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-            cwd=tmp_path,
-            env=command_environment(prefect_server) | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return Answer(done.returncode, _folded(done.stdout), _folded(done.stderr))
+        return run_command(*arguments, folder=tmp_path, server=prefect_server, env=env)
 
     return call
+
+
+def run_command(
+    *arguments: str | Path, folder: Path, server: str, env: dict[str, str] | None = None
+) -> Answer:
+    """`stylefarm` in a process of its own, in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        cwd=folder,
+        env=command_environment(server) | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Answer(done.returncode, _folded(done.stdout), _folded(done.stderr))
 
 
 def command_environment(prefect_server: str) -> dict[str, str]:

@@ -53,9 +53,13 @@ def tiny_backbone() -> Backbone:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder with `content/` (a, b, c) and `style/` (x, y), 96x128 PNG pictures."""
-    for folder, names in (("content", "abc"), ("style", "xy")):
-        (tmp_path / folder).mkdir()
+    return write_pictures(tmp_path)
+
+
+def write_pictures(folder: Path) -> Path:
+    """The same in a folder of one's own."""
+    for role, names in (("content", "abc"), ("style", "xy")):
+        (folder / role).mkdir()
         for name in names:
-            image = Image.fromarray(picture(seed=ord(name)))
-            image.save(tmp_path / folder / f"{name}.png")
-    return tmp_path
+            Image.fromarray(picture(seed=ord(name))).save(folder / role / f"{name}.png")
+    return folder

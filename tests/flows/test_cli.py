@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from PIL import Image
 from typer.core import TyperGroup
@@ -19,9 +18,9 @@ from ad_lib.measure import METRIC_NAMES
 from ad_lib.presets import PRESETS
 from flows.cli import app, main
 from tests.audit import audit
-from tests.bad_images import write_truncated_jpeg
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
+from tests.flows.conftest import Finished, Stylefarm
 from tests.flows.jobs import write_job
 from tests.flows.test_readme import blocks
 
@@ -34,82 +33,84 @@ def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_job_is_rendered_once_and_running_it_again_writes_nothing(cli: Cli, pictures: Path):
-    job = write_job(pictures)
-    first = cli("run", job)
-    assert first.code == 0, first
-    assert "Planned 6 items in 3 shards" in first.out
-    assert "6 of 6 items ok" in first.out
-    audit(pictures / "run")
+def test_a_run_tells_what_it_plans_what_it_does_and_what_came_of_it(finished: Finished):
+    answer = finished.answer
+    assert (answer.code, answer.err) == (3, "")
+    assert "Planned 8 items in 4 shards; 2 cannot be rendered" in answer.out
+    assert "rendering: " in answer.out
+    assert re.search(r"8/8 items · 4/4 shards · .* · ETA 0:00:00", answer.out)
+    assert "starting" not in answer.out.partition("rendering: ")[2]
+    assert "6 of 8 items ok · 2 failed · 4 shards" in answer.out
+    assert "2 items failed (2 decode): truncated" in answer.out
+    assert "than limits.max_failed allows (0)" in answer.out
+    assert "without Prefect" not in answer.out
 
-    before = everything_in(pictures / "run")
-    again = cli("run", job)
-    assert again.code == 0
-    assert everything_in(pictures / "run") == before
 
+def test_a_run_that_is_complete_is_left_alone(stylefarm: Stylefarm, finished: Finished):
+    before = everything_in(finished.run)
+    again = stylefarm("run", finished.job)
+    assert again.code == 3
+    assert "Nothing to do" in again.out
+    allowed = stylefarm("run", finished.job, "--set", "limits.max_failed=25%")
+    assert allowed.code == 0, "how much may fail judges a run and does not change it"
+    for command in ("work", "report"):
+        assert stylefarm(command, finished.run).code == 0
+    assert everything_in(finished.run) == before
+
+
+def test_what_the_readme_says_about_reading_a_run_works(finished: Finished):
     reading = next(block for block in blocks("python") if "webdataset" in block)
-    code = reading.replace("runs/first", str(pictures / "run"))
+    code = reading.replace("runs/first", str(finished.run))
     read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert read.stdout.count("(64, 64)") == 6
 
 
-def test_a_bad_input_fails_alone_and_the_exit_code_says_so(cli: Cli, pictures: Path):
-    write_truncated_jpeg(pictures / "content")
-    answer = cli("run", write_job(pictures))
-    assert answer.code == 3
-    assert "truncated.jpg" in answer.out
-    assert "2 items failed (2 decode): truncated" in answer.out
-    assert "than limits.max_failed allows (0)" in answer.out
-    assert "6 of 8 items ok · 2 failed" in answer.out
-    audit(pictures / "run")
-
-    allowed = cli("run", write_job(pictures, limits={"max_failed": "25%"}))
-    assert allowed.code == 0, "how much may fail judges a run and does not change it"
+def test_status_reads_a_finished_run(stylefarm: Stylefarm, finished: Finished):
+    answer = stylefarm("status", finished.run)
+    assert answer.code == 0
+    assert re.search(r"planned 8 ok 6 failed 2 .* failed: decode 2", answer.out)
+    assert "complete" in answer.out
 
 
-def test_another_job_in_the_folder_is_refused_with_the_fields_that_differ(cli: Cli, pictures: Path):
-    assert cli("plan", write_job(pictures)).code == 0
-    answer = cli("run", write_job(pictures), "--set", "settings.content_weight=0.5")
+def test_another_job_in_the_folder_is_refused_with_the_fields_that_differ(
+    stylefarm: Stylefarm, pictures: Path
+):
+    assert stylefarm("plan", write_job(pictures)).code == 0
+    answer = stylefarm("run", write_job(pictures), "--set", "settings.content_weight=0.5")
     assert answer.code == 5
     assert "settings.content_weight: the run folder has 0.25, the job says 0.5" in answer.err
     assert not list((pictures / "run").glob("commits/*"))
 
 
-def test_a_dry_run_checks_everything_and_writes_nothing(cli: Cli, pictures: Path):
-    answer = cli("run", write_job(pictures), "--dry-run", "--limit", "3")
+def test_a_dry_run_checks_everything_and_writes_nothing(stylefarm: Stylefarm, pictures: Path):
+    answer = stylefarm("run", write_job(pictures), "--dry-run", "--limit", "3")
     assert answer.code == 0
     assert "Planned 3 items" in answer.out
     assert not (pictures / "run").exists()
 
 
-def test_status_and_report_read_a_run_that_is_only_planned(cli: Cli, pictures: Path):
-    cli("plan", write_job(pictures))
-    status = cli("status", "run")
+def test_status_and_report_read_a_run_that_is_only_planned(stylefarm: Stylefarm, pictures: Path):
+    stylefarm("plan", write_job(pictures))
+    status = stylefarm("status", "run")
     assert status.code == 0
     assert re.search(r"pending\W+6", status.out)
-    report = cli("report", "run")
+    report = stylefarm("report", "run")
     assert report.out.endswith("run/report.html")
     index = json.loads((pictures / "run" / "index.json").read_text())
     assert index["counts"] == {"planned": 6, "ok": 0, "failed": 0, "skipped": 0, "pending": 6}
 
 
-def test_render_makes_one_picture_of_the_size_that_was_asked_for(cli: Cli, pictures: Path):
-    backbone = yaml.safe_load(write_job(pictures).read_text())["backbone"]
-    answer = cli(
+def test_render_makes_one_picture_and_tells_its_figures_beside_those_of_doing_nothing(
+    stylefarm: Stylefarm, pictures: Path
+):
+    answer = stylefarm(
         *("render", "--content", "content/a.png", "--style", "style/x.png", "-o", "out/a.webp"),
-        *("--backbone", backbone, "--size", "100x72", "--set", "num_inference_steps=2"),
+        *("--backbone", TINY_BACKBONE, "--size", "100x72", "--set", "num_inference_steps=2"),
     )
     assert answer.code == 0, answer
     with Image.open(pictures / "out" / "a.webp") as image:
         assert image.size == (100, 72)
-
-
-def test_render_tells_the_figures_beside_those_of_doing_nothing(cli: Cli, pictures: Path):
-    answer = cli(
-        *("render", "--content", "content/a.png", "--style", "style/x.png", "-o", "a.png"),
-        *("--backbone", TINY_BACKBONE, "--size", "64", "--set", "num_inference_steps=1"),
-    )
-    assert answer.code == 0, answer
+    assert "rendering: 2/2 steps · ETA 0:00:00" in answer.out
     assert "figure result identity style copy" in answer.out
     (unchanged,) = re.findall(r"ssim_luma \S+ (\S+) \S+", answer.out)
     assert float(unchanged) == 1.0
@@ -170,13 +171,23 @@ def test_presets_lists_every_task_with_what_it_takes():
     assert "[control]" in told
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "report", "render", "presets"])
+COMMANDS = typer.main.get_command(app)
+assert isinstance(COMMANDS, TyperGroup)
+
+
+def test_the_verbs_are_these():
+    assert set(COMMANDS.commands) == {
+        *("run", "plan", "work", "stop"),
+        *("status", "report", "render", "presets"),
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS.commands)
 def test_every_command_explains_itself_and_its_options(command: str):
     answer = CliRunner().invoke(app, [command, "--help"])
     assert answer.exit_code == 0
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    for parameter in group.commands[command].params:
+    assert COMMANDS.commands[command].help
+    for parameter in COMMANDS.commands[command].params:
         assert getattr(parameter, "help", None), f"{command}: {parameter.name} is not explained"
 
 
@@ -198,6 +209,8 @@ WRONG = {
     ),
     "no such backbone": (["run", "job.yaml", "--set", "backbone=sd51"], "no backbone 'sd51'"),
     "no run there": (["status", "nowhere"], "is not a run folder"),
+    "no run to work on": (["work", "nowhere"], "is not a run folder"),
+    "no run to stop": (["stop", "nowhere"], "is not a run folder"),
     "size of nothing": (
         [
             *("render", "--content", "content/a.png", "--style", "style/x.png"),
@@ -335,15 +348,15 @@ def test_a_job_runs_from_bucket_to_bucket(cli: Cli, pictures: Path, s3_bucket: s
 
 
 def test_sources_that_moved_are_refused_instead_of_being_recorded_as_missing(
-    cli: Cli, pictures: Path
+    stylefarm: Stylefarm, pictures: Path
 ):
     run = pictures / "elsewhere"
-    assert cli("plan", write_job(pictures), "--output", run).code == 0
+    assert stylefarm("plan", write_job(pictures), "--output", run).code == 0
     moved = pictures / "moved"
     moved.mkdir()
     for name in ("content", "style", "job.yaml"):
         (pictures / name).rename(moved / name)
-    answer = cli("run", moved / "job.yaml", "--output", run)
+    answer = stylefarm("run", moved / "job.yaml", "--output", run)
     assert answer.code == 5
     assert "move the sources back" in answer.err
     assert not list(run.glob("commits/*"))

@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from flows.cli import main
 from tests.conftest import TINY_BACKBONE
+from tests.flows.conftest import Stylefarm
 from tests.flows.jobs import write_job
-
-Call = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def stylefarm(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    """The command line in this process: its exit code and what it printed."""
-
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.chdir(pictures)
-        monkeypatch.setenv("COLUMNS", "300")
-        monkeypatch.setattr(sys, "argv", ["stylefarm", *arguments])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as finished:
-            code = finished.code
-        printed = capsys.readouterr()
-        return code or 0, " ".join((printed.out + printed.err).split())
-
-    return call
 
 
 def spoil(folder: Path, case: str) -> None:
@@ -64,39 +38,41 @@ def spoil(folder: Path, case: str) -> None:
     ],
 )
 def test_weights_that_cannot_serve_are_refused(
-    stylefarm: Call, pictures: Path, command: tuple[str, ...], case: str, sentence: str
+    stylefarm: Stylefarm, pictures: Path, command: tuple[str, ...], case: str, sentence: str
 ):
     folder = Path(shutil.copytree(TINY_BACKBONE, pictures / "model"))
     spoil(folder, case)
     write_job(pictures, backbone=str(folder))
-    code, said = stylefarm(*command, "job.yaml")
-    assert (code, "Traceback" in said) == (2, False)
-    assert sentence in said
+    answer = stylefarm(*command, "job.yaml")
+    assert (answer.code, "Traceback" in answer.err) == (2, False)
+    assert sentence in answer.err
     assert not (pictures / "run").exists()
 
 
 @pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("plan",)])
 @pytest.mark.parametrize("device", ["foo", "meta", "cuda:-1", '""'])
 def test_an_unknown_device_is_refused(
-    stylefarm: Call, pictures: Path, command: tuple[str, ...], device: str
+    stylefarm: Stylefarm, pictures: Path, command: tuple[str, ...], device: str
 ):
     write_job(pictures)
-    code, said = stylefarm(*command, "job.yaml", "--set", f"compute.device={device}")
-    assert code == 2
-    assert "compute.device" in said
+    answer = stylefarm(*command, "job.yaml", "--set", f"compute.device={device}")
+    assert answer.code == 2
+    assert "compute.device" in answer.err
     assert not (pictures / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none_can_be_planned_for_but_not_run(stylefarm: Call, pictures: Path):
+def test_cuda_where_there_is_none_can_be_planned_for_but_not_run(
+    stylefarm: Stylefarm, pictures: Path
+):
     write_job(pictures)
     device = ("--set", "compute.device=cuda")
     for command in (("run",), ("run", "--dry-run")):
-        code, said = stylefarm(*command, "job.yaml", *device)
-        assert code == 2
-        assert "cuda" in said
+        answer = stylefarm(*command, "job.yaml", *device)
+        assert answer.code == 2
+        assert "cuda" in answer.err
         assert not (pictures / "run").exists()
-    code, said = stylefarm("plan", "job.yaml", *device)
-    assert code == 0
-    assert "Planned 6 items" in said
+    answer = stylefarm("plan", "job.yaml", *device)
+    assert answer.code == 0
+    assert "Planned 6 items" in answer.out
     assert (pictures / "run" / "run.json").exists()

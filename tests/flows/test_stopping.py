@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,67 +16,24 @@ import pytest
 
 from tests.audit import audit
 from tests.command_line import Cli, command_environment
-from tests.flows.jobs import write_job
+from tests.flows.running import (
+    commits,
+    living,
+    long_job,
+    said,
+    scratch_in_use,
+    start,
+    wait_until,
+)
 
-PATIENCE_SECONDS = 120
-"""Until a moment comes; a test that waits longer fails."""
+STOPPED = "Stopped; run the same command again to finish."
 
-
-def is_planned(folder: Path) -> bool:
-    return (folder / "run" / "run.json").exists()
-
-
-def is_rendering(folder: Path) -> bool:
-    return any((folder / "scratch").glob("stylefarm-*"))
-
-
-def has_committed(folder: Path) -> bool:
-    return any((folder / "run" / "commits").glob("*"))
-
-
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "at once": lambda folder: True,
-    "planned": is_planned,
-    "rendering": is_rendering,
-    "after the first commit": has_committed,
+MOMENTS: dict[str, tuple[signal.Signals, Callable[[Path], object]]] = {
+    "at once": (signal.SIGTERM, lambda folder: True),
+    "planned": (signal.SIGINT, lambda folder: (folder / "run" / "run.json").exists()),
+    "rendering": (signal.SIGHUP, scratch_in_use),
+    "after the first commit": (signal.SIGTERM, commits),
 }
-
-
-def start(job: Path, server: str, **environment: str) -> subprocess.Popen[str]:
-    """The command as a process, with a folder of its own for what it keeps for a while."""
-    scratch = job.parent / "scratch"
-    scratch.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", str(job)],
-        env=command_environment(server) | {"TMPDIR": str(scratch)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def stop(
-    process: subprocess.Popen[str], folder: Path, moment: Callable[[Path], bool], number: int
-) -> str:
-    """Sends the signal once the moment has come; what the command printed."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not moment(folder):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    if moment is MOMENTS["at once"]:
-        time.sleep(1.0)  # so that Python itself has started
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    return printed
-
-
-def long_job(pictures: Path) -> Path:
-    return write_job(
-        pictures,
-        settings={"num_inference_steps": 25},
-        compute={"shard_items": 1, "batch_size": 1, "device": "cpu"},
-    )
 
 
 def content_digest(folder: Path) -> str:
@@ -89,17 +47,18 @@ def test_a_run_that_is_stopped_at_any_moment_ends_with_4_and_then_like_an_undist
     cli: Cli, prefect_server: str, pictures: Path
 ):
     job = long_job(pictures)
-    for number, moment in zip(
-        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM),
-        MOMENTS.values(),
-        strict=True,
-    ):
-        process = start(job, prefect_server)
-        printed = stop(process, pictures, moment, number)
+    for number, moment in MOMENTS.values():
+        process = start("run", job, folder=pictures, server=prefect_server)
+        wait_until(lambda moment=moment: bool(moment(pictures)), process)
+        if moment is MOMENTS["at once"][1]:
+            time.sleep(1.0)  # so that Python itself has started
+        process.send_signal(number)
+        printed = said(process)
         assert process.returncode == 4, printed
         assert "Traceback" not in printed
-        assert printed.count("Stopped; run the same command again to finish.") == 1
-        assert not is_rendering(pictures), "the scratch folder is removed"
+        assert printed.count(STOPPED) == 1
+        assert not scratch_in_use(pictures), "the scratch folder is removed"
+        wait_until(lambda process=process: not living(process.pid))
     assert cli("run", job).code == 0
     assert cli("run", job, "--output", pictures / "whole").code == 0
     audit(pictures / "run")
@@ -107,38 +66,100 @@ def test_a_run_that_is_stopped_at_any_moment_ends_with_4_and_then_like_an_undist
 
 
 @pytest.mark.slow
-def test_a_run_that_waits_for_its_private_prefect_server_stops_without_it(pictures: Path):
-    process = start(long_job(pictures), "", PREFECT_HOME=str(pictures / "prefect"))
-    printed = stop(process, pictures, is_planned, signal.SIGTERM)
+def test_a_run_whose_private_prefect_server_starts_stops_without_it(pictures: Path):
+    home = str(pictures / "prefect")
+    process = start("run", long_job(pictures), folder=pictures, server="", PREFECT_HOME=home)
+    wait_until(lambda: bool(scratch_in_use(pictures)), process)
+    process.send_signal(signal.SIGTERM)
+    printed = said(process)
     assert process.returncode == 4, printed
     assert "Traceback" not in printed
-    assert not has_committed(pictures)
 
 
-def test_a_second_signal_does_not_wait_for_the_step(pictures: Path):
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_no_process_behind(pictures: Path):
+    home = str(pictures / "prefect")
+    process = start("run", long_job(pictures), folder=pictures, server="", PREFECT_HOME=home)
+    wait_until(lambda: bool(commits(pictures)), process)
+    servers = [pid for pid in children_of(process.pid) if pid not in living(process.pid)]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not living(process.pid))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in servers))
+
+
+def children_of(parent: int) -> list[int]:
+    task = Path(f"/proc/{parent}/task")
+    return [int(pid) for one in task.glob("*/children") for pid in one.read_text().split()]
+
+
+def test_ctrl_c_is_answered_at_once_and_the_second_one_does_not_wait(
+    prefect_server: str, pictures: Path
+):
+    job = long_job(pictures)
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", str(job)],
+        env=command_environment(prefect_server) | {"TMPDIR": str(pictures), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its own terminal
+    ) as process:
+        os.close(follower)
+        seen = read_until(leader, "rendering")
+        os.write(leader, b"\x03")
+        seen += read_until(leader, "once more to stop now")
+        os.write(leader, b"\x03")
+        seen += read_until(leader, None)
+    assert process.returncode == 4, seen
+    assert "Traceback" not in seen
+    assert "KeyboardInterrupt" not in seen
+    wait_until(lambda: not living(process.pid))
+    assert not list(pictures.glob("stylefarm-*/work-*"))
+
+
+def read_until(leader: int, words: str | None) -> str:
+    """What a terminal shows until these words, or until nobody has it open any more."""
+    seen = ""
+    while words is None or words not in seen:
+        try:
+            piece = os.read(leader, 1 << 16)
+        except OSError:  # closed
+            piece = b""
+        if not piece:
+            assert words is None, seen
+            break
+        seen += piece.decode(errors="replace")
+    return seen
+
+
+def test_a_second_signal_gives_up_the_step_and_lets_it_clean_up(pictures: Path):
     code = """
-import time, sys
+import sys, threading
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal
 from tasks.scratch import scratch_folder
 
-def work():
-    with scratch_folder() as folder:
+def command(stopping):
+    given_up = threading.Event()
+    with stopping.step(given_up.set), scratch_folder() as folder:
         print(folder, flush=True)
-        time.sleep(1000)
+        given_up.wait(1000)
     return 0
 
-sys.exit(run_stoppable(work, Terminal()))
+sys.exit(run_stoppable(command, Terminal()))
 """
     root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(pictures)}
     command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": root}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         scratch = Path(process.stdout.readline().strip())
         assert scratch.exists()
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline().startswith("Stopping at the next step")
+        assert "finishing this step; once more to stop now" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 4
     assert not scratch.exists()

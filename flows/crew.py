@@ -1,0 +1,158 @@
+"""The workers of this process: one thread, and one child process, for each device.
+
+Whose end concerns whom: what is the matter with a device or a scratch disk ends that worker alone;
+anything else (the run folder's store, its records, the sources, the breaker) ends them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from types import TracebackType
+
+from flows.stopping import Stopping
+from manifests.job import Compute
+from tasks.child import InThisProcess
+from tasks.events import Committed, WorkEvent
+from tasks.faults import SourcesGone, WorkerFault
+from tasks.worker import Worked, work
+
+logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """Workers on one run folder, from `with` to the end of the block.
+
+    Attributes:
+        run_uri: the run folder.
+        devices: one for each worker, such as `cuda:0`; a device may be there twice.
+    """
+
+    def __init__(
+        self,
+        run_uri: str,
+        devices: Sequence[str],
+        compute: Compute,
+        *,
+        stopping: Stopping,
+        tell: Callable[[WorkEvent], None] = lambda event: None,
+        max_shards: int | None = None,
+    ) -> None:
+        self.run_uri = run_uri
+        self.devices = tuple(devices)
+        self._compute = compute
+        self._stopping = stopping
+        self._tell = tell
+        self._max_shards = max_shards
+        self._ending = threading.Event()
+        self._commits: list[queue.SimpleQueue[Committed | None]] = [
+            queue.SimpleQueue() for _ in devices
+        ]
+        self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="worker")
+        self._workers: list[Future[Worked]] = []
+
+    def __enter__(self) -> Crew:
+        num_threads = _threads_of_each(self.devices)
+        self._workers = [
+            self._threads.submit(self._work, number, num_threads)
+            for number in range(len(self.devices))
+        ]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        self._threads.shutdown()
+
+    def commits(self, number: int) -> Iterator[Committed]:
+        """The commits of one worker as they come, until it ends; to be read once."""
+        return iter(self._commits[number].get, None)
+
+    def is_working(self) -> bool:
+        """Whether a worker has not ended yet."""
+        return not all(worker.done() for worker in self._workers)
+
+    def result(self, number: int) -> Worked:
+        """Waits for one worker; raises what ended it."""
+        return self._workers[number].result()
+
+    def wait(self) -> bool:
+        """Waits for all workers.
+
+        Returns:
+            Whether they were asked to stop before the run was complete.
+
+        Raises:
+            WorkerFault: each ended by a fault of its own; the message has each of them once.
+            Exception: what concerned all of them.
+        """
+        errors = [error for worker in self._workers if (error := worker.exception())]
+        for error in errors:
+            if not _concerns_one(error):
+                raise error
+        if len(errors) == len(self._workers):
+            raise WorkerFault("\n".join(dict.fromkeys(map(str, errors))))
+        return any(worker.result().stopped for worker in self._workers if not worker.exception())
+
+    def _work(self, number: int, num_threads: int | None) -> Worked:
+        device = self.devices[number]
+        try:
+            with (
+                closing(InThisProcess()) as renderer,
+                self._stopping.step(renderer.close),
+            ):
+                return work(
+                    self.run_uri,
+                    device=device,
+                    compute=self._compute,
+                    renderer=renderer,
+                    max_shards=self._max_shards,
+                    should_stop=self._should_stop,
+                    tell=lambda event: self._pass_on(number, event),
+                )
+        except Exception as error:
+            if _concerns_one(error):
+                logger.warning("the worker on %s has ended: %s", device, error)
+            else:
+                self._ending.set()
+            raise
+        finally:
+            self._commits[number].put(None)
+
+    def _should_stop(self) -> bool:
+        return self._ending.is_set() or self._stopping.asked()
+
+    def _pass_on(self, number: int, event: WorkEvent) -> None:
+        self._tell(event)
+        if isinstance(event, Committed):
+            self._commits[number].put(event)
+
+
+def _concerns_one(error: BaseException) -> bool:
+    return isinstance(error, WorkerFault) and not isinstance(error, SourcesGone)
+
+
+def _threads_of_each(devices: Sequence[str]) -> int | None:
+    """The cores for each worker where several of them share the CPU; else as torch decides."""
+    num_sharing = sum(1 for device in devices if device == "cpu")
+    if num_sharing < 2:
+        return None
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    num_cores = int(given) if given.isdecimal() else _num_cores()
+    return max(1, num_cores // num_sharing)
+
+
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

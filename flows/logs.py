@@ -1,0 +1,45 @@
+"""Where log records of our packages go: to standard output, as safe lines with a timestamp.
+
+Configured once, by the command line. Every module has its own logger, named after it; records of
+libraries are not shown. Standard error stays for the sentence that ends a command.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from flows.terminal import Terminal
+
+PACKAGES = ("ad_lib", "flows", "infra", "manifests", "tasks")
+LINE = "%(asctime)s %(levelname)s %(message)s"
+DEBUG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _TerminalHandler(logging.Handler):
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self._terminal.say(self.format(record), style)
+
+
+def configure_logging(terminal: Terminal, verbosity: int = 0) -> None:
+    """Sends the records of our packages to the terminal, and no others.
+
+    Args:
+        terminal: makes every line safe to show.
+        verbosity: how often `-v` was given. Without it warnings are shown on a terminal, and what
+            happens (INFO) where there is none; each `-v` shows one level more.
+    """
+    quietest = logging.WARNING if terminal.console.is_terminal else logging.INFO
+    level = max(logging.DEBUG, quietest - 10 * verbosity)
+    handler = _TerminalHandler(terminal)
+    line = DEBUG_LINE if level == logging.DEBUG else LINE
+    handler.setFormatter(logging.Formatter(line, "%Y-%m-%d %H:%M:%S"))
+    for name in PACKAGES:
+        package = logging.getLogger(name)
+        package.handlers = [handler]
+        package.setLevel(level)
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what others warn of

@@ -1,0 +1,227 @@
+"""How far a run is, put together from what its workers tell.
+
+One instance follows the workers of one process. Its counts are the run's: shards that workers
+elsewhere commit count as soon as a listing shows them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from tasks.events import (
+    Committed,
+    CommittedElsewhere,
+    ItemDone,
+    Phase,
+    Progress,
+    WorkEvent,
+)
+
+STARTING, PUBLISHING = "starting workers", "publishing"
+
+PHASES = {
+    "rendering": "rendering",
+    "committing": "committing",
+    "loading": "loading",
+    "waiting": "waiting for other workers",
+    "starting": STARTING,
+}
+"""What a worker tells of itself, and how that is shown; in this order where workers differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """How far something is at one moment.
+
+    Attributes:
+        phase: what is being done.
+        done, total: how much of it; what is begun counts as a fraction.
+        milestones: pieces that are finished for good, such as shards.
+        figures: counts and speed in a few words.
+        seconds_left: None until that can be told.
+    """
+
+    phase: str
+    done: float
+    total: float
+    milestones: int = 0
+    figures: str
+    seconds_left: float | None = None
+
+    @property
+    def eta(self) -> str:
+        """The time that is left, as hours, minutes and seconds."""
+        if self.seconds_left is None:
+            return "not known yet"
+        return str(timedelta(seconds=round(self.seconds_left)))
+
+
+class Readable(Protocol):
+    """Something that can be asked at any moment how far it is."""
+
+    def read(self) -> Snapshot:
+        """How far it is now."""
+        ...
+
+
+class PictureProgress:
+    """How far one picture is: the model loads, then each step counts."""
+
+    def __init__(self) -> None:
+        self._num_done, self._num_steps = 0, 0
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """The model is loaded."""
+        self._began = time.monotonic()
+
+    def step(self, num_steps: int) -> None:
+        """One of so many steps is done."""
+        self._num_done, self._num_steps = self._num_done + 1, num_steps
+
+    def read(self) -> Snapshot:
+        """How far the picture is now."""
+        done, total = self._num_done, max(1, self._num_steps)
+        seconds = time.monotonic() - self._began
+        return Snapshot(
+            phase="rendering" if self._began else "loading",
+            done=done,
+            total=total,
+            figures=f"{done}/{total} steps" if self._num_steps else "",
+            seconds_left=seconds / done * (total - done) if done else None,
+        )
+
+
+@dataclass
+class _Worker:
+    """One worker's shard so far; `steps` counts items by their steps, `done` those that ended."""
+
+    phase: str = "starting"
+    shard: str | None = None
+    steps: float = 0.0
+    done: int = 0
+
+    def begin(self, shard: str | None) -> None:
+        self.shard, self.steps, self.done = shard, 0.0, 0
+
+
+@dataclass
+class RunProgress:
+    """Adds up the events of workers; every method may be called by any thread.
+
+    Attributes:
+        shards: the number of items of every planned shard, by name.
+        committed: those that exist already.
+        clock: seconds that only grow.
+    """
+
+    shards: Mapping[str, int]
+    committed: Iterable[str] = ()
+    clock: Callable[[], float] = time.monotonic
+    _workers: dict[str, _Worker] = field(default_factory=dict[str, _Worker], init=False)
+    _failed: int = field(default=0, init=False)
+    _began: float | None = field(default=None, init=False)
+    _publishing: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._committed = set(self.committed) & set(self.shards)
+        self._num_items = sum(self.shards.values())
+        self._num_committed = sum(self.shards[shard] for shard in self._committed)
+        self._num_before = self._num_committed
+
+    def tell(self, event: WorkEvent) -> None:
+        """Takes in what a worker tells."""
+        with self._lock:
+            worker = self._workers.setdefault(event.worker, _Worker())
+            if isinstance(event, Phase):
+                worker.phase = event.name
+                if event.shard != worker.shard:
+                    worker.begin(event.shard)
+            elif isinstance(event, Progress):
+                self._begin()
+                worker.steps += event.items
+            elif isinstance(event, ItemDone):
+                self._begin()
+                worker.done += 1
+                self._failed += event.error_class is not None
+            elif isinstance(event, Committed | CommittedElsewhere):
+                self._count(event.shard)
+
+    @property
+    def num_shards_left(self) -> int:
+        """Planned shards that nobody has committed yet."""
+        return len(self.shards) - len(self._committed)
+
+    def publish(self) -> None:
+        """Notes that every worker has ended and the run is being published."""
+        with self._lock:
+            self._publishing = True
+
+    def read(self) -> Snapshot:
+        """How far the run is now."""
+        with self._lock:
+            items = self._items()
+            rate = self._rate(items)
+            return Snapshot(
+                phase=self._phase(),
+                done=items,
+                total=self._num_items,
+                milestones=len(self._committed),
+                figures=self._figures(items, rate),
+                seconds_left=(self._num_items - items) / rate if rate else None,
+            )
+
+    def _begin(self) -> None:
+        if self._began is None:
+            self._began = self.clock()
+
+    def _count(self, shard: str) -> None:
+        if shard in self.shards and shard not in self._committed:
+            self._committed.add(shard)
+            self._num_committed += self.shards[shard]
+
+    def _items(self) -> float:
+        in_work = {
+            shard: min(max(worker.steps, worker.done), self.shards[shard])
+            for worker in self._workers.values()
+            if (shard := worker.shard or "") in self.shards and shard not in self._committed
+        }
+        return self._num_committed + sum(in_work.values())
+
+    def _rate(self, items: float) -> float:
+        """Items of the run in a second since the first of this process was begun."""
+        if self._began is None:
+            return 0.0
+        return (items - self._num_before) / max(self.clock() - self._began, 1.0)
+
+    def _figures(self, items: float, rate: float) -> str:
+        parts = [
+            f"{int(items + 1e-6)}/{self._num_items} items",
+            f"{len(self._committed)}/{len(self.shards)} shards",
+        ]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if rate:
+            parts.append(f"{rate:.2f} images/s")
+        return " · ".join(parts)
+
+    def _phase(self) -> str:
+        if self._publishing:
+            return PUBLISHING
+        told = Counter(worker.phase for worker in self._workers.values())
+        if not told:
+            return STARTING
+        if len(told) == 1:
+            (name,) = told
+            return PHASES.get(name, name)
+        order = [*PHASES, *told]
+        return ", ".join(
+            f"{told[name]} {PHASES.get(name, name)}" for name in sorted(told, key=order.index)
+        )

@@ -1,0 +1,65 @@
+"""The command line in this process, for whatever renders nothing; and one finished run for all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import main
+from tests.audit import audit
+from tests.bad_images import write_truncated_jpeg
+from tests.command_line import Answer, run_command
+from tests.conftest import write_pictures
+from tests.flows.jobs import write_job
+
+Stylefarm = Callable[..., Answer]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of 8 items in 4 shards, of which 2 failed; no test changes it.
+
+    Attributes:
+        answer: what `stylefarm run` said.
+    """
+
+    job: Path
+    run: Path
+    answer: Answer
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One run for every test that only looks at one."""
+    folder = write_pictures(tmp_path_factory.mktemp("finished"))
+    write_truncated_jpeg(folder / "content")
+    job = write_job(folder)
+    answer = run_command("run", job, folder=folder, server=prefect_server)
+    audit(folder / "run")
+    return Finished(job, folder / "run", answer)
+
+
+@pytest.fixture
+def stylefarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Stylefarm:
+    """`stylefarm` in this process, in `tmp_path`; its words are folded to one line."""
+
+    def call(*arguments: str | Path) -> Answer:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "300")
+        monkeypatch.setattr(sys, "argv", ["stylefarm", *map(str, arguments)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as finished:
+            code = finished.code
+        printed = capsys.readouterr()
+        return Answer(code or 0, " ".join(printed.out.split()), " ".join(printed.err.split()))
+
+    return call
