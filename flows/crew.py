@@ -12,12 +12,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from types import TracebackType
 
 from flows.stopping import Stopping
 from manifests.job import Compute
-from tasks.child import InThisProcess
+from tasks.child import ChildProcess, rendering_fork_server
 from tasks.events import Committed, WorkEvent
 from tasks.faults import SourcesGone, WorkerFault
 from tasks.worker import Worked, work
@@ -57,6 +56,7 @@ class Crew:
         self._workers: list[Future[Worked]] = []
 
     def __enter__(self) -> Crew:
+        self._server = rendering_fork_server()
         num_threads = _threads_of_each(self.devices)
         self._workers = [
             self._threads.submit(self._work, number, num_threads)
@@ -72,6 +72,7 @@ class Crew:
     ) -> None:
         self._ending.set()
         self._threads.shutdown()
+        self._server.close()
 
     def commits(self, number: int) -> Iterator[Committed]:
         """The commits of one worker as they come, until it ends; to be read once."""
@@ -107,7 +108,7 @@ class Crew:
         device = self.devices[number]
         try:
             with (
-                closing(InThisProcess()) as renderer,
+                ChildProcess(num_threads, self._server) as renderer,
                 self._stopping.step(renderer.close),
             ):
                 return work(
