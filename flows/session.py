@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from flows.terminal import MAX_LINES, Terminal
 from infra.prefect_api import PrefectUnavailable
 from infra.store import Store, join_uri
 from manifests.commits import REPORT_NAME, Index, RunRecord
-from manifests.items import Item
 from manifests.job import Job, Limits
+from manifests.plan_table import PlanFile
 from tasks.committed import failed_rows, open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.devices import devices_for
@@ -28,6 +28,7 @@ from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.report import publish
 from tasks.resolving import ResolvedJob
 from tasks.run_folder import open_run, recorded_job
+from tasks.run_plan import RunPlan
 from tasks.stop_request import ask_to_stop
 
 
@@ -35,8 +36,7 @@ def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
     """Checks the inputs and plans, and prints what would be done."""
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     found = open_prepared(resolved)
-    items = list(found.plan.iter_items()) if found else _plan(terminal, resolved)
-    _show_plan(terminal, items)
+    _show_plan(terminal, found.plan if found else _plan(terminal, resolved))
     terminal.say("Dry run: nothing was written.")
 
 
@@ -45,9 +45,8 @@ def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     if found := open_prepared(resolved):
         return found
-    items = _plan(terminal, resolved)
-    prepared = store_plan(resolved, items)
-    _show_plan(terminal, items)
+    prepared = store_plan(resolved, _plan(terminal, resolved))
+    _show_plan(terminal, prepared.plan)
     if not prepared.run.conditional_put:
         terminal.say(
             "This store does not honour conditional writes: let only one stylefarm at a time work "
@@ -220,25 +219,26 @@ def _why_stopped(stopping: Stopping) -> str:
     return "" if stopping.asked() else "all workers of this run were asked to stop"
 
 
-def _plan(terminal: Terminal, resolved: ResolvedJob) -> list[Item]:
+def _plan(terminal: Terminal, resolved: ResolvedJob) -> PlanFile:
     with counting_bar(terminal, "checking inputs") as advance:
-        items = plan_items(resolved, lambda inspected: advance())
+        plan = plan_items(resolved, lambda inspected: advance())
     for role, passed_over in resolved.inputs.passed_over.items():
         if passed_over:
             terminal.say(f"{role}: {passed_over}", "yellow")
-    return items
+    return plan
 
 
-def _show_plan(terminal: Terminal, items: Sequence[Item]) -> None:
+def _show_plan(terminal: Terminal, plan: PlanFile | RunPlan) -> None:
+    broken_items = list(plan.problems())
     problems = dict.fromkeys(
         f"{item.problem.error_class.value}: {item.problem.message}"
-        for item in items
+        for item in broken_items
         if item.problem
     )
     terminal.say_list(problems, "yellow", rest="more problems")
-    broken = sum(1 for item in items if item.problem)
-    shards = len({item.shard for item in items})
-    line = f"Planned {_counted(len(items), 'item')} in {_counted(shards, 'shard')}"
+    broken = len(broken_items)
+    items, shards = _counted(plan.num_items, "item"), _counted(len(plan.shards), "shard")
+    line = f"Planned {items} in {shards}"
     if broken:
         line += f"; {broken} cannot be rendered and will be recorded as failed"
     terminal.say(f"{line}.")

@@ -96,10 +96,7 @@ def item_id(
     """
     words = {"prompt": prompt, "negative_prompt": negative_prompt, "noise_of": noise_of}
     identity: dict[str, Any] = {
-        "inputs": [
-            [item_input.role, item_input.sha256 or f"uri:{item_input.full_uri}"]
-            for item_input in inputs
-        ],
+        "inputs": [input_identity(item_input) for item_input in inputs],
         "task": task,
         "params": params,
         "model_revision": model_revision,
@@ -126,6 +123,11 @@ def hashed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) ->
         for name, value in settings.items()
         if name in ALWAYS_HASHED_SETTINGS or value != defaults.get(name)
     }
+
+
+def input_identity(item_input: Input) -> list[str]:
+    """What an input is to the item that uses it: its role, and its bytes or, unread, its place."""
+    return [item_input.role, item_input.sha256 or f"uri:{item_input.full_uri}"]
 
 
 def seed_of(item: str, retry: int = 0) -> int:

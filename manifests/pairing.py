@@ -10,10 +10,16 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
+
 from manifests.errors import JobError
 from manifests.items import REFERENCE_ROLES, Input
 from manifests.job import Pairing
 from manifests.limits import MAX_COMPARISONS, MAX_ITEMS
+
+Places = npt.NDArray[np.int32]
+"""Numbers of images within their sources."""
 
 Combination = tuple[Input, ...]
 """The inputs of one item, by role in the order of the roles."""
@@ -32,40 +38,74 @@ def count_pairs(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> int
 def pair(
     sources: Mapping[str, Sequence[Input]],
     pairing: Pairing,
-    numbers: Iterable[int] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[Combination]:
     """Every combination of inputs that the job asks for, in key order.
 
     Args:
         sources: the images of each role, in any order.
         pairing: how they are combined.
-        numbers: only the combinations in these places, from 0; a product does not build the others.
+        numbers: only the combinations in these places, from 0.
 
     Raises:
-        JobError: a source is empty, a key stands twice in one source, `zip` finds a key that
-            another source lacks, or `random` would have to compare too many images.
+        JobError: as `pair_places` does.
+    """
+    ordered = in_key_order(sources)
+    roles = list(ordered.values())
+    return [
+        tuple(inputs[place] for inputs, place in zip(roles, places, strict=True))
+        for places in pair_places(ordered, pairing, numbers).tolist()
+    ]
+
+
+def in_key_order(sources: Mapping[str, Sequence[Input]]) -> dict[str, list[Input]]:
+    """The images of each role, sorted by key.
+
+    Raises:
+        JobError: a source is empty, or a key stands twice in one source.
     """
     for role, inputs in sources.items():
         if not inputs:
             raise JobError(f"the {role} source holds no images: check its uri")
         _refuse_duplicates(role, inputs)
-    ordered = {
-        role: sorted(inputs, key=lambda found: found.key) for role, inputs in sources.items()
-    }
+    return {role: sorted(inputs, key=lambda found: found.key) for role, inputs in sources.items()}
+
+
+def pair_places(
+    sources: Mapping[str, Sequence[Input]],
+    pairing: Pairing,
+    numbers: Sequence[int] | None = None,
+) -> Places:
+    """The combinations as places in the sources, which take little memory.
+
+    Args:
+        sources: the images of each role in key order, each key once.
+        pairing: how they are combined.
+        numbers: only the combinations in these places, from 0; a product does not build the others.
+
+    Returns:
+        A row for each combination and a column for each role.
+
+    Raises:
+        JobError: `zip` finds a key that another source lacks, or `random` would have to compare
+            too many images.
+    """
     if pairing.mode == "product":
-        places = range(count_pairs(sources, pairing)) if numbers is None else numbers
-        return [_combination(list(ordered.values()), place) for place in places]
-    pairs = _zip_by_key(ordered) if pairing.mode == "zip" else _random(ordered, pairing)
-    return pairs if numbers is None else [pairs[number] for number in numbers]
+        sizes = [len(inputs) for inputs in sources.values()]
+        return _product_places(sizes, range(prod(sizes)) if numbers is None else numbers)
+    places = _zip_by_key(sources) if pairing.mode == "zip" else _random(sources, pairing)
+    return places if numbers is None else places[np.asarray(numbers, dtype=np.int64)]
 
 
-def _combination(sources: Sequence[Sequence[Input]], number: int) -> Combination:
-    """The combination in one place of the product; the last source changes fastest."""
-    chosen: list[Input] = []
-    for inputs in reversed(sources):
-        number, place = divmod(number, len(inputs))
-        chosen.append(inputs[place])
-    return tuple(reversed(chosen))
+def _product_places(sizes: Sequence[int], numbers: Sequence[int]) -> Places:
+    """The last source changes fastest."""
+    exact = np.int64 if prod(sizes) < 1 << 62 else object
+    rest = np.array(numbers, dtype=exact)
+    columns: list[Places] = []
+    for size in reversed(sizes):
+        columns.append((rest % size).astype(np.int32))
+        rest //= size
+    return np.stack(columns[::-1], axis=1)
 
 
 def with_source_masks(
@@ -79,22 +119,32 @@ def with_source_masks(
         order: the roles in the order of an item's inputs.
 
     Raises:
+        JobError: as `places_of_masks` does.
+    """
+    textures = [
+        next(found for found in inputs if found.role == "texture") for inputs in combinations
+    ]
+    return [
+        tuple(sorted((*inputs, masks[place]), key=lambda found: order.index(found.role)))
+        for inputs, place in zip(combinations, places_of_masks(textures, masks), strict=True)
+    ]
+
+
+def places_of_masks(textures: Iterable[Input], masks: Sequence[Input]) -> list[int]:
+    """For each texture the place of its mask, which has the same key.
+
+    Raises:
         JobError: a texture has no mask, or a key stands twice.
     """
     _refuse_duplicates("source_mask", masks)
-    by_key = {mask.key: mask for mask in masks}
-    textures = {found.key for inputs in combinations for found in inputs if found.role == "texture"}
-    if missing := sorted(textures - by_key.keys()):
+    places = {mask.key: place for place, mask in enumerate(masks)}
+    keys = [texture.key for texture in textures]
+    if missing := sorted(set(keys) - places.keys()):
         raise JobError(
             f"source_mask: no mask for {len(missing)} texture(s): {_first_of(missing)}; name each "
             "mask like its texture"
         )
-
-    def completed(inputs: Combination) -> Combination:
-        mask = next(by_key[found.key] for found in inputs if found.role == "texture")
-        return tuple(sorted((*inputs, mask), key=lambda found: order.index(found.role)))
-
-    return [completed(inputs) for inputs in combinations]
+    return [places[key] for key in keys]
 
 
 def _first_of(keys: Sequence[str]) -> str:
@@ -112,8 +162,11 @@ def _refuse_duplicates(role: str, inputs: Sequence[Input]) -> None:
         seen[found.key] = found
 
 
-def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
-    by_key = {role: {found.key: found for found in inputs} for role, inputs in sources.items()}
+def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> Places:
+    by_key = {
+        role: {found.key: place for place, found in enumerate(inputs)}
+        for role, inputs in sources.items()
+    }
     every_key = sorted({key for inputs in by_key.values() for key in inputs})
     for role, inputs in by_key.items():
         missing = [key for key in every_key if key not in inputs]
@@ -122,10 +175,11 @@ def _zip_by_key(sources: Mapping[str, Sequence[Input]]) -> list[Combination]:
                 f"pairing zip: {role} has no image for {len(missing)} key(s) of the other "
                 f"sources: {_first_of(missing)}; add them, or use pairing product or random"
             )
-    return [tuple(inputs[key] for inputs in by_key.values()) for key in every_key]
+    columns = [[places[key] for key in every_key] for places in by_key.values()]
+    return np.array(columns, dtype=np.int32).T
 
 
-def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Combination]:
+def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> Places:
     others = [role for role in sources if role not in REFERENCE_ROLES]
     if len(sources) != 2 or len(others) != 1:
         raise JobError(
@@ -150,24 +204,20 @@ def _random(sources: Mapping[str, Sequence[Input]], pairing: Pairing) -> list[Co
             f"pairing random would make more than {MAX_ITEMS:,} pairs: lower styles_per_content, "
             "or name fewer images"
         )
-    return [
-        _by_role(sources, content, reference)
-        for content in sources[drawing]
-        for reference in _drawn(content, references, pairing)
-    ]
+    drawn = [_drawn(content, references, pairing) for content in sources[drawing]]
+    each = pairing.styles_per_content
+    contents = np.repeat(np.arange(len(drawn), dtype=np.int32), each)
+    styles = np.array(drawn, dtype=np.int32).reshape(-1)
+    return np.stack([contents if role == drawing else styles for role in sources], axis=1)
 
 
-def _drawn(content: Input, references: Sequence[Input], pairing: Pairing) -> list[Input]:
+def _drawn(content: Input, references: Sequence[Input], pairing: Pairing) -> list[int]:
     """The references whose hash with the content comes first: a new reference changes few draws."""
     drawn_for = hashlib.sha256(f"{pairing.seed}\0{content.key}\0".encode())
 
-    def rank(reference: Input) -> bytes:
+    def rank(place: int) -> bytes:
         total = drawn_for.copy()
-        total.update(reference.key.encode())
+        total.update(references[place].key.encode())
         return total.digest()
 
-    return sorted(references, key=rank)[: pairing.styles_per_content]
-
-
-def _by_role(sources: Mapping[str, object], content: Input, reference: Input) -> Combination:
-    return tuple(reference if role in REFERENCE_ROLES else content for role in sources)
+    return sorted(range(len(references)), key=rank)[: pairing.styles_per_content]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import lru_cache
 from typing import Any
 
-from manifests.items import REFERENCE_ROLES, Item
+from manifests.identity import canonical_json
+from manifests.items import REFERENCE_ROLES, Input, Item
 
 PLAN_NAME = "plan/plan.parquet"
 """The plan of a run folder of the first layout; later ones are named by `plan_name`."""
@@ -16,18 +18,24 @@ PLAN_NAME = "plan/plan.parquet"
 SHARD_PATTERN = "(?:g[0-9]{4}-)?[0-9]{5,12}"
 """Names of shards, as a regular expression; they stand in file names."""
 
-MAX_GENERATION = 9999
+SIZE = ("width", "height")
+"""The params that say how large a result is; the others are its settings."""
 
 _SHARD = re.compile(SHARD_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedShard:
-    """A shard as a plan cuts it: how many items it has, and what rendering them should take."""
+    """A shard as a plan cuts it: how many items it has, and what rendering them should take.
+
+    Attributes:
+        first_item: the number of its first item in the plan, from 0.
+    """
 
     name: str
     num_items: int
     cost_seconds: float
+    first_item: int = 0
 
 
 def plan_name(digest: str) -> str:
@@ -59,34 +67,75 @@ def generation_of(shard: str) -> int:
 def cut_into_shards(
     items: Iterable[Item], *, shard_seconds: float, shard_items: int, generation: int = 0
 ) -> list[Item]:
-    """The items in plan order, each with its shard.
+    """The items in plan order, each with its shard; see `shard_numbers`.
 
-    Items of one shard agree in task, settings and size. Within such a bucket items that share
-    references stay together, in hash order; a shard is full at `shard_seconds` of estimated
-    rendering time or at `shard_items`.
+    Items of one bucket stand together, those of equal size among them, and those that share
+    references among these, in the order of their ids.
     """
-    cut: list[Item] = []
-    number = -1
-    for _, bucket in groupby(sorted(items, key=_plan_order), key=_bucket):
-        room_seconds, room_items = 0.0, 0
-        for item in bucket:
-            if room_items == 0 or item.cost_seconds > room_seconds:
-                number += 1
-                room_seconds, room_items = shard_seconds, shard_items
-            room_seconds -= item.cost_seconds
-            room_items -= 1
-            cut.append(replace(item, shard=shard_name(generation, number)))
-    return cut
+    ordered = sorted(items, key=_plan_order)
+    numbers = shard_numbers(
+        ((_bucket(item), item.cost_seconds) for item in ordered),
+        shard_seconds=shard_seconds,
+        shard_items=shard_items,
+    )
+    return [
+        replace(item, shard=shard_name(generation, number))
+        for item, number in zip(ordered, numbers, strict=True)
+    ]
 
 
-def _bucket(item: Item) -> tuple[Any, ...]:
-    return (item.task, item.width, item.height, item.params)
+def shard_numbers(
+    costs: Iterable[tuple[Hashable, float]], *, shard_seconds: float, shard_items: int
+) -> Iterator[int]:
+    """The number of each item's shard, from 0.
+
+    A shard is full at `shard_seconds` of estimated rendering time or at `shard_items`.
+
+    Args:
+        costs: bucket and seconds of each item, in plan order.
+        shard_seconds: of a full shard; an item that takes longer is alone in its own.
+        shard_items: of a full shard.
+    """
+    number, last = -1, None
+    room_seconds, room_items = 0.0, 0
+    for bucket, seconds in costs:
+        if bucket != last or room_items == 0 or seconds > room_seconds:
+            number += 1
+            room_seconds, room_items = shard_seconds, shard_items
+        room_seconds -= seconds
+        room_items -= 1
+        last = bucket
+        yield number
+
+
+def bucket_of(task: str, params: str, width: int, height: int) -> tuple[str, str, int]:
+    """What the items of one shard agree in: task, settings, and the size up to a factor of two.
+
+    A batch has one size, a shard may have several: sizes that differ by a few pixels share it.
+    """
+    return (task, _settings_of(params), (width * height).bit_length())
+
+
+def references_of(inputs: Iterable[Input]) -> tuple[str, ...]:
+    """What tells the references of an item from those of others."""
+    return tuple(
+        reference.sha256 or reference.uri
+        for reference in inputs
+        if reference.role in REFERENCE_ROLES
+    )
+
+
+@lru_cache(maxsize=4096)
+def _settings_of(params: str) -> str:
+    """The params of an item without its size."""
+    kept = {name: value for name, value in json.loads(params).items() if name not in SIZE}
+    return canonical_json(kept)
+
+
+def _bucket(item: Item) -> tuple[str, str, int]:
+    return bucket_of(item.task, item.params, item.width, item.height)
 
 
 def _plan_order(item: Item) -> tuple[Any, ...]:
-    references = [
-        reference.sha256 or reference.uri
-        for reference in item.inputs
-        if reference.role in REFERENCE_ROLES
-    ]
-    return (_bucket(item), references, item.item_id)
+    size = (item.width, item.height)
+    return (_bucket(item), size, references_of(item.inputs), item.item_id)

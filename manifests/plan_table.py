@@ -11,23 +11,26 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute as compute
 import pyarrow.parquet as pq
 
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Input, Item, Problem
 from manifests.parquet import MAX_FILE_BYTES, check_columns, checked_batches, told_as_damage
-from manifests.plan import PlannedShard, generation_of
-from manifests.plan_rules import MAX_FAILED_SIDE, checked_items
+from manifests.plan import PlannedShard, generation_of, plan_name
+from manifests.plan_rules import MAX_FAILED_SIDE, first_broken_rule
 
 if TYPE_CHECKING:
     from manifests.commits import PlanReference
+
+pc: Any = compute  # its functions are made when it is imported: no checker sees them
 
 WAY_OUT = "restore it, or choose another run folder"
 
@@ -106,6 +109,7 @@ class PlanFile:
             RunFolderError: the bytes are not those that the reference names, or not a plan.
         """
         weakref.finalize(self, file.close)
+        self._file = file
         self.reference = reference
         self._name = reference.plan_name
         self._check_digest(file)
@@ -120,6 +124,11 @@ class PlanFile:
         return self.reference.plan_digest
 
     @property
+    def path(self) -> Path:
+        """Where a plan that was written on this machine lies, as long as this object lives."""
+        return Path(self._file.name)
+
+    @property
     def num_items(self) -> int:
         """The number of items in all shards."""
         return self.reference.num_items
@@ -131,7 +140,8 @@ class PlanFile:
             KeyError: the plan has no such shard.
             RunFolderError: the file was damaged after it had been opened.
         """
-        start, stop = self._places[shard]
+        start = self.shards[shard].first_item
+        stop = start + self.shards[shard].num_items
         first = self._group_of(start)
         skipped = self._group_starts[first]
         groups = range(first, self._group_of(stop - 1) + 1)
@@ -144,7 +154,13 @@ class PlanFile:
 
     def problems(self) -> Iterator[Item]:
         """The items that preflight found wanting, in plan order."""
-        return (item for item in self.iter_items() if item.problem is not None)
+        classes = pa.schema([PLAN_SCHEMA.field("error_class")])
+        for number in range(self._parquet.num_row_groups):
+            with told_as_damage(self._name, WAY_OUT):
+                batches = list(self._batches(classes, row_groups=[number]))
+            if any(batch.num_rows > batch.column(0).null_count for batch in batches):
+                items = map(_item, self._rows([number]))
+                yield from (item for item in items if item.problem is not None)
 
     def columns(self, *names: str) -> pa.Table:
         """The named columns of all items, in plan order."""
@@ -168,32 +184,34 @@ class PlanFile:
     def _check_items(self, generation: int) -> None:
         metadata = self._parquet.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        self._group_starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        self._group_starts = np.cumsum([0, *sizes])
         shards: dict[str, PlannedShard] = {}
-        self._places: dict[str, tuple[int, int]] = {}
         settings: set[tuple[str, str]] = set()
-        for row, item in enumerate(checked_items(self._checked_rows())):
-            if generation_of(item.shard) != generation:
-                raise ValueError(f"shard {item.shard} is not of generation {generation}")
-            known = shards.get(item.shard, PlannedShard(item.shard, 0, 0.0))
-            start, _ = self._places.get(item.shard, (row, row))
-            self._places[item.shard] = (start, row + 1)
-            cost_seconds = known.cost_seconds + item.cost_seconds
-            shards[item.shard] = PlannedShard(item.shard, known.num_items + 1, cost_seconds)
-            if item.problem is None:
-                settings.add((item.task, item.params))
+        hashes = {name: np.empty(self.num_items, np.int64) for name in ("item_id", "key")}
+        start = 0
+        for batch in self._batches(PLAN_SCHEMA, num_rows=self.num_items):
+            if broken := first_broken_rule(batch):
+                row, sentence = broken
+                raise ValueError(f"row {start + row + 1}: {sentence}")
+            for name, known in hashes.items():
+                texts = batch.column(name).to_pylist()
+                known[start : start + len(texts)] = list(map(hash, texts))
+            settings.update(_sound_settings(batch))
+            _add_shards(shards, batch, start)
+            start += batch.num_rows
+        for name, known in hashes.items():
+            if len(np.unique(known)) < len(known):
+                _refuse_repeated(name, self.columns(name).column(name).to_pylist())
+        if any(generation_of(shard) != generation for shard in shards):
+            shard = next(name for name in shards if generation_of(name) != generation)
+            raise ValueError(f"shard {shard} is not of generation {generation}")
         if len(shards) != self.reference.num_shards:
             stated = self.reference.num_shards
             raise ValueError(f"it does not have the {stated} shards that its record states")
         self.shards, self.settings = MappingProxyType(shards), frozenset(settings)
 
     def _group_of(self, row: int) -> int:
-        starts = self._group_starts
-        return max(number for number, start in enumerate(starts) if start <= row)
-
-    def _checked_rows(self) -> Iterator[Item]:
-        for batch in self._batches(PLAN_SCHEMA, num_rows=self.num_items):
-            yield from map(_item, batch.to_pylist())
+        return int(np.searchsorted(self._group_starts, row, side="right")) - 1
 
     def _rows(self, row_groups: list[int] | None) -> Iterator[dict[str, Any]]:
         with told_as_damage(self._name, WAY_OUT):
@@ -208,51 +226,49 @@ class PlanFile:
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-class PlanWriter:
-    """Writes a plan, some rows at a time; the same items give the same bytes.
+def write_plan(file: IO[bytes], tables: Iterable[pa.Table]) -> PlanReference:
+    """Writes a plan, a table at a time; the same rows give the same bytes.
 
-    Attributes:
-        num_items, num_shards: of what has been written.
-        digest: sha256 of the file, in hex, once it is closed.
+    Args:
+        file: empty; it stays open.
+        tables: the rows in plan order, whole shards in each.
+
+    Returns:
+        What the plan is; nothing is stored under that name yet.
     """
+    from manifests.commits import PlanReference
 
-    num_items: int
-    num_shards: int
-    digest: str
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "write_page_checksum": True,
+        "write_statistics": False,
+    }
+    num_items = num_shards = 0
+    with pq.ParquetWriter(file, PLAN_SCHEMA, **options) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+            num_items += table.num_rows
+            num_shards += len(table["shard"].unique())
+    file.flush()
+    digest = _sha256(file)
+    return PlanReference(
+        plan_name=plan_name(digest),
+        plan_digest=digest,
+        num_items=num_items,
+        num_shards=num_shards,
+    )
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.num_items = self.num_shards = 0
-        self._file = file
-        self._writer = pq.ParquetWriter(
-            file,
-            PLAN_SCHEMA,
-            compression="zstd",
-            write_page_checksum=True,
-            write_statistics=False,  # type: ignore[arg-type]
-        )
 
-    def write_items(self, items: Iterable[Item]) -> None:
-        """Adds items in plan order, each with its shard."""
-        group: list[dict[str, Any]] = []
-        for item in items:
-            if len(group) >= ROWS_PER_GROUP and item.shard != group[-1]["shard"]:
-                self.write_rows(pa.Table.from_pylist(group, PLAN_SCHEMA))
-                group = []
-            group.append(_row(item))
-        if group:
-            self.write_rows(pa.Table.from_pylist(group, PLAN_SCHEMA))
-
-    def write_rows(self, rows: pa.Table) -> None:
-        """Adds rows of whole shards as one row group."""
-        self._writer.write_table(rows, row_group_size=rows.num_rows)
-        self.num_items += rows.num_rows
-        self.num_shards += len(rows["shard"].unique())
-
-    def close(self) -> None:
-        """Ends the file, which the caller closes."""
-        self._writer.close()
-        self._file.flush()
-        self.digest = _sha256(self._file)
+def item_tables(items: Iterable[Item]) -> Iterator[pa.Table]:
+    """Items in plan order, each with its shard, as tables of whole shards."""
+    group: list[dict[str, Any]] = []
+    for item in items:
+        if len(group) >= ROWS_PER_GROUP and item.shard != group[-1]["shard"]:
+            yield pa.Table.from_pylist(group, PLAN_SCHEMA)
+            group = []
+        group.append(_row(item))
+    if group:
+        yield pa.Table.from_pylist(group, PLAN_SCHEMA)
 
 
 def open_plan(path: Path, reference: PlanReference, *, generation: int = 0) -> PlanFile:
@@ -297,6 +313,49 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     return absent if field.nullable else pc.fill_null(absent, 0)
 
 
+def _add_shards(shards: dict[str, PlannedShard], batch: pa.RecordBatch, start: int) -> None:
+    """Counts the rows of a batch, which starts at that row, to their shards.
+
+    Raises:
+        ValueError: the shards are not in order.
+    """
+    names = batch.column("shard").to_pylist()
+    costs = batch.column("cost_seconds").to_pylist()
+    last = next(reversed(shards), "")
+    row = 0
+    for name, of_shard in groupby(names):
+        if (len(name), name) < (len(last), last):
+            raise ValueError(f"row {start + row + 1}: shard {name} comes after shard {last}")
+        stop = row + sum(1 for _ in of_shard)
+        known = shards.get(name, PlannedShard(name, 0, 0.0, start + row))
+        num_items = known.num_items + stop - row
+        cost_seconds = sum(costs[row:stop], known.cost_seconds)
+        shards[name] = PlannedShard(name, num_items, cost_seconds, known.first_item)
+        last, row = name, stop
+
+
+def _sound_settings(batch: pa.RecordBatch) -> set[tuple[str, str]]:
+    columns = [batch.column(name) for name in ("task", "params")]
+    sound = pa.Table.from_arrays(columns, ["task", "params"]).filter(
+        pc.is_null(batch.column("error_class"))
+    )
+    different = sound.group_by(["task", "params"]).aggregate([]).to_pylist()
+    return {(row["task"], row["params"]) for row in different}
+
+
+def _refuse_repeated(name: str, texts: list[str]) -> None:
+    """Refuses a text that stands twice in a column.
+
+    Raises:
+        ValueError: one does.
+    """
+    seen: set[str] = set()
+    for row, text in enumerate(texts, start=1):
+        if text in seen:
+            raise ValueError(f"row {row}: the {name} {text} stands twice")
+        seen.add(text)
+
+
 def _row(item: Item) -> dict[str, Any]:
     problem = item.problem
     return {
@@ -323,18 +382,8 @@ def _row(item: Item) -> dict[str, Any]:
 
 
 def _item(row: dict[str, Any]) -> Item:
-    """The item of a row.
-
-    Raises:
-        ValueError, TypeError: an input is empty, or the problem is not one that we know.
-    """
+    """The item of a row that keeps the rules."""
     inputs = tuple(Input(**fields) for fields in row.pop("inputs"))
     error_class, message = row.pop("error_class"), row.pop("error_message")
-    if (error_class is None) != (message is None):
-        raise ValueError(
-            f"{row['key'][:80]!r} has an error_class or an error_message without the other"
-        )
-    if any(found.role is None or found.key is None or found.uri is None for found in inputs):
-        raise ValueError(f"an input of {row['key'][:80]!r} has no role, key or URI")
     problem = Problem(ErrorClass(error_class), message) if error_class is not None else None
     return Item(**row, inputs=inputs, problem=problem)

@@ -1,20 +1,19 @@
-"""Which items do the combinations of inputs become? Sizes, seeds, keys, costs and problems."""
+"""Which item does a combination of inputs become? Its size, seed, key, cost and problem."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from ad_lib.images import scaled_size
 from ad_lib.presets import Preset
 from ad_lib.weights import EMBEDDED
-from manifests.errors import JobError
 from manifests.identity import canonical_json, item_id, seed_of
 from manifests.items import ErrorClass, Input, Item, Problem, distinct_slug, slug
 from manifests.job import Output
 from tasks.requests import refusal
-from tasks.resolving import ResolvedJob, Variation
+from tasks.resolving import ResolvedJob, Variation, settings_in_ids
 from tasks.tables import TableRow
 
 SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
@@ -39,63 +38,139 @@ NUMBER_LETTERS = 12
 """Characters that a sample key keeps free for digits of its item's id or for a variant."""
 
 
-def make_items(resolved: ResolvedJob, rows: Sequence[TableRow]) -> Iterator[Item]:
-    """Every item of the inspected rows: each variation and variant of each, in that order.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the items of one variation and one size have in common.
 
-    Raises:
-        JobError: two items would have the same key.
+    Attributes:
+        params: canonical JSON of the settings and the size.
+        hashed_params: the part of it that ids cover.
     """
-    twins: Counter[str] = Counter()
-    keys: dict[str, TableRow] = {}
-    for row in rows:
-        for variation in resolved.variations:
-            for variant in range(resolved.job.variants):
-                item = _item(resolved, row, variation, variant)
-                rank = twins[item.item_id]
-                twins[item.item_id] += 1
-                if rank:
-                    # The same bytes under other names: the items differ in their rank in key order.
-                    item = _item(resolved, row, variation, variant, rank)
-                if item.key in keys:
-                    raise JobError(
-                        f"inputs.table: two rows would be stored under the key {item.key!r} "
-                        f"({keys[item.key].key!r} and {row.key!r}): make the keys differ in "
-                        "letters, digits, '_' or '-'"
-                    )
-                keys[item.key] = row
-                yield item
+
+    task: str
+    label: str
+    params: str
+    hashed_params: str
+    width: int
+    height: int
+    cost_seconds: float
 
 
-def _item(
+def make_item(
     resolved: ResolvedJob, row: TableRow, variation: Variation, variant: int, rank: int = 0
 ) -> Item:
-    numbers = [str(variant)] if variant else []
-    variant += rank * resolved.job.variants
-    width, height = _result_size(resolved.job.output, variation.preset, row.inputs)
-    params = _params(variation, width, height)
-    identity, seed = _identity_and_seed(resolved, row, variation, variant)
-    item = Item(
+    """The item of an inspected row; its shard is not known yet.
+
+    Args:
+        resolved: the job.
+        row: the inputs, and what there is besides images.
+        variation: what is done with the row.
+        variant: which of the pictures of the variation.
+        rank: how many items before it have the same inputs, under other names.
+    """
+    shape = shape_of(resolved, variation, row.inputs)
+    numbered = variant + rank * resolved.job.variants
+    identity, seed = _identity_and_seed(resolved, row, variation, numbered)
+    names = [slug(item_input.key) for item_input in row.inputs]
+    return Item(
         item_id=identity,
-        key=_sample_key(row, variation, numbers, identity),
+        key=sample_key(row, key_stem(row, names, variation), variant, identity),
         seed=seed,
-        task=variation.preset.name,
-        params=canonical_json(params),
-        variant=variant,
-        width=width,
-        height=height,
+        task=shape.task,
+        params=shape.params,
+        variant=numbered,
+        width=shape.width,
+        height=shape.height,
         inputs=row.inputs,
-        cost_seconds=_cost_seconds(resolved, variation, width, height),
+        cost_seconds=shape.cost_seconds,
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
-        label=variation.label,
+        label=shape.label,
         user=row.user,
-        problem=row.problem,
+        problem=problem_of(row, shape),
     )
-    return replace(item, problem=_problem(item))
 
 
-def _params(variation: Variation, width: int, height: int) -> dict[str, object]:
-    return {"settings": asdict(variation.settings), "width": width, "height": height}
+def unswept(resolved: ResolvedJob) -> Variation:
+    """The job without its sweep."""
+    return Variation("", "", resolved.preset, resolved.settings)
+
+
+def is_unswept(resolved: ResolvedJob, variation: Variation) -> bool:
+    """Whether a variation does what the job would do without its sweep."""
+    return (variation.preset, variation.settings) == (resolved.preset, resolved.settings)
+
+
+def shaping_place(roles: Sequence[str]) -> int | None:
+    """Which of an item's inputs, by their roles, the result takes its proportions from."""
+    for role in SHAPING_ROLES:
+        if role in roles:
+            return len(roles) - 1 - roles[::-1].index(role)
+    return None
+
+
+def shape_of(resolved: ResolvedJob, variation: Variation, inputs: Sequence[Input]) -> Shape:
+    """The shape of an item with these inputs."""
+    place = shaping_place([item_input.role for item_input in inputs])
+    shaping = None if place is None else inputs[place]
+    width, height = _result_size(resolved.job.output, variation.preset, shaping)
+    size = {"width": width, "height": height}
+    return Shape(
+        task=variation.preset.name,
+        label=variation.label,
+        params=canonical_json({"settings": asdict(variation.settings), **size}),
+        hashed_params=canonical_json({"settings": settings_in_ids(variation.settings), **size}),
+        width=width,
+        height=height,
+        cost_seconds=_cost_seconds(resolved, variation, width, height),
+    )
+
+
+def key_stem(row: TableRow, names: Iterable[str], variation: Variation) -> str:
+    """The readable part of a sample key: the row's own key, or the names of its inputs.
+
+    Args:
+        row: of a table, or the words that the inputs go with.
+        names: slugs of the inputs' keys.
+        variation: its suffix tells the entries of a sweep apart.
+    """
+    swept = [variation.suffix] if variation.suffix else []
+    room = MAX_KEY_LETTERS - NUMBER_LETTERS - sum(len(suffix) + 1 for suffix in swept)
+    if row.key:
+        own = distinct_slug(row.key, min(MAX_OWN_KEY_LETTERS, room))
+        return "-".join([own, *swept])
+    words = [slug(row.prompt, MAX_PROMPT_LETTERS)] if row.prompt else []
+    readable = "-".join(dict.fromkeys([*names, *words]))[:room].strip("-")
+    return "-".join([readable, *swept])
+
+
+def sample_key(row: TableRow, stem: str, variant: int, identity: str) -> str:
+    """A key: a row's own key with the variant, or readable names with ten digits of the id."""
+    if row.key:
+        return f"{stem}-{variant}" if variant else stem
+    return f"{stem}-{identity[:10]}"
+
+
+def problem_of(row: TableRow, shape: Shape) -> Problem | None:
+    """Why an item cannot be rendered, as far as that shows without its pixels."""
+    found = row.problem or next((found.problem for found in row.inputs if found.problem), None)
+    if found is not None:
+        return found
+    width, height = shape.width, shape.height
+    if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
+        return Problem(
+            ErrorClass.UNSUPPORTED,
+            f"{row.inputs[0].full_uri}: the result would be {width}x{height}, but sides lie in "
+            f"{MIN_SIDE}..{MAX_SIDE}; use output.resize_mode center_crop",
+        )
+    return refusal(
+        shape.task,
+        shape.params,
+        (width, height),
+        row.inputs,
+        prompt=row.prompt,
+        negative_prompt=row.negative_prompt,
+    )
 
 
 def _identity_and_seed(
@@ -106,9 +181,8 @@ def _identity_and_seed(
     In a sweep it follows from the id that the item would have without one, so that all columns
     start from the same noise and differ in nothing but what is swept.
     """
-    unswept = Variation("", "", resolved.preset, resolved.settings)
-    base = _identity(resolved, row, unswept, variant)
-    if (variation.preset, variation.settings) == (unswept.preset, unswept.settings):
+    base = _identity(resolved, row, unswept(resolved), variant)
+    if is_unswept(resolved, variation):
         return base, seed_of(base)
     return _identity(resolved, row, variation, variant, noise_of=base), seed_of(base)
 
@@ -120,11 +194,11 @@ def _identity(
     variant: int,
     noise_of: str | None = None,
 ) -> str:
-    size = _result_size(resolved.job.output, variation.preset, row.inputs)
+    shape = shape_of(resolved, variation, row.inputs)
     return item_id(
         row.inputs,
-        task=variation.preset.name,
-        params=_params(variation, *size),
+        task=shape.task,
+        params=json.loads(shape.hashed_params),
         model_revision=resolved.model.revision,
         seed=resolved.job.seed,
         variant=variant,
@@ -134,24 +208,9 @@ def _identity(
     )
 
 
-def _sample_key(row: TableRow, variation: Variation, numbers: list[str], identity: str) -> str:
-    """A readable name: the row's own key, or the keys of its inputs and ten digits of the id."""
-    swept = [variation.suffix] if variation.suffix else []
-    room = MAX_KEY_LETTERS - NUMBER_LETTERS - sum(len(suffix) + 1 for suffix in swept)
-    if row.key:
-        own = distinct_slug(row.key, min(MAX_OWN_KEY_LETTERS, room))
-        return "-".join([own, *swept, *numbers])
-    names = [slug(item_input.key) for item_input in row.inputs]
-    names += [slug(row.prompt, MAX_PROMPT_LETTERS)] if row.prompt else []
-    readable = "-".join(dict.fromkeys(names))[:room].strip("-")
-    return "-".join([readable, *swept, identity[:10]])
-
-
-def _result_size(output: Output, preset: Preset, inputs: Sequence[Input]) -> tuple[int, int]:
+def _result_size(output: Output, preset: Preset, shaping: Input | None) -> tuple[int, int]:
     size = output.size or (preset.size, preset.size)
     mode = output.resize_mode or ("center_crop" if output.size else "keep_ratio")
-    of_role = {item_input.role: item_input for item_input in inputs}
-    shaping = next((of_role[role] for role in SHAPING_ROLES if role in of_role), None)
     if shaping is None or not shaping.width or not shaping.height:
         return size
     if mode == "keep_ratio":
@@ -161,37 +220,14 @@ def _result_size(output: Output, preset: Preset, inputs: Sequence[Input]) -> tup
     return size
 
 
-def _problem(item: Item) -> Problem | None:
-    found = item.problem or next((found.problem for found in item.inputs if found.problem), None)
-    if found is not None:
-        return found
-    width, height = item.width, item.height
-    if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
-        return Problem(
-            ErrorClass.UNSUPPORTED,
-            f"{item.inputs[0].full_uri}: the result would be {width}x{height}, but sides lie in "
-            f"{MIN_SIDE}..{MAX_SIDE}; use output.resize_mode center_crop",
-        )
-    return refusal(item)
-
-
 def _cost_seconds(resolved: ResolvedJob, variation: Variation, width: int, height: int) -> float:
     compute = resolved.job.compute
     if compute.seconds_per_item is not None:
         return compute.seconds_per_item
-    device = compute.device.partition(":")[0]
-    if device == "auto":
-        device = _default_device()
-    kind = (resolved.model.backbone.model_id == EMBEDDED, device)
+    kind = (resolved.model.backbone.model_id == EMBEDDED, resolved.device_type)
     settings = variation.settings
     steps = settings.num_inference_steps * max(1, settings.num_optimization_steps)
     if variation.preset.algorithm == "expand":  # views overlap: so often is each pixel computed
         steps *= (settings.view_size / settings.view_stride) ** 2
     per_step = SECONDS_PER_STEP.get(kind, SECONDS_PER_STEP_ELSEWHERE)
     return round(steps * per_step * width * height / 512**2, 3)
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

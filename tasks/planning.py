@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import count
-from pathlib import Path
 from tempfile import NamedTemporaryFile
+
+import pyarrow as pa
 
 from infra.store import Store, honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
-from manifests.identity import canonical_json
 from manifests.items import Input, Item
-from manifests.limits import MAX_ITEMS
-from manifests.pairing import count_pairs, pair, with_source_masks
-from manifests.plan import cut_into_shards, plan_name
-from manifests.plan_rules import checked_items
-from manifests.plan_table import PlanWriter
+from manifests.plan_table import PlanFile, write_plan
+from tasks.combinations import list_combinations
 from tasks.committed import sound_commits
 from tasks.environment import versions
-from tasks.items import make_items
-from tasks.passed_over import PassedOver
+from tasks.item_columns import ItemColumns
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
 from tasks.run_folder import find_run, recorded_job
 from tasks.run_plan import RunPlan, open_plan
-from tasks.sources import images_in
-from tasks.tables import TableRow
 
 MAX_URI_LETTERS = 1000
 
@@ -51,40 +44,49 @@ class PreparedRun:
 
 def plan_items(
     resolved: ResolvedJob, on_inspected: Callable[[Input], None] = lambda item_input: None
-) -> list[Item]:
+) -> PlanFile:
     """Preflight and planning: every item, cut into shards, with the problems that it has.
 
+    The plan lies in a temporary file; nothing is stored.
+
     Raises:
-        JobError: not one item can be rendered, or two would have the same key.
+        JobError: not one item can be rendered, two would have the same key, or a name cannot be
+            planned.
     """
-    job = resolved.job
-    rows = _limited(_rows(resolved), _most_rows(resolved))
+    compute = resolved.job.compute
+    listed = list_combinations(resolved)
     inspected = inspect_inputs(
-        [item_input for row in rows for item_input in row.inputs],
-        max_pixels=job.limits.max_pixels,
-        num_threads=job.compute.io_threads,
+        listed.images,
+        max_pixels=resolved.job.limits.max_pixels,
+        num_threads=compute.io_threads,
         on_inspected=on_inspected,
     )
-    rows = [replace(row, inputs=tuple(inspected[i] for i in row.inputs)) for row in rows]
-    items = list(make_items(resolved, rows))
-    if all(item.problem for item in items):
-        lines = dict.fromkeys(item.problem.message for item in items if item.problem)
-        raise JobError("no item can be rendered, and nothing was written:\n" + "\n".join(lines))
-    return _readable(
-        cut_into_shards(
-            items, shard_seconds=job.compute.shard_seconds, shard_items=job.compute.shard_items
-        )
+    images = [inspected[image] for image in listed.images]
+    tables = ItemColumns(resolved, replace(listed, images=images)).tables(
+        shard_seconds=compute.shard_seconds, shard_items=compute.shard_items
     )
-
-
-def _readable(items: list[Item]) -> list[Item]:
-    """The items, where a plan of them could be read again; a run folder keeps its plan for ever."""
     try:
-        for _ in checked_items(items):
-            pass
-    except ValueError as error:
+        return written_plan(tables)
+    except RunFolderError as error:
         raise JobError(f"this job cannot be planned ({error}): take that input out") from None
-    return items
+
+
+def written_plan(tables: Iterable[pa.Table], *, generation: int = 0) -> PlanFile:
+    """A new plan in a temporary file of this machine, read back and held to all rules.
+
+    Args:
+        tables: the rows in plan order, whole shards in each; see `manifests.plan_table`.
+        generation: that the names of its shards hold.
+
+    Raises:
+        RunFolderError: nobody could read such a plan again.
+    """
+    with ExitStack() as until_opened:
+        file = until_opened.enter_context(NamedTemporaryFile(prefix="stylefarm-"))
+        reference = write_plan(file.file, tables)  # the tables are gone now, and their memory
+        plan = PlanFile(file, reference, generation=generation)
+        until_opened.pop_all()  # the plan closes it
+    return plan
 
 
 def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
@@ -114,14 +116,13 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
 
-def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
-    """Writes the plan, then `run.json`, which makes it binding; whoever is first wins.
+def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
+    """Stores the plan, then `run.json`, which makes it binding; whoever is first wins.
 
     A planning that loses, or is killed, leaves at worst a plan that nothing names.
     """
     store = open_store(resolved.output_uri)
-    reference = put_plan(store, items)
-    record = _run_record(resolved, reference, honours_put_if_absent(store))
+    record = _run_record(resolved, put_plan(store, plan), honours_put_if_absent(store))
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         prepared = open_prepared(resolved)
         if prepared is None:
@@ -130,28 +131,14 @@ def store_plan(resolved: ResolvedJob, items: Sequence[Item]) -> PreparedRun:
                 "delete files of this run folder? Run the job again"
             )
         return prepared
-    return PreparedRun(resolved.output_uri, record, open_plan(store, record), is_new=True)
+    run_plan = RunPlan(store, record, (), (plan,))
+    return PreparedRun(resolved.output_uri, record, run_plan, is_new=True)
 
 
-def put_plan(store: Store, items: Iterable[Item]) -> PlanReference:
-    """Stores a plan under the name that its content gives it; nothing names it yet.
-
-    Args:
-        store: of the run folder.
-        items: in plan order, each with its shard.
-    """
-    with NamedTemporaryFile(prefix="stylefarm-") as file:
-        told = PlanWriter(file)
-        told.write_items(items)
-        told.close()
-        digest = told.digest
-        store.put(plan_name(digest), Path(file.name))
-    return PlanReference(
-        plan_name=plan_name(digest),
-        plan_digest=digest,
-        num_items=told.num_items,
-        num_shards=told.num_shards,
-    )
+def put_plan(store: Store, plan: PlanFile) -> PlanReference:
+    """Stores a plan that was written here, under the name that its content gives it."""
+    store.put(plan.reference.plan_name, plan.path)
+    return plan.reference
 
 
 def _check_place(uri: str) -> None:
@@ -202,92 +189,3 @@ def _run_record(
         versions=versions(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _rows(resolved: ResolvedJob) -> list[TableRow]:
-    """The combinations of inputs that become items: the table's rows, or pairs of the sources."""
-    listed = resolved.inputs
-    if listed.table:
-        return [listed.table[number] for number in _planned_numbers(resolved, len(listed.table))]
-    images = {
-        role: [image for file in files for image in images_in(file, listed.passed_over[role])]
-        for role, files in listed.files.items()
-    }
-    _refuse_empty_sources(images, listed.passed_over)
-    masks = images.pop("source_mask", None)
-    prompts = listed.prompts or [None]
-    pairing = resolved.job.pairing
-    numbers = _planned_numbers(resolved, count_pairs(images, pairing) * len(prompts))
-    combinations = pair(images, pairing, [number // len(prompts) for number in numbers])
-    if masks is not None:
-        combinations = with_source_masks(combinations, masks, list(listed.files))
-    return [
-        TableRow(
-            inputs,
-            "",
-            "{}",
-            prompt=prompts[number % len(prompts)],
-            negative_prompt=listed.negative_prompt,
-        )
-        for inputs, number in zip(combinations, numbers, strict=True)
-    ]
-
-
-def _refuse_empty_sources(
-    images: Mapping[str, Sequence[Input]], passed_over: Mapping[str, PassedOver]
-) -> None:
-    for role, found in images.items():
-        if not found and passed_over[role]:
-            raise JobError(
-                f"the {role} source holds no images: check its uri ({passed_over[role]})"
-            )
-
-
-def _planned_numbers(resolved: ResolvedJob, num_rows: int) -> Sequence[int]:
-    """The places of the rows that are looked at: all, or a sample of more than a run can hold.
-
-    Raises:
-        JobError: they would become more items than a run may have.
-    """
-    most = _most_rows(resolved)
-    planned = num_rows if most is None else min(num_rows, most)
-    num_items = planned * resolved.job.variants * len(resolved.variations)
-    if num_items > MAX_ITEMS:
-        raise JobError(
-            f"the job asks for {num_items:,} items ({planned:,} combinations of inputs), a run has "
-            f"at most {MAX_ITEMS:,}: set limits.max_items, or split it into several jobs"
-        )
-    return range(num_rows) if num_rows <= MAX_ITEMS else _sample_of(num_rows, planned)
-
-
-def _sample_of(num_rows: int, num_picked: int) -> list[int]:
-    """So many different numbers below `num_rows`, the same ones every time, in order."""
-    picked: set[int] = set()
-    for attempt in count():
-        if len(picked) == num_picked:
-            break
-        hashed = hashlib.sha256(f"row {attempt}".encode()).digest()
-        picked.add(int.from_bytes(hashed, "big") % num_rows)
-    return sorted(picked)
-
-
-def _most_rows(resolved: ResolvedJob) -> int | None:
-    """So many combinations at most; the items of each stay together."""
-    most = resolved.job.limits.max_items
-    if most is None:
-        return None
-    return max(1, most // (resolved.job.variants * len(resolved.variations)))
-
-
-def _limited(rows: list[TableRow], most: int | None) -> list[TableRow]:
-    """So many rows at most, picked by hash and kept in order, so that they are a fair sample."""
-    if most is None or len(rows) <= most:
-        return rows
-
-    def rank(row: TableRow) -> bytes:
-        names = [[item_input.role, item_input.key] for item_input in row.inputs]
-        words = [row.prompt] if row.prompt is not None else []
-        return hashlib.sha256(canonical_json([names, row.key, *words]).encode()).digest()
-
-    picked = set(sorted(range(len(rows)), key=lambda number: rank(rows[number]))[:most])
-    return [row for number, row in enumerate(rows) if number in picked]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,17 +57,25 @@ def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> 
     )
 
 
-def refusal(item: Item) -> Problem | None:
+def refusal(
+    task: str,
+    params: str,
+    size: tuple[int, int],
+    inputs: Sequence[Input],
+    *,
+    prompt: str | None,
+    negative_prompt: str | None,
+) -> Problem | None:
     """Why an item can never be a request, as far as that shows without its pixels."""
-    if problem := _unlike_mask(item) or _stretched(item):
+    if problem := _unlike_mask(inputs) or _stretched(inputs, _settings(params)):
         return problem
     return _refusal(
-        item.task,
-        item.params,
-        (item.width, item.height),
-        tuple(image.role for image in item.inputs),
-        bool(item.prompt and item.prompt.strip()),
-        item.negative_prompt,
+        task,
+        params,
+        size,
+        tuple(image.role for image in inputs),
+        bool(prompt and prompt.strip()),
+        negative_prompt,
     )
 
 
@@ -90,13 +98,13 @@ def _fields(task: str, pictures: Sequence[tuple[str, Image.Image]]) -> dict[str,
     return fields
 
 
-def _unlike_mask(item: Item) -> Problem | None:
+def _unlike_mask(inputs: Sequence[Input]) -> Problem | None:
     """Both are cropped to the same size later, so that this shows only here."""
-    sizes = {image.role: (image.width, image.height) for image in item.inputs}
+    sizes = {image.role: (image.width, image.height) for image in inputs}
     texture, mask = sizes.get("texture"), sizes.get("source_mask")
     if texture is None or mask is None or texture == mask:
         return None
-    (found,) = item.of_role("source_mask")[:1]
+    found = next(image for image in inputs if image.role == "source_mask")
     return Problem(
         ErrorClass.UNSUPPORTED,
         f"{found.full_uri}: the mask is {mask[0]}x{mask[1]} and its texture "
@@ -104,18 +112,18 @@ def _unlike_mask(item: Item) -> Problem | None:
     )
 
 
-def _stretched(item: Item) -> Problem | None:
-    """A reference that is too narrow to be scaled in its own proportions."""
-    for found in item.inputs:
+def is_stretched(image: Input, settings: Settings) -> bool:
+    """Whether an image is too narrow to be scaled in its own proportions."""
+    return _stretched([image], settings) is not None
+
+
+def _stretched(inputs: Iterable[Input], settings: Settings) -> Problem | None:
+    for found in inputs:
         if not found.width or not found.height:
             continue
         try:
-            fitted_size(
-                found.role,
-                (found.width, found.height),
-                (item.width, item.height),
-                settings_of(item),
-            )
+            size = (found.width, found.height)
+            fitted_size(found.role, size, size, settings)  # the result's own size does not matter
         except RequestError as error:
             return Problem(ErrorClass.UNSUPPORTED, f"{found.full_uri}: {error}")
     return None

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import plan_table
 from manifests.commits import PlanReference
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Item, Problem
 from manifests.job import Pairing
 from manifests.pairing import pair
 from manifests.plan import cut_into_shards, generation_of, plan_name, shard_name
-from manifests.plan_table import ROWS_PER_GROUP, PlanFile, PlanWriter
+from manifests.plan_table import ROWS_PER_GROUP, PlanFile, item_tables
 from tests.manifests.builders import make_input, make_inputs, make_item
 
 items_to_cut = st.lists(
@@ -34,7 +35,7 @@ items_to_cut = st.lists(
         st.integers(0, 999),
         st.integers(0, 3),
         st.sampled_from([0.5, 1.0, 2.5, 7.0]),
-        st.sampled_from([64, 128]),
+        st.sampled_from([64, 65, 127, 128]),
         st.sampled_from(["style-transfer", "appearance-transfer"]),
     ),
     unique_by=lambda item: item.item_id,
@@ -44,9 +45,7 @@ items_to_cut = st.lists(
 
 def write_plan(items: Iterable[Item]) -> bytes:
     file = io.BytesIO()
-    told = PlanWriter(file)
-    told.write_items(items)
-    told.close()
+    plan_table.write_plan(file, item_tables(items))
     return file.getvalue()
 
 
@@ -73,6 +72,10 @@ def bucket(item):
     return (item.task, item.width, item.height, item.params)
 
 
+def size_of(item):
+    return (item.width, item.height)
+
+
 @given(items_to_cut, st.sampled_from([1.0, 3.0, 10.0]), st.integers(1, 6))
 def test_a_plan_holds_every_item_once_in_shards_of_one_bucket_and_bounded_cost(
     items, seconds, most
@@ -83,7 +86,11 @@ def test_a_plan_holds_every_item_once_in_shards_of_one_bucket_and_bounded_cost(
     assert sum(map(len, shards.values())) == len(items)
     assert list(shards) == [f"{number:05d}" for number in range(len(shards))]
     for of_shard in shards.values():
-        assert len({bucket(item) for item in of_shard}) == 1
+        assert len({item.task for item in of_shard}) == 1
+        areas = [item.width * item.height for item in of_shard]
+        assert max(areas) < 2 * min(areas)
+        sizes = [size for size, _ in groupby(of_shard, key=size_of)]
+        assert len(sizes) == len(set(sizes)), "a batch has one size: equal ones stand together"
         assert len(of_shard) <= most
         cost = sum(item.cost_seconds for item in of_shard)
         assert cost <= seconds or len(of_shard) == 1

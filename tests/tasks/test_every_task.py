@@ -82,7 +82,7 @@ def render(base: Path, **changes: Any) -> Audit:
 
 
 def items_of(base: Path, **changes: Any):
-    return plan_items(resolve_job(make_job(**changes), str(base)))
+    return list(plan_items(resolve_job(make_job(**changes), str(base))).iter_items())
 
 
 def test_every_role_of_every_task_is_a_role_of_a_job():
@@ -353,7 +353,9 @@ def test_another_controlnet_is_another_run(sources, controlnet):
     with pytest.raises(FingerprintMismatch, match="model_revision"):
         prepare(sources, **controlled())
     after = prepare(sources, output__uri="other", **controlled()).plan
-    assert not {item.item_id for item in before.items} & {item.item_id for item in after.items}
+    assert not {item.item_id for item in before.iter_items()} & {
+        item.item_id for item in after.iter_items()
+    }
 
 
 def test_a_controlnet_without_control_images_is_refused(sources, controlnet):

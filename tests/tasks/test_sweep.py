@@ -34,7 +34,7 @@ TASKS: dict[str, Any] = {
 
 
 def items_of(base: Path, **changes: Any):
-    return plan_items(resolve_job(make_job(**changes), str(base)))
+    return list(plan_items(resolve_job(make_job(**changes), str(base))).iter_items())
 
 
 def settings_of(item: Any) -> dict[str, Any]:
