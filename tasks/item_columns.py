@@ -109,7 +109,7 @@ class ItemColumns:
         differs = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
         first = np.flatnonzero(np.concatenate([[True], differs]))
         sizes = np.diff([*first.tolist(), len(order)])
-        ranks = np.empty(len(order), dtype=np.int32)
+        ranks = np.empty(len(order), dtype=np.int64)
         ranks[order] = np.arange(len(order)) - np.repeat(first, sizes)
         return ranks
 

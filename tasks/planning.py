@@ -15,11 +15,14 @@ from infra.store import Store, honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import Input, Item
+from manifests.plan import sources_name
 from manifests.plan_table import PlanFile, write_plan
+from manifests.source_table import sources_digest, write_sources
 from tasks.combinations import list_combinations
 from tasks.committed import sound_commits
 from tasks.environment import versions
 from tasks.item_columns import ItemColumns
+from tasks.listed_sources import listed_sources
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
 from tasks.run_folder import find_run, recorded_job
@@ -119,10 +122,11 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
 def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     """Stores the plan, then `run.json`, which makes it binding; whoever is first wins.
 
-    A planning that loses, or is killed, leaves at worst a plan that nothing names.
+    A planning that loses, or is killed, leaves at worst files that nothing names.
     """
     store = open_store(resolved.output_uri)
-    record = _run_record(resolved, put_plan(store, plan), honours_put_if_absent(store))
+    reference = put_plan(store, plan, write_sources(listed_sources(resolved.inputs)))
+    record = _run_record(resolved, reference, honours_put_if_absent(store))
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         prepared = open_prepared(resolved)
         if prepared is None:
@@ -135,10 +139,21 @@ def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     return PreparedRun(resolved.output_uri, record, run_plan, is_new=True)
 
 
-def put_plan(store: Store, plan: PlanFile) -> PlanReference:
-    """Stores a plan that was written here, under the name that its content gives it."""
+def put_plan(store: Store, plan: PlanFile, sources: bytes) -> PlanReference:
+    """Stores a plan and what its sources listed, under the names that their content gives them.
+
+    Nothing names them yet. Whoever stores them again writes the same bytes.
+
+    Args:
+        store: of the run folder.
+        plan: as it was written on this machine.
+        sources: see `manifests.source_table`.
+    """
+    digest = sources_digest(sources)
+    store.put(sources_name(digest), sources)
     store.put(plan.reference.plan_name, plan.path)
-    return plan.reference
+    named = {"sources_name": sources_name(digest), "sources_digest": digest}
+    return plan.reference.model_copy(update=named)
 
 
 def _check_place(uri: str) -> None:
