@@ -57,7 +57,7 @@ def measure(folder: Path, options: Any) -> None:
     sys.stderr.write(f"before: {peak_megabytes():.0f} MB\n")
     started = time.process_time()
     plan = plan_items(resolved)
-    put_plan(planning.open_store(resolved.output_uri), plan)
+    put_plan(planning.open_store(resolved.output_uri), plan, b"")
     told = {
         "items": plan.num_items,
         "shards": len(plan.shards),

@@ -15,6 +15,7 @@ from PIL import Image
 from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import ErrorClass
+from manifests.source_table import write_sources
 from tasks.planning import open_prepared, plan_items, put_plan, store_plan
 from tasks.resolving import differences_to, resolve_job
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
@@ -127,7 +128,9 @@ def test_the_second_of_two_different_jobs_hears_that_it_lost(pictures):
 
 def test_a_plan_without_its_run_is_left_by_a_killed_planning_and_harms_nobody(pictures):
     resolved = resolve(pictures)
-    left = put_plan(open_store(resolved.output_uri), plan_items(resolve(pictures, seed=1)))
+    left = put_plan(
+        open_store(resolved.output_uri), plan_items(resolve(pictures, seed=1)), write_sources([])
+    )
     assert open_prepared(resolved) is None
     run = prepare(pictures)
     assert run.is_new
@@ -343,7 +346,7 @@ def test_a_run_on_s3_is_planned_and_found_again(pictures, s3_bucket):
     first, second = prepare(pictures, output__uri=uri), prepare(pictures, output__uri=uri)
     assert (first.is_new, second.is_new) == (True, False)
     assert first.run.plan_digest == second.run.plan_digest
-    assert set(files_of(uri)) == {"run.json", first.run.plan_name}
+    assert set(files_of(uri)) == {"run.json", first.run.plan_name, first.run.sources_name}
 
 
 def test_an_expansion_is_as_dear_as_its_overlapping_views(pictures):
