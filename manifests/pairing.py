@@ -52,9 +52,10 @@ def pair(
     """
     ordered = in_key_order(sources)
     roles = list(ordered.values())
+    rows: list[list[int]] = pair_places(ordered, pairing, numbers).tolist()
     return [
         tuple(inputs[place] for inputs, place in zip(roles, places, strict=True))
-        for places in pair_places(ordered, pairing, numbers).tolist()
+        for places in rows
     ]
 
 
