@@ -75,6 +75,12 @@ class LocalStore:
                 if found.key > start_after:
                     yield found
 
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        with _local_errors(self._root):
+            for key, _ in _entries(self._root, ""):
+                if key.startswith(prefix) and key.endswith("/"):
+                    yield key.removesuffix("/")
+
     def find(self, key: str) -> StoredObject | None:
         path = self._path(key)
         try:

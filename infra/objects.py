@@ -134,6 +134,10 @@ class Store(Protocol):
         """
         ...
 
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of the folders at the top of the store that begin with the prefix."""
+        ...
+
     def find(self, key: str) -> StoredObject | None:
         """Return what a listing says of this key, or None where nothing is stored under it."""
         ...

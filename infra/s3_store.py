@@ -124,6 +124,14 @@ class S3Store:
                 if max_depth is None or stored.key.count("/") < max_depth:
                     yield stored
 
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        with self._client(prefix) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                **self._places(prefix), Delimiter="/"
+            )
+            for found in (found for page in pages for found in page.get("CommonPrefixes", ())):
+                yield found["Prefix"].removeprefix(self._prefix).removesuffix("/")
+
     def find(self, key: str) -> StoredObject | None:
         with self._client(key) as client:
             page = client.list_objects_v2(**self._places(key), MaxKeys=1)

@@ -120,6 +120,12 @@ class RunRecord(PlanReference):
         """The task of the job."""
         return self.identity["task"]
 
+    @property
+    def named_backbone(self) -> dict[str, Any]:
+        """The backbone of the job by key, as it was written; empty where only its name was."""
+        backbone: Any = self.job.get("backbone")
+        return backbone if isinstance(backbone, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
 
 class _AnyVersion(Record):
     schema_version: Any = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from manifests.plan_table import PlanFile, write_plan
 from manifests.source_table import sources_digest, write_sources
 from tasks.combinations import list_combinations
 from tasks.committed import sound_commits
+from tasks.dated_output import new_run_uri
 from tasks.environment import versions
 from tasks.item_columns import ItemColumns
 from tasks.listed_sources import listed_sources
@@ -27,8 +27,6 @@ from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
 from tasks.run_folder import find_run, recorded_job
 from tasks.run_plan import RunPlan, open_plan
-
-MAX_URI_LETTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,7 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     Raises:
         FingerprintMismatch: the folder belongs to another job, or its sources have moved.
         RunFolderError: a record of the run or a committed file is missing or damaged.
-        JobError: no folder can have this name.
     """
-    _check_place(resolved.output_uri)
     store = open_store(resolved.output_uri)
     run = find_run(store)
     if run is None:
@@ -128,15 +124,25 @@ def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     reference = put_plan(store, plan, write_sources(listed_sources(resolved.inputs)))
     record = _run_record(resolved, reference, honours_put_if_absent(store))
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
-        prepared = open_prepared(resolved)
-        if prepared is None:
-            raise RunFolderError(
-                f"{RUN_NAME} was refused by the store and is not there: does another program "
-                "delete files of this run folder? Run the job again"
-            )
-        return prepared
+        return _of_the_winner(resolved, plan)
     run_plan = RunPlan(store, record, (), (plan,))
     return PreparedRun(resolved.output_uri, record, run_plan, is_new=True)
+
+
+def _of_the_winner(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
+    """The run that another planned meanwhile; where that is another job's of today, the next."""
+    try:
+        prepared = open_prepared(resolved)
+    except FingerprintMismatch:
+        if not resolved.place.is_dated:
+            raise
+        return store_plan(replace(resolved, output_uri=new_run_uri(resolved.place)), plan)
+    if prepared is None:
+        raise RunFolderError(
+            f"{RUN_NAME} was refused by the store and is not there: does another program "
+            "delete files of this run folder? Run the job again"
+        )
+    return prepared
 
 
 def put_plan(store: Store, plan: PlanFile, sources: bytes) -> PlanReference:
@@ -154,21 +160,6 @@ def put_plan(store: Store, plan: PlanFile, sources: bytes) -> PlanReference:
     store.put(plan.reference.plan_name, plan.path)
     named = {"sources_name": sources_name(digest), "sources_digest": digest}
     return plan.reference.model_copy(update=named)
-
-
-def _check_place(uri: str) -> None:
-    """Refuses a run folder that no store could hold, before any input is read."""
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in uri):
-        raise JobError(
-            f"output.uri: a name with control characters cannot be a run folder; got {uri[:200]!r}"
-        )
-    if len(uri) > MAX_URI_LETTERS:
-        raise JobError(
-            f"output.uri: the name of a run folder has at most {MAX_URI_LETTERS} letters; got "
-            f"{len(uri)}, {uri[:40]!r}…"
-        )
-    if not uri.strip("/."):
-        raise JobError(f"output.uri: {uri!r} cannot be a run folder: name a folder of its own")
 
 
 def _refuse_moved_sources(resolved: ResolvedJob, pending: Iterable[Item]) -> None:

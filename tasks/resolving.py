@@ -9,7 +9,7 @@ from typing import Any
 
 from ad_lib.presets import Preset, Settings, find_preset
 from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
-from infra.store import StoredObject, UriError
+from infra.store import StoredObject, UriError, open_store
 from manifests.commits import RunRecord
 from manifests.errors import JobError
 from manifests.identity import (
@@ -21,6 +21,7 @@ from manifests.identity import (
 )
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
+from tasks.dated_output import dated_runs, new_run_uri, output_place
 from tasks.devices import (
     DeviceType,
     Dtype,
@@ -30,11 +31,13 @@ from tasks.devices import (
     dtype_of,
 )
 from tasks.named_files import known_objects
+from tasks.output_place import OutputPlace
 from tasks.passed_over import PassedOver
 from tasks.prompts import read_prompts
+from tasks.run_folder import find_run
 from tasks.sources import SourceFile, list_files, resolve_uri
 from tasks.tables import TableRow, read_table
-from tasks.weights import FoundModel, check_model, find_model
+from tasks.weights import FoundModel, check_model, find_model, pinned
 
 RENDERING_REVISION = 2
 """Goes up with every change of ours that changes rendered images; the CHANGELOG names it."""
@@ -93,7 +96,8 @@ class ResolvedJob:
         preset, settings: of the job itself.
         variations: what is done with each combination of inputs: the sweep's entries, or the job.
         dtype, device_type: the precision and the kind of device, as the job alone decides them.
-        output_uri: the run folder.
+        place: where the runs of the job lie, one of them or one for each day.
+        output_uri: the run folder; it may hold the run, or not be there yet.
         identity, fingerprint: of the run that this job describes.
     """
 
@@ -104,68 +108,111 @@ class ResolvedJob:
     model: FoundModel
     dtype: Dtype
     device_type: DeviceType
+    place: OutputPlace
     output_uri: str
     inputs: ListedInputs
     identity: dict[str, object]
     fingerprint: str
 
 
-def resolve_job(job: Job, base: str, *, will_render: bool = False) -> ResolvedJob:
+@dataclass(frozen=True)
+class _Run:
+    """What becomes of a job's names in one run folder, whose record pins those of the hub."""
+
+    model: FoundModel
+    device_type: DeviceType
+    dtype: Dtype
+    identity: dict[str, object]
+
+
+def resolve_job(
+    job: Job, base: str, *, will_render: bool = False, for_extension: bool = False
+) -> ResolvedJob:
     """Looks up everything that a job names.
+
+    Hub names without a revision are looked up once: where the run folder holds a run of the same
+    model, its commits are taken.
 
     Args:
         job: as written.
         base: the folder that relative paths start from.
         will_render: this machine must have the job's device.
+        for_extension: of several run folders with dates a complete one is gone on with, too.
 
     Raises:
         RequestError, BackboneError: an unknown preset, setting or backbone, or a setting that a
             task does not read.
         JobError: sources that are not there or do not fit the task.
+        RunFolderError: the record of the run folder is damaged.
         StoreError: a store refuses or does not answer.
     """
     preset = find_preset(job.task)
     settings = preset.settings_with(job.settings)
     variations = _variations(job, preset, settings)
     check_device(job.compute.device)
-    model = _find_model(job.backbone, base)
-    device_type = device_type_of(job.compute.device, model)
-    dtype = dtype_of(job.backbone, device_type)
+    place = output_place(job.output.uri, base)
+    hashed = _identity_settings(settings, variations)
+    output_uri, record, found = _find_run(job, base, place, hashed, for_extension)
     if will_render:
+        device_type = found.device_type if record is None else record.device_type
         devices_for(device_type, job.compute.device, None)
-    output_uri = _output_uri(job, base)
-    inputs = _list_inputs(job, preset, base, output_uri)
+    inputs = _list_inputs(job, preset, base, place.uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
-    check_model(model)
-    identity = run_identity(
-        job,
-        settings=_identity_settings(settings, variations),
-        model_revision=model.revision,
-        rendering_revision=RENDERING_REVISION,
-        dtype=dtype,
-        device_type=device_type,
-    )
+    check_model(found.model)
     return ResolvedJob(
         job=job,
         preset=preset,
         settings=settings,
         variations=variations,
-        model=model,
-        dtype=dtype,
-        device_type=device_type,
+        model=found.model,
+        dtype=found.dtype,
+        device_type=found.device_type,
+        place=place,
         output_uri=output_uri,
         inputs=inputs,
-        identity=identity,
-        fingerprint=fingerprint(identity),
+        identity=found.identity,
+        fingerprint=fingerprint(found.identity),
     )
+
+
+def _find_run(
+    job: Job, base: str, place: OutputPlace, settings: Mapping[str, object], for_extension: bool
+) -> tuple[str, RunRecord | None, _Run]:
+    """The run folder of a job, what it holds, and what becomes of the job's names there."""
+    if not place.is_dated:
+        record = find_run(open_store(place.uri))
+        return place.uri, record, _run(job, base, settings, record)
+    for uri, record in dated_runs(place, complete_too=for_extension):
+        found = _run(job, base, settings, record)
+        if not _differences(record, found.identity, job):
+            return uri, record, found
+    return new_run_uri(place), None, _run(job, base, settings, None)
+
+
+def _run(job: Job, base: str, settings: Mapping[str, object], record: RunRecord | None) -> _Run:
+    model = _find_model(job.backbone, base, record)
+    device_type = device_type_of(job.compute.device, model)
+    dtype = dtype_of(job.backbone, device_type)
+    identity = run_identity(
+        job,
+        settings=settings,
+        model_revision=model.revision,
+        rendering_revision=RENDERING_REVISION,
+        dtype=dtype,
+        device_type=device_type,
+    )
+    return _Run(model, device_type, dtype, identity)
 
 
 def differences_to(run: RunRecord, resolved: ResolvedJob) -> list[str]:
     """One line for each field in which a job is not the one of a run; none where it is."""
-    wanted = resolved.identity
+    return _differences(run, resolved.identity, resolved.job)
+
+
+def _differences(run: RunRecord, wanted: Mapping[str, object], job: Job) -> list[str]:
     if run.schema_version == 1:
-        wanted = in_first_layout(wanted, resolved.job, run.identity)
+        wanted = in_first_layout(wanted, job, run.identity)
     return differences(run.identity, wanted)
 
 
@@ -203,13 +250,24 @@ def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) ->
     return {**settings_in_ids(settings), **({"sweep": swept} if swept else {})}
 
 
-def _find_model(choice: BackboneChoice, base: str) -> FoundModel:
+def _find_model(choice: BackboneChoice, base: str, run: RunRecord | None) -> FoundModel:
+    name = _local_name(choice.name, base)
+    controlnet = choice.controlnet and _local_name(choice.controlnet, base)
+    revision, controlnet_revision = choice.revision, choice.controlnet_revision
+    if run is not None:
+        named = run.named_backbone
+        commit, _, controlnet_commit = run.model_revision.partition("+")
+        if HUB_IDS.get(name, name) == run.model_id:
+            revision = pinned(revision, named.get("revision"), commit)
+        if controlnet == run.controlnet_id:
+            recorded = named.get("controlnet_revision")
+            controlnet_revision = pinned(controlnet_revision, recorded, controlnet_commit)
     return find_model(
-        _local_name(choice.name, base),
-        choice.revision,
+        name,
+        revision,
         config=choice.config and _local_name(choice.config, base),
-        controlnet=choice.controlnet and _local_name(choice.controlnet, base),
-        controlnet_revision=choice.controlnet_revision,
+        controlnet=controlnet,
+        controlnet_revision=controlnet_revision,
     )
 
 
@@ -231,13 +289,6 @@ def _local_name(name: str, base: str) -> str:
         return name
     is_known = name == EMBEDDED or name in HUB_IDS
     return path if is_path or (not is_known and os.path.exists(path)) else name  # noqa: PTH110
-
-
-def _output_uri(job: Job, base: str) -> str:
-    try:
-        return resolve_uri(job.output.uri, base)
-    except UriError as error:
-        raise JobError(f"output.uri: {error}") from None
 
 
 def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> ListedInputs:

@@ -267,6 +267,21 @@ def pending_shards(store: Store, plan: PlanFile | RunPlan) -> dict[str, PlannedS
     return {shard.name: shard for shard in sorted(pending, key=lambda shard: -shard.cost_seconds)}
 
 
+def has_pending_shards(store: Store, run: RunRecord) -> bool:
+    """Whether a planned shard has no commit, told by numbers alone: no plan is read.
+
+    Raises:
+        RunFolderError: a generation is damaged.
+    """
+    from manifests.counting import superseded_shards
+
+    generations = find_generations(store, run)
+    superseded = superseded_shards(generations)
+    planned = run.num_shards + sum(one.num_shards for one in generations) - len(superseded)
+    committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)} - superseded
+    return len(committed) < planned
+
+
 def last_failures(store: Store, plan: PlanFile | RunPlan) -> dict[str, str]:
     """For each shard that is still pending, the error of its latest failed attempt.
 

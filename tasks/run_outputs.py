@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 
 from infra.store import local_path
+from tasks.output_place import LATEST, OutputPlace
 
 _WRITTEN = frozenset(
     (
@@ -18,39 +20,53 @@ _WRITTEN = frozenset(
 
 
 def outputs_of(run_uri: str | None, root: str) -> Callable[[str], bool]:
-    """A test of keys below the folder or prefix `root`: is it an output of the run in `run_uri`?
+    """A test of keys below the folder or prefix `root`: is it an output of a job?
 
-    All that lies in the run folder is, or, where `root` itself lies in the run folder, all that a
+    All that lies in its run folder is, or, where `root` itself lies in the run folder, all that a
     run writes there. Links are followed.
+
+    Args:
+        run_uri: the job's run folder; where it holds a date, all of its run folders are meant.
+        root: where the keys are.
     """
     if run_uri is None:
         return lambda key: False
-    run_path, root_path = local_path(run_uri), local_path(root)
-    if run_path is None or root_path is None:
-        if run_path is root_path:  # both are on S3
-            return _inside(run_uri.rstrip("/"), root.rstrip("/"), lambda key: f"{root}/{key}")
+    place = OutputPlace(run_uri.rstrip("/"))
+    top = place.parent if place.is_dated else place.uri
+    top_path, root_path = local_path(top), local_path(root)
+    if top_path is None or root_path is None:
+        if top_path is root_path:  # both are on S3
+            return _inside(_runs(place, top), root.rstrip("/"), lambda key: f"{root}/{key}")
         return lambda key: False
-    if not os.path.isdir(run_path):  # noqa: PTH112 - no fault of a path ends it
+    if not os.path.isdir(top_path):  # noqa: PTH112 - no fault of a path ends it
         return lambda key: False
     real = cache(os.path.realpath)
 
-    def place(key: str) -> str:
+    def lies(key: str) -> str:
         path = f"{root_path.rstrip('/')}/{key}"
         folder, _, name = path.rpartition("/")
         return os.path.realpath(path) if os.path.islink(path) else f"{real(folder or '/')}/{name}"  # noqa: PTH114
 
-    return _inside(os.path.realpath(run_path), os.path.realpath(root_path), place)
+    return _inside(_runs(place, os.path.realpath(top_path)), os.path.realpath(root_path), lies)
 
 
-def _inside(run: str, root: str, place: Callable[[str], str]) -> Callable[[str], bool]:
-    root_is_inside = f"{root}/".startswith(f"{run}/")
+def _runs(place: OutputPlace, top: str) -> re.Pattern[str]:
+    """How the paths of a job's outputs begin, and the whole path of its `latest`."""
+    if not place.is_dated:
+        return re.compile(f"{re.escape(top)}/")
+    folders = f"{place.folder_pattern().pattern}{re.escape(place.inside)}/"
+    return re.compile(f"{re.escape(top.rstrip('/'))}/(?:{folders}|{LATEST}$)", re.ASCII)
+
+
+def _inside(runs: re.Pattern[str], root: str, lies: Callable[[str], str]) -> Callable[[str], bool]:
+    root_is_inside = runs.match(f"{root}/") is not None
 
     def is_output(key: str) -> bool:
-        found = place(key)
-        if not found.startswith(f"{run}/"):
+        path = lies(key)
+        beginning = runs.match(path)
+        if beginning is None:
             return False
-        first = found.removeprefix(f"{run}/").split("/")[0]
-        return first in _WRITTEN if root_is_inside else True
+        return not root_is_inside or path[beginning.end() :].split("/")[0] in _WRITTEN
 
     return is_output
 

@@ -70,6 +70,18 @@ def find_model(
     )
 
 
+def pinned(wanted: str | None, named: object, commit: str) -> str | None:
+    """The revision of a hub id to look up, where a run folder has recorded a commit of it.
+
+    Args:
+        wanted: the revision that a job names, if it does.
+        named: what the job of the run named.
+        commit: what was found for it then; a digest where it was no hub id.
+    """
+    is_commit = commit and not commit.startswith("sha256:")
+    return commit if is_commit and wanted in (None, named) else wanted
+
+
 def check_model(model: FoundModel) -> None:
     """Checks that the weights of a run fit their networks, without reading the weights.
 

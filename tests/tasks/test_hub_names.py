@@ -1,0 +1,90 @@
+"""Names of the hub are looked up once for a run: a branch that moves later breaks nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers.models.controlnets.controlnet import ControlNetModel
+
+from manifests.errors import FingerprintMismatch
+from tasks.planning import open_prepared
+from tasks.resolving import resolve_job
+from tests.conftest import TINY_BACKBONE
+from tests.tasks.runs import make_job, prepare
+
+OLD, NEW, TAGGED = "1" * 40, "2" * 40, "3" * 40
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, tiny_backbone) -> Path:
+    """A hub cache without a network: a backbone and a ControlNet at three commits each."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    controlnet = tmp_path / "controlnet"
+    ControlNetModel.from_unet(tiny_backbone.unet).save_pretrained(controlnet)
+    for name, files in (("backbone", TINY_BACKBONE), ("control", controlnet)):
+        model = cache / f"models--owner--{name}"
+        (model / "refs").mkdir(parents=True)
+        (model / "refs" / "v1").write_text(TAGGED)
+        for commit in (OLD, NEW, TAGGED):
+            shutil.copytree(files, model / "snapshots" / commit)
+        move(cache, name, OLD)
+    return cache
+
+
+def move(hub: Path, name: str, commit: str) -> None:
+    """Lets the branch of a model lead to another commit."""
+    (hub / f"models--owner--{name}" / "refs" / "main").write_text(commit)
+
+
+def controlled(pictures: Path, **backbone: str) -> dict[str, Any]:
+    return {
+        "task": "style-t2i",
+        "inputs": {"style": "style", "control": "content", "prompt": "a house"},
+        "backbone": {"name": "owner/backbone", "controlnet": "owner/control", **backbone},
+    }
+
+
+@pytest.mark.parametrize("uri", ["run", "runs/{date}"])
+def test_a_branch_that_moved_changes_nothing_in_a_run_that_is_there(pictures, hub, uri):
+    job = {**controlled(pictures), "output__uri": uri}
+    run = prepare(pictures, **job)
+    assert run.run.model_revision == f"{OLD}+{OLD}"
+    move(hub, "backbone", NEW)
+    move(hub, "control", NEW)
+    again = prepare(pictures, **job)
+    assert (again.uri, again.run) == (run.uri, run.run)
+    assert resolve_job(make_job(**job), str(pictures)).model.revision == f"{OLD}+{OLD}"
+    elsewhere = {**job, "output__uri": "elsewhere"}
+    assert prepare(pictures, **elsewhere).run.model_revision == f"{NEW}+{NEW}"
+
+
+@pytest.mark.parametrize("key", ["revision", "controlnet_revision"])
+def test_a_revision_that_the_job_asks_for_anew_is_looked_up(pictures, hub, key):
+    prepare(pictures, **controlled(pictures))
+    asked = resolve_job(make_job(**controlled(pictures, **{key: "v1"})), str(pictures))
+    expected = f"{TAGGED}+{OLD}" if key == "revision" else f"{OLD}+{TAGGED}"
+    assert asked.model.revision == expected
+    with pytest.raises(FingerprintMismatch, match="model_revision: the run folder has"):
+        open_prepared(asked)
+
+
+def test_a_named_branch_is_looked_up_once_as_well(pictures, hub):
+    job = {"backbone": {"name": "owner/backbone", "revision": "main"}}
+    run = prepare(pictures, **job)
+    move(hub, "backbone", NEW)
+    assert prepare(pictures, **job).run == run.run
+    without = resolve_job(make_job(backbone="owner/backbone"), str(pictures))
+    assert without.model.revision == OLD
+
+
+def test_the_commits_of_one_model_say_nothing_of_another(pictures, hub):
+    shutil.copytree(hub / "models--owner--backbone", hub / "models--owner--other")
+    move(hub, "other", NEW)
+    prepare(pictures, backbone="owner/backbone")
+    other = resolve_job(make_job(backbone="owner/other"), str(pictures))
+    assert other.model.revision == NEW
