@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from infra.store import Store
-from manifests.commits import PlanReference
 from manifests.errors import JobError
 from manifests.generations import Generation
 from manifests.items import REFERENCE_ROLES, Input, Item
-from manifests.source_table import WAY_OUT, SourceRow, read_sources, write_sources
+from manifests.source_table import write_sources
 from tasks.combinations import limited
 from tasks.extended_rows import ExtendedRow, extended_rows
 from tasks.growing import add_generation
@@ -25,8 +23,7 @@ from tasks.listed_sources import listed_sources
 from tasks.planning import PreparedRun, open_prepared
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, Variation
-from tasks.run_folder import read_file
-from tasks.run_plan import RunPlan
+from tasks.source_changes import newest_listing
 from tasks.sources import images_in
 from tasks.tables import TableRow
 
@@ -110,25 +107,6 @@ def extend(
             return replace(planned, generation=generation)
 
 
-def newest_listing(plan: RunPlan) -> dict[tuple[str, str], SourceRow]:
-    """What each file was when a generation listed it last, by role and name.
-
-    Raises:
-        RunFolderError: a table of sources is missing or damaged.
-    """
-    found: dict[tuple[str, str], SourceRow] = {}
-    for reference in (plan.run, *plan.generations):
-        found.update(((row.role, row.name), row) for row in _sources(plan.store, reference))
-    return found
-
-
-def _sources(store: Store, reference: PlanReference) -> Iterable[SourceRow]:
-    name, digest = reference.sources_name, reference.sources_digest
-    if name is None or digest is None:
-        return ()
-    return read_sources(read_file(store, name, WAY_OUT), name, digest)
-
-
 class _NewItems:
     """The items that a run lacks.
 
@@ -144,7 +122,7 @@ class _NewItems:
         self._plan = prepared.plan
         self._on_inspected = on_inspected
         self._inspected: dict[Input, Input] = {}
-        self._listing = newest_listing(prepared.plan)
+        self._listing = newest_listing(prepared.plan.store, prepared.run)
         self._known = KnownItems(
             prepared.plan,
             is_table=bool(resolved.inputs.table),
