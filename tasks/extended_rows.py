@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from manifests.errors import JobError
 from manifests.items import REFERENCE_ROLES, Input
@@ -56,9 +56,7 @@ def extended_rows(
         combinations = [(one, old) for one, (_, old) in zip(whole, combinations, strict=True)]
     for inputs, stands_for in combinations:
         for prompt in listed.prompts or [None]:
-            row = TableRow(
-                inputs, "", "{}", prompt=prompt, negative_prompt=listed.negative_prompt
-            )
+            row = TableRow(inputs, "", "{}", prompt=prompt, negative_prompt=listed.negative_prompt)
             yield ExtendedRow(row, stands_for)
 
 

@@ -229,9 +229,7 @@ class _NewItems:
             one for number, one in enumerate(rows) if number not in new or id(new[number]) in left
         ]
 
-    def _name(
-        self, row: TableRow, variation: Variation, variant: int
-    ) -> tuple[Name, str | None]:
+    def _name(self, row: TableRow, variation: Variation, variant: int) -> tuple[Name, str | None]:
         """What an item of a row is known by: its name, or the key that the row itself has."""
         name = self._known.name(row.inputs, row.prompt, variation.label, variant)
         if not row.key:

@@ -6,7 +6,6 @@ number has changed nothing, and plans again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -14,11 +13,11 @@ from typing import Any
 
 from infra.store import Store
 from manifests.commits import RunRecord
-from manifests.errors import RunFolderError
-from manifests.generations import Generation, Kind, generation_name
+from manifests.errors import JobError, RunFolderError
+from manifests.generations import MAX_GENERATIONS, Generation, Kind, generation_name
 from manifests.items import Item
 from manifests.job import Compute
-from manifests.plan import MAX_GENERATION, cut_into_shards, sources_name
+from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
 from tasks.environment import versions, worker_name
 from tasks.planning import put_plan, written_plan
@@ -56,10 +55,11 @@ def add_generation(
 
     Raises:
         RunFolderError: the run has as many generations as it can have.
+        JobError: nobody could read such a plan again.
     """
-    if number > MAX_GENERATION:
+    if number > MAX_GENERATIONS:
         raise RunFolderError(
-            f"{store.uri} has {MAX_GENERATION} generations, and a run can have no more: choose "
+            f"{store.uri} has {MAX_GENERATIONS} generations, and a run can have no more: choose "
             "another output.uri"
         )
     shards = cut_into_shards(
@@ -68,14 +68,12 @@ def add_generation(
         shard_items=compute.shard_items,
         generation=number,
     )
-    reference = put_plan(store, written_plan(item_tables(shards), generation=number))
-    named: dict[str, Any] = {}
-    if sources is not None:
-        digest = hashlib.sha256(sources).hexdigest()
-        named = {"sources_name": sources_name(digest), "sources_digest": digest}
-        store.put(named["sources_name"], sources)
+    try:
+        plan = written_plan(item_tables(shards), generation=number)
+    except RunFolderError as error:
+        raise JobError(f"this cannot be planned ({error}): take that input out") from None
     generation = Generation(
-        **{**dict(reference), **named},
+        **dict(put_plan(store, plan, sources)),
         number=number,
         kind=kind,
         fingerprint=run.fingerprint,

@@ -113,7 +113,7 @@ def shape_of(resolved: ResolvedJob, variation: Variation, inputs: Sequence[Input
     """The shape of an item with these inputs."""
     place = shaping_place([item_input.role for item_input in inputs])
     shaping = None if place is None else inputs[place]
-    width, height = _result_size(resolved.job.output, variation.preset, shaping)
+    width, height = result_size(resolved.job.output, variation.preset, shaping)
     size = {"width": width, "height": height}
     return Shape(
         task=variation.preset.name,
@@ -208,7 +208,8 @@ def _identity(
     )
 
 
-def _result_size(output: Output, preset: Preset, shaping: Input | None) -> tuple[int, int]:
+def result_size(output: Output, preset: Preset, shaping: Input | None) -> tuple[int, int]:
+    """Width and height of a result, which may take its proportions from an image."""
     size = output.size or (preset.size, preset.size)
     mode = output.resize_mode or ("center_crop" if output.size else "keep_ratio")
     if shaping is None or not shaping.width or not shaping.height:

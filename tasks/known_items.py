@@ -77,14 +77,14 @@ class KnownItems:
             key: of a table's row; None where it has none of its own.
             contents: of the item.
         """
-        among = self._by_name.get(name, []) if key is None else [self.keys[key]] * (key in self.keys)
+        of_key = [self.keys[key]] if key in self.keys else []
+        among = self._by_name.get(name, []) if key is None else of_key
         left = [known for known in among if known.item_id not in self._taken]
         same = [known for known in left if known.contents == contents]
         found = next(iter([*same, *left]), None)
         if found is not None:
             self._taken.add(found.item_id)
         return found
-
 
     def num_of(self, name: Name, key: str | None) -> int:
         """How many items that count have this key or name."""

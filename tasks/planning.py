@@ -13,7 +13,7 @@ import pyarrow as pa
 from infra.store import Store, honours_put_if_absent, open_store
 from manifests.commits import RUN_NAME, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
-from manifests.items import Input, Item
+from manifests.items import Input
 from manifests.plan import sources_name
 from manifests.plan_table import PlanFile, write_plan
 from manifests.source_table import sources_digest, write_sources
@@ -94,7 +94,7 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     """The run that the job's folder already holds, or None where it is empty.
 
     Raises:
-        FingerprintMismatch: the folder belongs to another job, or its sources have moved.
+        FingerprintMismatch: the folder belongs to another job.
         RunFolderError: a record of the run or a committed file is missing or damaged.
     """
     store = open_store(resolved.output_uri)
@@ -109,9 +109,7 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
         )
     recorded_job(run)
     plan = open_plan(store, run)
-    commits = sound_commits(plan)
-    pending = (item for item in plan.iter_items() if item.shard not in commits)
-    _refuse_moved_sources(resolved, pending)
+    sound_commits(plan)
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
 
@@ -145,7 +143,7 @@ def _of_the_winner(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     return prepared
 
 
-def put_plan(store: Store, plan: PlanFile, sources: bytes) -> PlanReference:
+def put_plan(store: Store, plan: PlanFile, sources: bytes | None = None) -> PlanReference:
     """Stores a plan and what its sources listed, under the names that their content gives them.
 
     Nothing names them yet. Whoever stores them again writes the same bytes.
@@ -153,26 +151,15 @@ def put_plan(store: Store, plan: PlanFile, sources: bytes) -> PlanReference:
     Args:
         store: of the run folder.
         plan: as it was written on this machine.
-        sources: see `manifests.source_table`.
+        sources: see `manifests.source_table`; None where nothing was listed.
     """
+    store.put(plan.reference.plan_name, plan.path)
+    if sources is None:
+        return plan.reference
     digest = sources_digest(sources)
     store.put(sources_name(digest), sources)
-    store.put(plan.reference.plan_name, plan.path)
     named = {"sources_name": sources_name(digest), "sources_digest": digest}
     return plan.reference.model_copy(update=named)
-
-
-def _refuse_moved_sources(resolved: ResolvedJob, pending: Iterable[Item]) -> None:
-    """Refuses a job whose sources lie elsewhere than planned: its pending items would all fail."""
-    listed = resolved.inputs.uris()
-    planned = (item_input.uri for item in pending for item_input in item.inputs)
-    moved = next((uri for uri in planned if uri not in listed), None)
-    if moved is not None:
-        raise FingerprintMismatch(
-            f"{resolved.output_uri} was planned with {moved}, which the job no longer lists; "
-            "move the sources back, or choose another output.uri",
-            [],
-        )
 
 
 def _run_record(

@@ -196,8 +196,10 @@ class _Found:
     def sentences(self) -> Iterator[str]:
         """Why failed items are not planned again."""
         if self._num_held:
-            yield f"{self._num_held} failed items are planned again already: 'stylefarm work' or "\
+            yield (
+                f"{self._num_held} failed items are planned again already: 'stylefarm work' or "
                 "'run' goes on with them"
+            )
         if self._num_same:
             yield (
                 f"{self._num_same} rejected pictures of a sweep keep the noise that its columns "
@@ -279,10 +281,8 @@ def _with_inputs(item: Item, inputs: tuple[Input, ...], job: Job) -> Item:
     width, height = result_size(job.output, find_preset(item.task), shaping)
     params = canonical_json({**json.loads(item.params), "width": width, "height": height})
     cost = item.cost_seconds * width * height / max(1, item.width * item.height)
-    row = TableRow(
-        inputs, "", "{}", prompt=item.prompt, negative_prompt=item.negative_prompt
-    )
-    problem = problem_of(row, Shape(item.task, item.label, params, width, height, cost))
+    row = TableRow(inputs, "", "{}", prompt=item.prompt, negative_prompt=item.negative_prompt)
+    problem = problem_of(row, Shape(item.task, item.label, params, params, width, height, cost))
     return replace(
         item,
         inputs=inputs,

@@ -18,7 +18,7 @@ from manifests.source_table import WAY_OUT, SourceRow, read_sources
 from tasks.faults import SourcesGone
 from tasks.listed_sources import TABLE_ROLE, listed_sources
 from tasks.resolving import ResolvedJob
-from tasks.run_folder import find_generations, read_file, recorded_job
+from tasks.run_folder import find_generations, pending_shards, read_file, recorded_job
 from tasks.run_plan import RunPlan, open_plan
 
 MAX_NAMES = 5
@@ -55,13 +55,12 @@ class SourceChanges:
     num_changed: int = 0
 
 
-def source_changes(resolved: ResolvedJob, plan: RunPlan, *, has_pending: bool) -> SourceChanges:
+def source_changes(resolved: ResolvedJob, plan: RunPlan) -> SourceChanges:
     """Compares what a job's sources list now with what the generations of its run listed.
 
     Args:
         resolved: the job, with its sources listed.
         plan: of its run.
-        has_pending: whether items are still to be rendered.
 
     Raises:
         SourcesGone: items are pending, and more than half of the planned files are gone, or all
@@ -76,6 +75,7 @@ def source_changes(resolved: ResolvedJob, plan: RunPlan, *, has_pending: bool) -
         if row.size is not None and (recorded or row.role != TABLE_ROLE)
     }
     gone = [key for key in planned if key not in now]
+    has_pending = bool(pending_shards(plan.store, plan))
     if has_pending and (sentence := _sentence_of_gone(planned, gone)):
         raise SourcesGone(sentence)
     moved = [key for key in planned if key in now and planned[key].uri != now[key].uri]
@@ -128,8 +128,9 @@ def missing_sources(store: Store, run: RunRecord) -> str | None:
         planned = planned_files(plan, _evenly(list(plan.shards), NUM_SHARDS))
     probed = dict(_evenly_over_roles(planned))
     with ThreadPoolExecutor(16) as pool:
-        found = dict(zip(probed, pool.map(lambda row: _is_there(row.uri), probed.values())))
-    return _sentence_of_gone(probed, [key for key in probed if not found[key]])
+        are_there = pool.map(lambda row: _is_there(row.uri), probed.values())
+        gone = [key for key, is_there in zip(probed, are_there, strict=True) if not is_there]
+    return _sentence_of_gone(probed, gone)
 
 
 def newest_listing(store: Store, run: RunRecord) -> dict[tuple[str, str], SourceRow]:
@@ -163,7 +164,7 @@ def planned_files(plan: RunPlan, shards: Iterable[str]) -> dict[tuple[str, str],
 
 
 def _differ(planned: SourceRow, now: SourceRow) -> bool:
-    """Whether the bytes may differ; a moved file has another time, and a tar's size may be unknown."""
+    """Whether the bytes may differ; a moved file has another time, a tar's size may be unknown."""
     if planned.etag is None or planned.uri != now.uri:
         return planned.size is not None and planned.size != now.size
     return (planned.size, planned.etag) != (now.size, now.etag)
@@ -205,9 +206,8 @@ def _counted(names: Sequence[str]) -> str:
 def _sentences_of_prompts(resolved: ResolvedJob, plan: RunPlan) -> Iterator[str]:
     if not resolved.inputs.prompts or resolved.job.limits.max_items is not None:
         return
-    planned = {
-        prompt for one in plan.plans for prompt in one.columns("prompt")["prompt"].unique().to_pylist()
-    }
+    columns = (one.columns("prompt")["prompt"] for one in plan.plans)
+    planned = {prompt for column in columns for prompt in column.unique().to_pylist()}
     came = [prompt for prompt in resolved.inputs.prompts if prompt not in planned]
     gone = sorted(planned - {*resolved.inputs.prompts, None})
     for verb, prompts in (("came", came), ("gone", gone)):
