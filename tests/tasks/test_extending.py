@@ -236,9 +236,7 @@ def table(folder: Path, *rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_table_grows_by_its_new_rows(pictures):
-    one, two, three = (
-        {"content": f"content/{key}.png", "style": "style/x.png"} for key in "abc"
-    )
+    one, two, three = ({"content": f"content/{key}.png", "style": "style/x.png"} for key in "abc")
     prepare(pictures, **table(pictures, one, two, two))
     job = table(pictures, three, two, two)  # a row added, a row removed
     read: list[Any] = []

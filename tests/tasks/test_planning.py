@@ -19,7 +19,7 @@ from manifests.source_table import write_sources
 from tasks.planning import open_prepared, plan_items, put_plan, store_plan
 from tasks.resolving import differences_to, resolve_job
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
-from tests.tasks.runs import files_of, finish, make_job, plan_path, prepare
+from tests.tasks.runs import files_of, make_job, plan_path, prepare
 
 
 def resolve(base: Path, **changes: Any):
@@ -94,18 +94,6 @@ def test_a_source_that_lists_other_files_is_the_same_run(pictures, change):
     else:
         (style / "x.png").write_bytes((style / "x.png").read_bytes() + b"\0")
     assert differences_to(run, resolve(pictures)) == []
-
-
-def test_sources_that_moved_are_refused_while_items_are_pending_from_their_old_place(pictures):
-    moved = {"content": "content", "style": "paintings"}
-    run = prepare(pictures)
-    (pictures / "style").rename(pictures / "paintings")
-    with pytest.raises(FingerprintMismatch, match=r"with .*/style/.*; move the sources back"):
-        prepare(pictures, inputs=moved)
-    (pictures / "paintings").rename(pictures / "style")
-    finish(run)
-    (pictures / "style").rename(pictures / "paintings")
-    assert prepare(pictures, inputs=moved).run.plan_digest == run.run.plan_digest
 
 
 def test_two_jobs_that_plan_one_folder_at_the_same_time_leave_one_run(pictures):
