@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
-from infra.store import StoreBusy, StoreUnreachable, open_store
-from tasks.one_shard import render_shard
+from infra.store import StoreUnreachable, open_store
+from tasks.faults import StoreTrouble
 from tasks.report import publish
 from tests.audit import audit
 from tests.fault_proxy import Fault, FaultProxy
 from tests.s3_server import S3Server
-from tests.tasks.runs import download, prepare
+from tests.tasks.runs import download, prepare, work_here
 
 pytestmark = pytest.mark.s3
-
-SHARD = "00000"
 
 
 @pytest.fixture
@@ -53,31 +51,30 @@ PATHS = [r"/data/.*\.tar", r"/data/.*\.parquet", "/commits/"]
 )
 def test_one_failed_write_goes_unnoticed(run, proxy, tmp_path, kind, path):
     proxy.faults = [Fault(kind, method="PUT", path=path, first=1)]
-    summary = render_shard(run.uri, SHARD, {"device": "cpu"})
+    assert work_here(run.uri).num_committed == 1
     assert proxy.num_injected == 1
-    assert (summary["ok"], summary["rendered"]) == (2, True)
     publish(run.uri)
     assert held(run, proxy, tmp_path / "copy")["ok"] == 2
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_store_that_stays_busy_fails_the_attempt_and_the_next_one_succeeds(
-    run, proxy, tmp_path, path
+def test_a_store_that_stays_busy_ends_the_worker_and_the_next_one_succeeds(
+    run, proxy, tmp_path, monkeypatch, path
 ):
     proxy.faults = [Fault("slowdown", method="PUT", path=path)]
-    with pytest.raises(StoreBusy) as raised:
-        render_shard(run.uri, SHARD, {"device": "cpu"})
-    assert raised.value.transient
+    monkeypatch.setattr("tasks.patience.AWAY_SECONDS", 0.0)
+    with pytest.raises(StoreTrouble):
+        work_here(run.uri)
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2
     assert "attempts/00000/1.json" in {one.key for one in open_store(run.uri).list()}
-    assert render_shard(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    assert work_here(run.uri).num_committed == 1
     publish(run.uri)
     assert held(run, proxy, tmp_path / "2")["ok"] == 2
 
 
 def test_a_commit_whose_answers_are_all_lost_is_settled_by_reading_it_back(run, proxy, tmp_path):
     proxy.faults = [Fault("ack_lost", method="PUT", path="/commits/")]
-    assert render_shard(run.uri, SHARD, {"device": "cpu"})["rendered"]
+    assert work_here(run.uri).num_committed == 1
     publish(run.uri)
     assert held(run, proxy, tmp_path / "copy")["ok"] == 2
 
@@ -87,5 +84,5 @@ def test_a_store_that_is_away_is_an_error_of_the_store_and_no_property_of_items(
 ):
     proxy.faults = [Fault("reset")]
     with pytest.raises(StoreUnreachable, match="does not answer"):
-        render_shard(run.uri, SHARD, {"device": "cpu"})
+        work_here(run.uri)
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2

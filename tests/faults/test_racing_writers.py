@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from infra.store import open_store
 from tasks.report import publish
 from tests.audit import audit
-from tests.faults.workers import fork_server, render_together, start, wait_for
-from tests.tasks.runs import files_of, finish
+from tests.faults.workers import commit_together, fork_server, start, wait_for
+from tests.tasks.runs import files_of, finish, prepare
 
 pytestmark = pytest.mark.slow
 
 
-def race(run_uri: str, shard: str, *others: bool) -> list[dict[str, object]]:
-    """The summaries of workers that commit at the same moment; `others` render other pixels."""
+ONE_SHARD = {"limits": {"max_items": 1}, "compute": {"device": "cpu"}}
+
+
+def race(run_uri: str, *others: bool) -> list[tuple[int, int]]:
+    """How many commits each worker made and lost; `others` render other pixels.
+
+    All of them hold the only shard, and commit at the same moment.
+    """
     context = fork_server()
     barrier, outcomes = context.Barrier(len(others)), context.Queue()
-    workers = [start(render_together, run_uri, shard, barrier, outcomes, one) for one in others]
-    summaries = [outcomes.get(timeout=120)[1] for _ in workers]
+    workers = [start(commit_together, run_uri, barrier, outcomes, one) for one in others]
+    found = [outcomes.get(timeout=120) for _ in workers]
     assert [wait_for(worker) for worker in workers] == [0] * len(workers)
-    return summaries
+    return found
 
 
-def test_of_writers_at_the_same_time_one_commits_and_the_others_report_that_they_lost(
-    plan, undisturbed
-):
-    run = plan()
-    summaries = race(run.uri, "00000", False, False, False)
-    assert sorted(one.pop("rendered") for one in summaries) == [False, False, True]
-    assert all(one == summaries[0] for one in summaries)
-    index = finish(run)
-    assert index.content_digest == undisturbed.content_digest
-    assert audit(run.uri).counts["ok"] == 2
-
-
-def test_a_loser_with_other_pixels_leaves_files_that_no_reader_follows(plan):
-    run = plan()
-    summaries = race(run.uri, "00000", False, True)
-    assert sorted(bool(one["rendered"]) for one in summaries) == [False, True]
-    commit = json.loads((Path(run.uri) / "commits/00000.json").read_bytes())
-    assert len(list(Path(run.uri).glob("data/00000-*.tar"))) == 2
-    index = finish(run)
-    assert index.shards[0].tar.name == commit["tar"]["name"]
+def test_of_writers_at_the_same_time_one_commits_and_the_others_report_that_they_lost(inputs):
+    run = prepare(inputs, output__uri="race-of-equals", **ONE_SHARD)
+    assert sorted(race(run.uri, False, False, False)) == [(0, 1), (0, 1), (1, 0)]
+    publish(run.uri)
     found = audit(run.uri)
-    assert found.counts["ok"] == 2
-    assert {row["attempt_id"] for row in found.rows if row["shard"] == "00000"} == {
-        commit["attempt_id"]
-    }
+    assert found.counts["ok"] == 1
+    assert sorted(one["ending"] for one in found.attempts["00000"]) == ["committed", "lost", "lost"]
+
+
+def test_a_loser_with_other_pixels_leaves_files_that_no_reader_follows(inputs):
+    run = prepare(inputs, output__uri="race-of-others", **ONE_SHARD)
+    assert sorted(race(run.uri, False, True)) == [(0, 1), (1, 0)]
+    index = publish(run.uri)
+    found = audit(run.uri)
+    commit = found.commits["00000"]
+    assert {name.rpartition(".")[2] for name in found.orphans} == {"tar", "parquet"}
+    assert index.shards[0].tar.name == commit["tar"]["name"]
+    assert {row["attempt_id"] for row in found.rows} == {commit["attempt_id"]}
 
 
 def test_stale_leftovers_in_data_never_change_the_index_or_the_page(plan):

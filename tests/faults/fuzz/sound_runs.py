@@ -25,11 +25,10 @@ def home() -> Path:
 def make(folder: Path) -> None:
     """Makes the sound runs: four pictures to a run, one of which is damaged."""
     from manifests.job import load_job
-    from tasks.one_shard import render_shard
     from tasks.planning import plan_items, store_plan
     from tasks.report import publish
     from tasks.resolving import resolve_job
-    from tasks.run_folder import load_plan, open_run, pending_shards
+    from tests.tasks.runs import work_here
 
     sound.write_images(folder / "content", "abc")
     (folder / "content" / "d.png").write_bytes(sound.image_bytes()[:500])
@@ -46,8 +45,5 @@ def make(folder: Path) -> None:
         uri = store_plan(resolved, plan_items(resolved)).uri
         if name == "planned":
             continue
-        store, run = open_run(uri)
-        shards = sorted(pending_shards(store, load_plan(store, run)))
-        for shard in shards[:1] if name == "half" else shards:
-            render_shard(uri, shard, {"device": "cpu"})
+        work_here(uri, max_shards=1 if name == "half" else None)
         publish(uri)
