@@ -19,6 +19,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,26 +106,24 @@ def _plant_in_decode(decode: ModuleType) -> None:
 
 
 def _plant_in_encode(encode: ModuleType) -> None:
-    finished_outcome = encode.finished_outcome
+    finished_outcome, now = encode.finished_outcome, threading.local()
 
     def finished(item: Any, rendered: Any, *args: Any) -> Any:
         content = rendered.request.content
-        fault = fault_of(content) if content is not None else ""
-        if fault in ("measure", "encode"):
-            encode_image = "measure" if fault == "measure" else "encode_image"
-            sound = getattr(encode, encode_image)
-            setattr(encode, encode_image, _raising)
-            try:
-                return finished_outcome(item, rendered, *args)
-            finally:
-                setattr(encode, encode_image, sound)
+        now.fault = fault_of(content) if content is not None else ""
         return finished_outcome(item, rendered, *args)
 
+    def raising(fault: str, sound: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if now.fault == fault:
+                raise LookupError(f"planted: {fault}")
+            return sound(*args, **options)
+
+        return call
+
     encode.finished_outcome = finished  # type: ignore[attr-defined]
-
-
-def _raising(*args: Any, **options: Any) -> Any:
-    raise LookupError("planted after rendering")
+    encode.measure = raising("measure", encode.measure)  # type: ignore[attr-defined]
+    encode.encode_image = raising("encode", encode.encode_image)  # type: ignore[attr-defined]
 
 
 def _plant_in_store(local_store: ModuleType) -> None:
