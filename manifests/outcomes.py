@@ -12,13 +12,23 @@ from manifests.items import Item, Problem, Status
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One member of a shard's tar that an item produced."""
+    """One member of a shard's tar that an item produced.
+
+    Attributes:
+        name: of the member.
+        bytes: its length.
+        width, height: pixels.
+        kind: what it is, such as `image`.
+        offset: where its bytes begin in the tar; None until the tar is written.
+    """
 
     name: str
     sha256: str
     bytes: int
     width: int
     height: int
+    kind: str = "image"
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

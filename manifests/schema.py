@@ -1,4 +1,13 @@
-"""The metadata of a shard: one Parquet row per planned item, failed ones included."""
+"""The metadata of a shard: one Parquet row per planned item, failed ones included.
+
+What changed, by `schema_version` of the footer:
+
+3. An output has a `kind`, and the `offset` of its bytes in the tar, so that it can be read by
+   range. Rows say their `generation`, and `dtype`, `device_type` and `deterministic`.
+2. Rows say `label`, `phash` and `peak_memory_bytes`; inputs say their `key`.
+
+Files of version 2 are read as rows of version 3 in which these are None, and every `kind` `image`.
+"""
 
 # pyright: standard
 # pyarrow ships no types, so strict checking would see nothing but unknowns here.
@@ -19,10 +28,13 @@ from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Item, Status
 from manifests.outcomes import Outcome
 from manifests.parquet import parquet_footer, parquet_rows
+from manifests.plan import generation_of
 from manifests.plan_table import input_row
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 2
+"""Files of earlier versions lack columns that cannot be made up."""
 
 VOLATILE_COLUMNS = (
     "seconds",
@@ -50,8 +62,10 @@ _INPUT = pa.struct(
 )
 _OUTPUT = pa.struct(
     [
+        ("kind", pa.string()),
         ("name", pa.string()),
         ("sha256", pa.string()),
+        ("offset", pa.int64()),
         ("bytes", pa.int64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -75,6 +89,10 @@ METADATA_SCHEMA = pa.schema(
         pa.field("params", pa.string(), nullable=False),
         pa.field("model_id", pa.string(), nullable=False),
         pa.field("model_revision", pa.string(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        pa.field("dtype", pa.string()),
+        pa.field("device_type", pa.string()),
+        pa.field("deterministic", pa.bool_(), nullable=False),
         pa.field("inputs", pa.list_(_INPUT), nullable=False),
         pa.field("prompt", pa.string()),
         pa.field("negative_prompt", pa.string()),
@@ -93,6 +111,20 @@ METADATA_SCHEMA = pa.schema(
     ]
 )
 
+_NEW_COLUMNS = ("generation", "dtype", "device_type", "deterministic")
+_NEW_OUTPUT_FIELDS: dict[str, Any] = {"kind": "image", "offset": None}
+
+
+def _schema_2() -> pa.Schema:
+    """The columns of files of version 2."""
+    old = pa.struct([field for field in _OUTPUT if field.name not in _NEW_OUTPUT_FIELDS])
+    fields = [field for field in METADATA_SCHEMA if field.name not in _NEW_COLUMNS]
+    outputs = pa.field("outputs", pa.list_(old), nullable=False)
+    return pa.schema([outputs if field.name == "outputs" else field for field in fields])
+
+
+_SCHEMAS = {2: _schema_2(), 3: METADATA_SCHEMA}
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -100,7 +132,10 @@ class Provenance:
 
     Attributes:
         model_id, model_revision: of the backbone.
-        fingerprint, plan_digest: of the run.
+        fingerprint: of the run.
+        plan_digest, generation: of the plan that the shard is of.
+        dtype, device_type: of rendering; None in run folders of the first layout.
+        deterministic: whether only kernels were used that repeat their results.
         volatile: `worker`, `device_name`, `finished_at`, `attempt_id`, `versions`.
     """
 
@@ -109,6 +144,10 @@ class Provenance:
     fingerprint: str
     plan_digest: str
     volatile: Mapping[str, str]
+    generation: int = 0
+    dtype: str | None = None
+    device_type: str | None = None
+    deterministic: bool = False
 
 
 def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any]:
@@ -131,6 +170,7 @@ def deterministic_row(outcome: Outcome, provenance: Provenance) -> dict[str, Any
         "params": item.params,
         "model_id": provenance.model_id,
         "model_revision": provenance.model_revision,
+        **{name: getattr(provenance, name) for name in _NEW_COLUMNS},
         "inputs": [{name: fields[name] for name in _INPUT.names} for fields in inputs],
         "outputs": [
             {name: getattr(output, name) for name in _OUTPUT.names} for output in outcome.outputs
@@ -188,8 +228,15 @@ def read_metadata(
     Raises:
         RunFolderError: the file is damaged, or does not tell of these items.
     """
-    found = parquet_rows(data, METADATA_SCHEMA, name, num_rows=len(items), way_out=way_out)
-    rows = list(found)
+    version = _version(data)
+    if version is not None and version > SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
+            f"reads {SCHEMA_VERSION}): update stylefarm"
+        )
+    schema = _SCHEMAS.get(version or SCHEMA_VERSION, METADATA_SCHEMA)
+    found = parquet_rows(data, schema, name, num_rows=len(items), way_out=way_out)
+    rows = [_of_this_version(row) for row in found]
     broken = None
     if parquet_footer(data).get("plan_digest") != plan_digest:
         broken = "it belongs to another plan"
@@ -199,6 +246,20 @@ def read_metadata(
     if broken is not None:
         raise RunFolderError(f"{name} is damaged ({broken}): {way_out}")
     return rows
+
+
+def _version(data: bytes) -> int | None:
+    """The schema version that a file states; None where it states none, or cannot be read."""
+    try:
+        return int(parquet_footer(data).get("schema_version", ""))
+    except Exception:  # pyarrow raises nearly every built-in error on damaged files
+        return None
+
+
+def _of_this_version(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the columns that it lacks, as its version was an earlier one."""
+    outputs = [output and {**_NEW_OUTPUT_FIELDS, **output} for output in row["outputs"]]
+    return {**dict.fromkeys(_NEW_COLUMNS), **row, "outputs": outputs}
 
 
 def _broken_rule(row: dict[str, Any], item: Item) -> str | None:
@@ -213,11 +274,26 @@ def _broken_rule(row: dict[str, Any], item: Item) -> str | None:
         return f"a row that is {row['status']} cannot have these outputs and this error_class"
     if not is_ok and (row["error_class"] not in set(ErrorClass) or row["error_message"] is None):
         return f"{row['error_class'][:80]!r} is no error_class with a message"
+    if row["generation"] is not None and row["generation"] != generation_of(item.shard):
+        return "its generation is not as planned"
     for output in row["outputs"]:
-        if output is None or None in output.values():
-            return "an output lacks a value"
-        if not re.fullmatch(rf"{item.key}\.[a-z0-9]{{1,16}}", output["name"]):
-            return f"{output['name'][:80]!r} is not the name of an output of {item.key}"
-        if not re.fullmatch("[0-9a-f]{64}", output["sha256"]) or output["bytes"] < 0:
-            return f"{output['name']} has no sha256 or size"
+        if rule := _broken_output(output, item, has_offset=row["generation"] is not None):
+            return rule
+    return None
+
+
+def _broken_output(output: dict[str, Any] | None, item: Item, *, has_offset: bool) -> str | None:
+    """The first thing in an output that none can hold."""
+    if output is None or any(
+        value is None for name, value in output.items() if has_offset or name != "offset"
+    ):
+        return "an output lacks a value"
+    if not re.fullmatch(rf"{item.key}(\.[a-z0-9]{{1,16}}){{1,2}}", output["name"]):
+        return f"{output['name'][:80]!r} is not the name of an output of {item.key}"
+    if not re.fullmatch("[a-z][a-z_]{0,30}", output["kind"]):
+        return f"{output['kind'][:80]!r} is no kind of an output"
+    if not re.fullmatch("[0-9a-f]{64}", output["sha256"]) or output["bytes"] < 0:
+        return f"{output['name']} has no sha256 or size"
+    if (output["offset"] or 0) < 0:
+        return f"{output['name']} has no place in its tar"
     return None

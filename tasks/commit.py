@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from manifests.commits import (
     count,
     data_name,
 )
+from manifests.generations import Generation
 from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
 from manifests.wording import safe_text
@@ -32,6 +33,9 @@ from tasks.environment import versions, worker_name
 from tasks.faults import ScratchFull
 from tasks.run_folder import refuse_linked_folders
 from tasks.tar_headers import TarDamaged, read_members
+
+BLOCK_BYTES = 512
+"""A tar is made of these: a header is one, and each member is filled up to whole ones."""
 
 COMMIT_FILE = "commit.json"
 """What a packed shard's commit is called in scratch."""
@@ -65,7 +69,7 @@ class PackedShard:
 
 
 def provenance_of(
-    run: RunRecord, attempt_id: str, device_name: str, *, plan_digest: str | None = None
+    run: RunRecord, attempt_id: str, device_name: str, generation: Generation | None = None
 ) -> Provenance:
     """What all rows of a shard have in common.
 
@@ -73,13 +77,18 @@ def provenance_of(
         run: the run.
         attempt_id: of this attempt.
         device_name: of the device that rendered it.
-        plan_digest: of the generation that planned the shard; None is the run's own.
+        generation: that planned the shard; None is the run's first plan.
     """
+    changes = generation.changes if generation is not None else {}
     return Provenance(
         model_id=run.model_id,
         model_revision=run.model_revision,
         fingerprint=run.fingerprint,
-        plan_digest=plan_digest or run.plan_digest,
+        plan_digest=(generation or run).plan_digest,
+        generation=generation.number if generation is not None else 0,
+        dtype=changes.get("dtype", run.dtype),
+        device_type=changes.get("device_type", run.device_type),
+        deterministic=run.deterministic,
         volatile={
             "worker": worker_name(),
             "device_name": device_name,
@@ -112,10 +121,11 @@ def pack_shard(
     folder = scratch / "packed"
     try:
         folder.mkdir()
-        tar_path = write_tar(folder / "shard.tar", outcomes, scratch, provenance)
-        parquet = write_metadata(outcomes, provenance)
-        check_shard(tar_path, parquet, outcomes, provenance.plan_digest)
-        return _declared(attempt, outcomes, provenance, tar_path, parquet, folder, stats)
+        tar_path = folder / "shard.tar"
+        placed = write_tar(tar_path, outcomes, scratch, provenance)
+        parquet = write_metadata(placed, provenance)
+        check_shard(tar_path, parquet, placed, provenance.plan_digest)
+        return _declared(attempt, placed, provenance, tar_path, parquet, folder, stats)
     except OSError as error:
         raise ScratchFull(f"{folder} cannot be written ({error.strerror})") from error
 
@@ -124,14 +134,14 @@ def _declared(
     attempt: Attempt,
     outcomes: Sequence[Outcome],
     provenance: Provenance,
-    tar_path: Path | None,
+    tar_path: Path,
     parquet: bytes,
     folder: Path,
     stats: ShardStats,
 ) -> PackedShard:
     """The files under their names, with the commit that declares them."""
     tar = None
-    if tar_path is not None:
+    if tar_path.exists():
         tar = _stored_file(attempt.shard, "tar", tar_path.stat().st_size, file_sha256(tar_path))
     sha256 = hashlib.sha256(parquet).hexdigest()
     part = _stored_file(attempt.shard, "parquet", len(parquet), sha256)
@@ -148,7 +158,7 @@ def _declared(
         finished_at=provenance.volatile["finished_at"],
     )
     packed = PackedShard(commit, folder, provenance.fingerprint)
-    if tar_path is not None and tar is not None:
+    if tar is not None:
         tar_path.rename(packed.path_of(tar))
     packed.path_of(part).write_bytes(parquet)
     (folder / COMMIT_FILE).write_bytes(commit.to_bytes())
@@ -157,30 +167,57 @@ def _declared(
 
 def write_tar(
     path: Path, outcomes: Sequence[Outcome], scratch: Path, provenance: Provenance
-) -> Path | None:
-    """A WebDataset tar of the ok items; None, and no file, where there is no such item.
+) -> list[Outcome]:
+    """Writes a WebDataset tar of the ok items; no file where there is no such item.
 
     The same outcomes give the same bytes.
+
+    Returns:
+        The outcomes in their order; their outputs know their places in the tar.
     """
-    made = [outcome for outcome in outcomes if outcome.problem is None]
+    made = sorted((one for one in outcomes if one.problem is None), key=lambda one: one.item.key)
     if not made:
-        return None
+        return list(outcomes)
+    placed: dict[str, Outcome] = {}
     with path.open("wb") as file:
         # Plain bytes in, so no encoder; no times and no users, so that bytes repeat.
         writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
-        for outcome in sorted(made, key=lambda outcome: outcome.item.key):
+        for outcome in made:
+            outcome = _placed(outcome, writer.tarstream.offset, provenance)
             sample: dict[str, str | bytes] = {"__key__": outcome.item.key}
             sample["json"] = sample_json(outcome, provenance)
             for output in outcome.outputs:
                 extension = output.name.removeprefix(f"{outcome.item.key}.")
                 sample[extension] = (scratch / output.name).read_bytes()
             writer.write(sample)
+            placed[outcome.item.item_id] = outcome
         writer.close()
-    return path
+    return [placed.get(outcome.item.item_id, outcome) for outcome in outcomes]
+
+
+def _placed(outcome: Outcome, start: int, provenance: Provenance) -> Outcome:
+    """The outcome with the offsets of its files in a tar where its sample begins at `start`.
+
+    The sample's JSON holds these offsets and stands before some of the files, so that longer
+    numbers may move them. Offsets only grow, in whole blocks, until nothing moves.
+    """
+    offsets = {output.name: 0 for output in outcome.outputs}
+    while True:
+        outputs = [replace(output, offset=offsets[output.name]) for output in outcome.outputs]
+        outcome = replace(outcome, outputs=tuple(outputs))
+        sizes = {output.name: output.bytes for output in outputs}
+        sizes[f"{outcome.item.key}.json"] = len(sample_json(outcome, provenance))
+        found, end = {}, start
+        for name, size in sorted(sizes.items()):
+            found[name] = end + BLOCK_BYTES
+            end = found[name] + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        if all(found[name] == offset for name, offset in offsets.items()):
+            return outcome
+        offsets = {name: found[name] for name in offsets}
 
 
 def check_shard(
-    tar_path: Path | None, parquet: bytes, outcomes: Sequence[Outcome], plan_digest: str
+    tar_path: Path, parquet: bytes, outcomes: Sequence[Outcome], plan_digest: str
 ) -> None:
     """Reads both files back and holds them to the plan and to what was rendered.
 
@@ -188,11 +225,11 @@ def check_shard(
         ScratchFull: what was read back is not what was written.
         RunFolderError: the metadata is not that of the planned items.
     """
-    found = _member_hashes(tar_path) if tar_path is not None else {}
-    images = {name: sha256 for name, sha256 in found.items() if not name.endswith(".json")}
+    found = _members(tar_path) if tar_path.exists() else {}
+    images = {name: one for name, one in found.items() if not name.endswith(".json")}
     outputs = [output for outcome in outcomes for output in outcome.outputs]
     samples = {f"{outcome.item.key}.json" for outcome in outcomes if outcome.problem is None}
-    if images != {output.name: output.sha256 for output in outputs}:
+    if images != {one.name: (one.sha256, one.offset, one.bytes) for one in outputs}:
         raise ScratchFull(f"{tar_path} does not hold the pictures that were rendered")
     if found.keys() - images.keys() != samples:
         raise ScratchFull(f"{tar_path} does not hold one JSON file for each picture")
@@ -242,15 +279,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _member_hashes(tar_path: Path) -> dict[str, str]:
-    """The sha256 of every member, read back from the disk."""
-    hashes: dict[str, str] = {}
+def _members(tar_path: Path) -> dict[str, tuple[str, int, int]]:
+    """The sha256, the offset and the size of every member, read back from the disk."""
+    members: dict[str, tuple[str, int, int]] = {}
     with tar_path.open("rb") as file:
         try:
-            members = list(read_members(file, tar_path.stat().st_size))
+            for member in list(read_members(file, tar_path.stat().st_size)):
+                file.seek(member.offset)
+                sha256 = hashlib.sha256(file.read(member.size)).hexdigest()
+                members[member.name] = (sha256, member.offset, member.size)
         except TarDamaged as error:
             raise ScratchFull(f"{tar_path} cannot be read back ({error})") from None
-        for member in members:
-            file.seek(member.offset)
-            hashes[member.name] = hashlib.sha256(file.read(member.size)).hexdigest()
-    return hashes
+    return members

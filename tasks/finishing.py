@@ -261,7 +261,7 @@ class ShardInWork:
             self._place.run,
             attempt.attempt_id,
             self._watch.device_name,
-            plan_digest=self._plan.reference(self._shard).plan_digest,
+            self._plan.generation(self._shard),
         )
         return pack_shard(attempt, outcomes, provenance, scratch, stats)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +27,10 @@ from manifests.schema import (
 )
 from tests.manifests.builders import make_input, make_item
 
-ITEM = make_item([make_input("content", "c", license="CC0"), make_input("style", "s")])
-FILE = OutputFile(f"{ITEM.key}.png", "ab" * 32, 100, 64, 64)
+ITEM = replace(
+    make_item([make_input("content", "c", license="CC0"), make_input("style", "s")]), shard="00000"
+)
+FILE = OutputFile(f"{ITEM.key}.png", "ab" * 32, 100, 64, 64, offset=2048)
 FAILED = replace(ITEM, key="other", item_id="0" * 32, user='{"note":"é"}')
 OUTCOMES = [
     Outcome(
@@ -39,6 +43,7 @@ OUTCOMES = [
     ),
     Outcome(FAILED, problem=Problem(ErrorClass.DECODE, "c.png: damaged")),
 ]
+NEW_COLUMNS = ["generation", "dtype", "device_type", "deterministic"]
 PROVENANCE = Provenance(
     model_id="tiny",
     model_revision="r",
@@ -102,7 +107,7 @@ def test_the_footer_says_which_run_and_plan_and_schema_it_is():
     footer = table_of(write_metadata(OUTCOMES, PROVENANCE)).schema.metadata
     assert footer[b"fingerprint"] == b"f" * 64
     assert footer[b"plan_digest"] == b"d" * 64
-    assert footer[b"schema_version"] == b"2"
+    assert footer[b"schema_version"] == b"3"
 
 
 def test_a_samples_json_is_the_deterministic_part_of_its_row():
@@ -133,9 +138,78 @@ def test_a_row_has_the_seed_of_the_try_that_it_tells_of():
     assert [row["seed"] for row in rows] == [ITEM.seed, seed_of(ITEM.item_id, 2)]
 
 
-@pytest.mark.parametrize("place", [5, 700])
-def test_damaged_metadata_is_not_read(place):
+def test_rows_of_the_earlier_version_are_read_with_what_they_lack():
+    table = table_of(write_metadata(OUTCOMES, PROVENANCE))
+    old = [
+        {
+            **row,
+            "outputs": [
+                {name: value for name, value in output.items() if name not in ("kind", "offset")}
+                for output in row["outputs"]
+            ],
+        }
+        for row in table.drop_columns(NEW_COLUMNS).to_pylist()
+    ]
+    schema = table.schema
+    for name in NEW_COLUMNS:
+        schema = schema.remove(schema.get_field_index(name))
+    output = [field for field in schema.field("outputs").type.value_type]
+    output = pa.struct([field for field in output if field.name not in ("kind", "offset")])
+    outputs = pa.field("outputs", pa.list_(output), nullable=False)
+    schema = schema.set(schema.get_field_index("outputs"), outputs)
+    schema = schema.with_metadata({**table.schema.metadata, b"schema_version": b"2"})
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(old, schema=schema), file, write_page_checksum=True)
+
+    now, before = read_back(write_metadata(OUTCOMES, PROVENANCE)), read_back(file.getvalue())
+    for row, found in zip(now, before, strict=True):
+        outputs = [{**output, "offset": None} for output in row["outputs"]]
+        assert found == {**row, **dict.fromkeys(NEW_COLUMNS), "outputs": outputs}
+
+
+def test_rows_of_a_later_version_are_not_guessed_at():
+    table = table_of(write_metadata(OUTCOMES, PROVENANCE))
+    metadata = {**table.schema.metadata, b"schema_version": b"4"}
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(RunFolderError, match=r"newer stylefarm .* 4, .* reads 3\): update"):
+        read_back(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset": None},
+        {"offset": -1},
+        {"kind": "An Image"},
+        {"name": "other.png"},
+        {"sha256": "x"},
+        {"bytes": -1},
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(change):
+    outcomes = [replace(OUTCOMES[0], outputs=(replace(FILE, **change),))]
+    with pytest.raises(RunFolderError, match="part is damaged"):
+        read_back(write_metadata(outcomes, PROVENANCE), outcomes)
+
+
+def test_a_row_is_of_the_generation_of_its_shard():
+    with pytest.raises(RunFolderError, match="generation is not as planned"):
+        read_back(write_metadata(OUTCOMES, replace(PROVENANCE, generation=1)))
+
+
+@pytest.mark.parametrize("place", [5, 100, 700, 1500, -200])
+def test_damaged_metadata_is_not_read_or_says_the_same(place):
     data = bytearray(write_metadata(OUTCOMES, PROVENANCE))
     data[place] ^= 0xFF
+    try:
+        assert read_back(bytes(data)) == read_back(write_metadata(OUTCOMES, PROVENANCE))
+    except RunFolderError as error:
+        assert re.fullmatch(r"part is damaged \(.+\): restore it", str(error))
+
+
+def test_damaged_metadata_is_not_read():
+    data = bytearray(write_metadata(OUTCOMES, PROVENANCE))
+    data[5] ^= 0xFF
     with pytest.raises(RunFolderError, match=r"^part is damaged \(.+\): restore it$"):
         read_back(bytes(data))
