@@ -7,7 +7,6 @@ saves work or names a culprit; that a shard is done is said by its commit alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -30,10 +29,11 @@ OWN_DEATHS = 2
 """So often a process must have died of itself under an item alone."""
 
 FOREIGN_DEATHS = 3
-"""So often at least where something else may have killed it: SIGKILL, or a machine that is gone."""
+"""So often at least a suspect must have died where something else may have killed it: SIGKILL, or a
+machine that is gone. The death that made it a suspect says nothing: somebody is always in hand."""
 
-MAX_CHANCE = 0.001
-"""The most that chance may have to do with such a conviction."""
+MAX_CHANCE = 1e-5
+"""The most that chance may have to do with such a conviction; a run has many suspects."""
 
 FOREIGN_SIGNALS = (1, 2, 9, 15)
 """SIGHUP, SIGINT, SIGKILL and SIGTERM: sent from outside, as far as anybody can tell."""
@@ -146,11 +146,11 @@ class Background:
 
     Attributes:
         deaths: of attempts at other shards that no item of theirs explains.
-        finished: items that came through there.
+        finished: batches that came through there.
     """
 
     deaths: int = 0
-    finished: int = 0
+    finished: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +171,17 @@ class _Case:
     """What is held against one item since it last came through.
 
     Attributes:
+        made_suspect: the first attempt that ended badly with this item in hand.
         deaths: attempts in which a process died while this item was alone in hand.
     """
 
+    made_suspect: AttemptRecord
     deaths: list[AttemptRecord] = field(default_factory=list[AttemptRecord])
+
+    @property
+    def deaths_as_suspect(self) -> int:
+        """Deaths of an item that was under suspicion already."""
+        return sum(1 for death in self.deaths if death is not self.made_suspect)
 
 
 def suspicion(attempts: Sequence[AttemptRecord], background: Background | None = None) -> Suspicion:
@@ -182,8 +189,8 @@ def suspicion(attempts: Sequence[AttemptRecord], background: Background | None =
 
     An item is convicted when its own process died under it, alone in hand, by a signal of its own,
     by exiting or by hanging: twice. Where something from outside may have been the cause (SIGKILL,
-    a worker that was lost), it takes three times, and more where processes die under others too:
-    as often as it takes until chance explains it with a probability of 0.001 at most.
+    a worker that was lost), a suspect must die three times, and more where processes die under
+    others too: until the odds that all of it was chance are below 1 in 100,000.
 
     Args:
         attempts: at one shard. One without an end counts as lost if a later one took it over.
@@ -198,7 +205,7 @@ def suspicion(attempts: Sequence[AttemptRecord], background: Background | None =
         if attempt not in dead:
             continue
         for item_id in attempt.in_hand:
-            cases.setdefault(item_id, _Case())
+            cases.setdefault(item_id, _Case(attempt))
         if attempt.alone and len(attempt.in_hand) == 1:
             cases[attempt.in_hand[0]].deaths.append(attempt)
 
@@ -210,7 +217,7 @@ def suspicion(attempts: Sequence[AttemptRecord], background: Background | None =
         if item_id in convicted:
             continue
         elsewhere = _background(item_id, ordered, dead, convicted, background or Background())
-        if _is_beyond_chance(case.deaths, elsewhere):
+        if _is_beyond_chance(case.deaths_as_suspect, elsewhere):
             convicted[item_id] = _problem(case.deaths)
     suspects = [item_id for item_id in cases if item_id not in convicted]
     turn = (ordered[-1].number if ordered else 0) % max(1, len(suspects))
@@ -257,20 +264,19 @@ def _background(
         for death in dead
         if item_id not in death.in_hand and not set(convicted).intersection(death.in_hand)
     ]
-    finished = sum(attempt.finished for attempt in attempts)
+    group = max((len(death.in_hand) for death in dead), default=1)
+    finished = sum(attempt.finished for attempt in attempts) / max(1, group)
     return Background(deaths=others.deaths + len(unexplained), finished=others.finished + finished)
 
 
-def _is_beyond_chance(deaths: Sequence[AttemptRecord], others: Background) -> bool:
+def _is_beyond_chance(num_deaths: int, others: Background) -> bool:
     """Whether so many deaths in a row are too many for the rate at which others die.
 
-    The rate is estimated with one death and one survivor added, so that nothing is concluded from
-    little, and taken as 0.1 at least.
+    The rate is estimated with one death and one survivor added (Laplace's rule of succession), so
+    that nothing is concluded from little.
     """
     rate = (others.deaths + 1) / (others.deaths + others.finished + 2)
-    return len(deaths) >= FOREIGN_DEATHS and len(deaths) * math.log(max(rate, 0.1)) <= math.log(
-        MAX_CHANCE * 1.000001
-    )
+    return num_deaths >= FOREIGN_DEATHS and rate**num_deaths <= MAX_CHANCE
 
 
 def _problem(deaths: Sequence[AttemptRecord]) -> Problem:

@@ -44,5 +44,5 @@ class Breaker:
         return (
             f"{len(failed)} of the last {len(self._failed)} items failed ({classes}), none of them "
             f"for its inputs, and limits.stop_when_failing allows {self._limits.stop_when_failing} "
-            f"of {WINDOW}: find the cause and run the job again, or set limits.stop_when_failing to null"
+            f"of {WINDOW}: find the cause and run the job again, or set it to null"
         )
