@@ -54,8 +54,7 @@ def pair(
     roles = list(ordered.values())
     rows: list[list[int]] = pair_places(ordered, pairing, numbers).tolist()
     return [
-        tuple(inputs[place] for inputs, place in zip(roles, places, strict=True))
-        for places in rows
+        tuple(inputs[place] for inputs, place in zip(roles, places, strict=True)) for places in rows
     ]
 
 

@@ -22,6 +22,7 @@ from manifests.job import Compute, Job
 from manifests.outcomes import Outcome
 from tasks.breaker import Breaker
 from tasks.commit import Attempt, PackedShard, pack_shard, provenance_of
+from tasks.devices import devices_for
 from tasks.environment import num_oom_kills
 from tasks.events import Restarted, Waiting, WorkEvent
 from tasks.faults import (
@@ -40,6 +41,7 @@ from tasks.queue import ShardQueue
 from tasks.run_plan import RunPlan
 from tasks.scratch import scratch_folder
 from tasks.shard_work import PlannedModel, Renderer, ShardWork
+from tasks.source_changes import missing_sources
 from tasks.watching import ShardWatch
 
 logger = logging.getLogger(__name__)
@@ -178,7 +180,7 @@ class ShardInWork:
             alone=tuple(item_id for item_id in alone if item_id in waiting),
             job=self._place.job,
             model=_planned_model(self._place.run, self._place.job, self._changes),
-            device=self._place.device,
+            device=_device(self._place.device, self._changes),
             batch_size=self.batch_size,
             io_threads=self._place.compute.io_threads,
             scratch=scratch,
@@ -246,7 +248,7 @@ class ShardInWork:
             and outcome.problem.error_class == ErrorClass.INPUT_MISSING
         )
         if 2 * vanished > len(outcomes):
-            finding = None  # tasks.source_changes.missing_sources(store, run), once it is there
+            finding = self._patiently(lambda: missing_sources(self._place.store, self._place.run))
             if finding is not None:
                 raise SourcesGone(finding)
 
@@ -301,6 +303,14 @@ def _planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> Plan
         dtype=changes.get("dtype") or run.dtype or job.backbone.dtype,
         deterministic=run.deterministic,
     )
+
+
+def _device(device: str, changes: Mapping[str, Any]) -> str:
+    """The worker's device, or one of the kind that a generation says."""
+    kind = changes.get("device_type")
+    if kind is None or device.partition(":")[0] == kind:
+        return device
+    return devices_for(kind, "auto", 1)[0]
 
 
 def _hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
