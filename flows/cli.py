@@ -32,6 +32,7 @@ from flows.terminal import Terminal, prepare_streams
 
 if TYPE_CHECKING:
     from manifests.job import Job
+    from tasks.devices import DeviceType
     from tasks.resolving import ResolvedJob
 
 EXIT_USAGE = 2
@@ -81,6 +82,10 @@ OutputUri = Annotated[
     typer.Option("--output", metavar="URI", help="The run folder, relative to where you are."),
 ]
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check and plan, write nothing, render nothing.")
+]
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -116,9 +121,7 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
     output: OutputUri = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and plan, write nothing, render nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make a job's pictures; run it again to finish what was interrupted.
 
@@ -134,6 +137,68 @@ def run(
         return
     prepared = session.prepare(terminal, resolved)
     _finish(context, prepared.uri, resolved.job, job.stem)
+
+
+@app.command()
+def extend(
+    context: typer.Context,
+    job: JobPath,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    limit: Limit = None,
+    output: OutputUri = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Add what is new in a job's sources to its run, and make those pictures.
+
+    What is planned stays as it is. New files become new items; a changed file makes an item that
+    replaces the old one. Files that were planned as they are now are not read again.
+    """
+    resolved = _resolved(job, overrides, limit, output, will_render=True, for_extension=True)
+    from flows import session
+
+    if session.extend_run(terminal, resolved, dry_run=dry_run):
+        _finish(context, resolved.output_uri, resolved.job, job.stem)
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    run_uri: RunUri,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--class",
+            metavar="CLASS,…",
+            help="Try items again that failed with these classes, such as oom,decode; all unless "
+            "given.",
+        ),
+    ] = "",
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="What differs this time: a key of compute, such as compute.batch_size=1, or "
+            "backbone.dtype. May be repeated.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    dry_run: DryRun = False,
+) -> None:
+    """Plan the failed items of a run once more, and try to make their pictures.
+
+    Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
+    """
+    uri = _run_folder(run_uri)
+    from flows import session
+
+    wanted = [name.strip() for name in classes.split(",") if name.strip()]
+    values = _pairs(overrides)
+    retried = session.retry_items(
+        terminal, uri, classes=wanted, overrides=values, dry_run=dry_run
+    )
+    if retried is not None:
+        job = session.job_of(uri, retried.compute)
+        _finish(context, uri, job, "retry", retried.changes.get("device_type"))
 
 
 @app.command()
@@ -381,11 +446,14 @@ def _usage(error: TyperException) -> str:
     return f"{message}{end} See '{command} --help'."
 
 
-def _finish(context: typer.Context, uri: str, job: Job, name: str) -> None:
+def _finish(
+    context: typer.Context, uri: str, job: Job, name: str, device_type: DeviceType | None = None
+) -> None:
     """Renders what is pending, publishes, and ends with the run's exit code."""
     from flows import session
 
-    index = session.finish(terminal, _stopping(context), uri, job, job.name or name)
+    shown = job.name or name
+    index = session.finish(terminal, _stopping(context), uri, job, shown, device_type)
     session.show_outcome(terminal, job, uri, index)
     if not index.complete:
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -401,15 +469,22 @@ def _stopping(context: typer.Context) -> Stopping:
 
 def _run_folder(uri: str) -> str:
     """The full URI of a run folder; a wrong one is told before anything large is imported."""
+    from tasks.dated_output import follow_latest
     from tasks.run_folder import open_run
 
-    found = _absolute(uri)
+    found = follow_latest(_absolute(uri))
     open_run(found)
     return found
 
 
 def _resolved(
-    path: Path, overrides: list[str], limit: int | None, output: str | None, *, will_render: bool
+    path: Path,
+    overrides: list[str],
+    limit: int | None,
+    output: str | None,
+    *,
+    will_render: bool,
+    for_extension: bool = False,
 ) -> ResolvedJob:
     """The job with everything looked up that it names."""
     from ad_lib.presets import find_preset
@@ -419,7 +494,8 @@ def _resolved(
     from tasks.resolving import resolve_job
 
     _refuse_shadowed_packages()
-    return resolve_job(job, str(path.absolute().parent), will_render=will_render)
+    base = str(path.absolute().parent)
+    return resolve_job(job, base, will_render=will_render, for_extension=for_extension)
 
 
 def _load(path: Path, overrides: list[str], limit: int | None, output: str | None) -> Job:

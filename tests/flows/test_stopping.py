@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_leaves_no_process_behind(pictures: Path):
     wait_until(lambda: bool(commits(pictures)), process)
     servers = [pid for pid in children_of(process.pid) if pid not in living(process.pid)]
     process.kill()
-    process.wait()
+    said(process)
     wait_until(lambda: not living(process.pid))
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in servers))
 
