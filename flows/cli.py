@@ -21,7 +21,7 @@ import warnings
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from typer.exceptions import TyperException
@@ -193,12 +193,11 @@ def retry(
 
     wanted = [name.strip() for name in classes.split(",") if name.strip()]
     values = _pairs(overrides)
-    retried = session.retry_items(
-        terminal, uri, classes=wanted, overrides=values, dry_run=dry_run
-    )
+    retried = session.retry_items(terminal, uri, classes=wanted, overrides=values, dry_run=dry_run)
     if retried is not None:
         job = session.job_of(uri, retried.compute)
-        _finish(context, uri, job, "retry", retried.changes.get("device_type"))
+        device_type = cast("DeviceType | None", retried.changes.get("device_type"))
+        _finish(context, uri, job, "retry", device_type)
 
 
 @app.command()

@@ -77,11 +77,12 @@ def extend_run(terminal: Terminal, resolved: ResolvedJob, *, dry_run: bool) -> b
     with counting_bar(terminal, "checking inputs") as advance:
         extension = extend(resolved, lambda inspected: advance(), dry_run=dry_run)
     _show_passed_over(terminal, resolved)
-    if extension is None:
-        terminal.say("Nothing is new: every input of the job is planned.")
-    else:
+    if extension is not None:
         _show_problems(terminal, extension.problems)
         terminal.say_list(extension.sentences, "yellow", rest="more sentences")
+    if extension is None or not extension.num_items:
+        terminal.say("Nothing is new: every input of the job is planned.")
+    else:
         line = f"Planned {_counted(extension.num_items, 'new item')}"
         if extension.num_replacing:
             line += f"; {extension.num_replacing} of them replace items whose inputs have changed"

@@ -177,7 +177,7 @@ assert isinstance(COMMANDS, TyperGroup)
 
 def test_the_verbs_are_these():
     assert set(COMMANDS.commands) == {
-        *("run", "plan", "work", "stop"),
+        *("run", "plan", "work", "extend", "retry", "stop"),
         *("status", "report", "render", "presets"),
     }
 
@@ -211,6 +211,8 @@ WRONG = {
     "no run there": (["status", "nowhere"], "is not a run folder"),
     "no run to work on": (["work", "nowhere"], "is not a run folder"),
     "no run to stop": (["stop", "nowhere"], "is not a run folder"),
+    "no run to try again": (["retry", "nowhere"], "is not a run folder"),
+    "no run to extend": (["extend", "job.yaml"], "holds no run to extend"),
     "size of nothing": (
         [
             *("render", "--content", "content/a.png", "--style", "style/x.png"),
