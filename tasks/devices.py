@@ -76,20 +76,18 @@ def _of_kind(device_type: DeviceType, device: str) -> list[str]:
     kind = device_type if device == "auto" else device.partition(":")[0]
     if kind != device_type:
         raise JobError(
-            f"this run renders on {device_type}, and the worker was told {device}: give it a "
-            f"device of that kind, or plan a run of its own with compute.device: {kind}"
+            f"compute.device: this run renders on {device_type}, and the pictures of {device!r} "
+            f"would differ: give a device of that kind, or another output.uri for a run with "
+            f"compute.device: {kind}"
         )
-    if device_type == "cpu":
-        return ["cpu"]
     if device in ("auto", "cuda") and device_type == "cuda" and (found := _cuda_devices()):
         return found
-    name = device_type if device == "auto" else device
     try:
-        return [_found(name)]
+        return [_found(device_type if device == "auto" else device)]
     except JobError as error:
         raise JobError(
-            f"this run renders on {device_type}. {error}; or plan a run of its own with "
-            "compute.device: cpu"
+            f"{error}. This run renders on {device_type}: take a machine that has it, or another "
+            "output.uri for a run with compute.device: cpu"
         ) from error
 
 
@@ -105,4 +103,6 @@ def _found(name: str) -> str:
     try:
         return str(find_device(name))
     except BackboneError as error:
-        raise JobError(f"compute.device: {error}") from error
+        raise JobError(
+            f"compute.device: {str(error).removesuffix('; give cpu or auto')}"
+        ) from error
