@@ -20,13 +20,14 @@ from manifests.commits import (
     count,
     data_name,
     read_commit,
+    read_run,
 )
 from manifests.counting import build_index as build_index_of
 from manifests.errors import RunFolderError
 from manifests.identity import fingerprint
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome, OutputFile, add_digests, content_digest
-from manifests.plan import plan_name
+from manifests.plan import plan_name, sources_name
 from manifests.records import read_record
 from tests.manifests.builders import make_input, make_item
 
@@ -220,3 +221,57 @@ def test_a_content_digest_changes_with_any_picture():
 def test_outcomes_are_counted_by_status():
     assert count(outcomes()) == Counts(planned=4, ok=3, failed=1)
     assert count([]) == Counts()
+
+
+def run_bytes(**changes: Any) -> bytes:
+    """`run.json` with other values; None leaves a key out. Its fingerprint is made to fit."""
+    record = json.loads(RUN.to_bytes()) | changes
+    record["fingerprint"] = fingerprint(record["identity"])
+    return json.dumps({name: value for name, value in record.items() if value is not None}).encode()
+
+
+FIRST_LAYOUT = {
+    **{"identity": {"task": "style-transfer", "model_revision": "r", "sources.style": "d"}},
+    **dict.fromkeys(("dtype", "device_type", "deterministic", "plan_name", "sources_name")),
+}
+
+
+def test_a_run_of_the_first_layout_has_its_plan_under_one_name_and_nothing_resolved():
+    run = read_run(run_bytes(**FIRST_LAYOUT, schema_version=1))
+    assert (run.plan_name, run.sources_name) == ("plan/plan.parquet", None)
+    assert (run.dtype, run.device_type, run.deterministic) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"plan_name": "plan/../../x.parquet"}, "is not the name of its plan"),
+        ({"plan_name": plan_name("c" * 64)}, "is not the name of its plan"),
+        ({"plan_name": "plan/plan.parquet"}, "is not the name of its plan"),
+        ({"sources_name": sources_name("c" * 64)}, "its sources_name is not that of"),
+        (
+            {"sources_name": "sources/../x", "sources_digest": "c" * 64},
+            "its sources_name is not that of",
+        ),
+        ({"sources_digest": "c" * 64}, "its sources_name is not that of"),
+        ({"dtype": "bfloat16"}, "its dtype is not that of its identity"),
+        ({"dtype": None}, "its dtype is not that of its identity"),
+        ({"device_type": "cuda"}, "its device_type is not that of its identity"),
+        ({"deterministic": True}, "its deterministic is not that of its identity"),
+        ({"num_shards": 31}, "it has more shards than items"),
+        ({"schema_version": 1}, "is not the name of its plan"),
+        ({"schema_version": 1, "plan_name": None}, "its dtype or its device_type"),
+        ({**FIRST_LAYOUT, "plan_name": plan_name("b" * 64)}, "its dtype or its device_type"),
+    ],
+)
+def test_a_run_record_that_contradicts_itself_is_damaged(changes, reason):
+    with pytest.raises(RunFolderError, match=rf"^run.json is damaged .*{reason}"):
+        read_run(run_bytes(**changes))
+
+
+def test_a_run_records_what_its_identity_says_of_determinism_and_which_sources_it_listed():
+    identity = IDENTITY | {"backbone.deterministic": True}
+    named = {"sources_digest": "c" * 64, "sources_name": sources_name("c" * 64)}
+    run = read_run(run_bytes(identity=identity, deterministic=True, **named))
+    assert run.deterministic
+    assert run.sources_name == f"sources/{'c' * 12}.parquet"

@@ -150,6 +150,13 @@ def test_a_wrong_value_is_refused_with_the_value_and_the_line(load, key, value, 
     [
         ("limits__max_failed", "3.5", "give a number of items such as 5, or a share such as '2%'"),
         ("limits__max_failed", "2 %", "give a number of items such as 5, or a share such as '2%'"),
+        (
+            *("limits__stop_when_failing", "5"),
+            "give a share of the items such as '20%', or null to go on whatever fails; got 5",
+        ),
+        ("compute__hang_seconds", "0", "compute.hang_seconds: input should be greater than 0"),
+        ("compute__workers", "0", "compute.workers: input should be greater than 0; got 0"),
+        ("backbone__deterministic", "often", "backbone.deterministic: input should be a valid bo"),
         ("variants", "0", "variants: input should be greater than 0; got 0"),
         ("backbone", "7", "backbone: give a mapping of name, revision, config, controlnet"),
         ("inputs__content", "5", "inputs.content: give a mapping of uri, license, attribution"),
@@ -260,6 +267,22 @@ def test_inputs_come_in_one_way(load, text, sentence):
 )
 def test_a_run_succeeds_with_as_many_failed_items_as_it_allows(allowed, failed, planned, expected):
     assert Limits(max_failed=allowed).allows(failed, planned) is expected
+
+
+@pytest.mark.parametrize(
+    ("share", "failing", "finished", "expected"),
+    [
+        ("20%", 10, 50, False),
+        ("20%", 11, 50, True),
+        ("0%", 1, 1, True),
+        ("0%", 0, 50, False),
+        (None, 50, 50, False),
+    ],
+)
+def test_a_run_stops_where_a_larger_share_of_the_last_items_fails(
+    share, failing, finished, expected
+):
+    assert Limits(stop_when_failing=share).stops(failing, finished) is expected
 
 
 def test_a_prompt_is_one_or_several(load):
