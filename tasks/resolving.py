@@ -82,11 +82,6 @@ class ListedInputs:
     table_uri: str | None = None
     known: Mapping[str, StoredObject] = field(default_factory=dict[str, StoredObject])
 
-    def uris(self) -> set[str]:
-        """Every file that is listed."""
-        of_files = {file.uri for files in self.files.values() for file in files}
-        return of_files | {image.uri for row in self.table for image in row.inputs}
-
 
 @dataclass(frozen=True)
 class ResolvedJob:

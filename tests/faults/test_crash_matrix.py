@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from infra.store import open_store
-from tasks.planning import open_prepared
 from tasks.report import publish
-from tasks.resolving import resolve_job
 from tests.audit import audit
-from tests.faults.conftest import SMALL
-from tests.faults.workers import DEAD, plan_and_die, publish_and_die, render_and_die, run_to_end
-from tests.tasks.runs import files_of, finish, make_job, prepare, render_pending
+from tests.faults.workers import DEAD, publish_and_die, render_and_die, run_to_end
+from tests.tasks.runs import files_of, finish, render_pending
 
 pytestmark = pytest.mark.slow
 
@@ -46,29 +43,6 @@ def test_a_killed_worker_changes_nothing_but_time(plan, inputs, undisturbed, whe
     assert index.content_digest == undisturbed.content_digest
     assert [one.tar for one in index.shards] == [one.tar for one in undisturbed.shards]
     assert audit(run.uri).content_digest == audit(inputs / "undisturbed").content_digest
-
-
-@pytest.mark.parametrize(
-    ("when", "name"),
-    [
-        ("before", "plan/"),
-        ("within", "plan/"),
-        ("after", "plan/"),
-        ("within", "run.json"),
-        ("after", "run.json"),
-    ],
-)
-def test_a_killed_planning_leaves_no_run_or_a_whole_one(
-    plan, inputs, undisturbed, tmp_path, when, name
-):
-    job = make_job(output__uri=str(tmp_path / "run"), **SMALL)
-    assert run_to_end(plan_and_die, str(inputs), job.model_dump(), when, name) == DEAD
-    found = open_prepared(resolve_job(job, str(inputs)))
-    assert (found is not None) == ((when, name) == ("after", "run.json"))
-    run = prepare(inputs, output__uri=job.output.uri, **SMALL)
-    assert run.is_new == (found is None)
-    assert finish(run).content_digest == undisturbed.content_digest
-    audit(run.uri)
 
 
 @pytest.mark.parametrize("name", ["index.json", "report.html"])

@@ -64,6 +64,20 @@ def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
     store_plan(resolved, plan_items(resolved))
 
 
+def plan_together(base: str, job: dict[str, Any], barrier: Any, outcomes: Any) -> None:
+    """Plans a job, and stores the plan at the same moment as the others at the barrier."""
+    from manifests.job import job_from_dict
+    from tasks.planning import plan_items, store_plan
+    from tasks.resolving import resolve_job
+
+    resolved = resolve_job(job_from_dict(job), base)
+    plan = plan_items(resolved)
+    barrier.wait(60)
+    prepared = store_plan(resolved, plan)
+    keys = sorted(item.key for item in prepared.plan.iter_items())
+    outcomes.put((prepared.is_new, prepared.run.plan_digest, keys))
+
+
 def publish_and_die(run_uri: str, when: When, name: str) -> None:
     """Publishes a run, and dies at the write of `name`."""
     from tasks.report import publish
