@@ -26,7 +26,7 @@ from tests.tasks.runs import files_of, finish, make_job, prepare
 
 pytestmark = pytest.mark.slow
 
-WRITES = ("sources/", "plan/", "run.json")
+WRITES = ("plan/", "sources/", "run.json")
 
 
 @pytest.fixture(scope="module")
