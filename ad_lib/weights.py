@@ -73,12 +73,14 @@ class Weights:
         revision: the hub's commit, or `sha256:` and a digest of the files.
         path: the diffusers folder, or the single file; an empty path for random weights.
         config: of a single file, the diffusers folder with its configuration and tokenizers.
+        config_id: what finds that folder again: its path, or a hub id with its commit after an `@`.
     """
 
     model_id: str
     revision: str
     path: Path
     config: Path | None = None
+    config_id: str | None = None
 
     @property
     def config_folder(self) -> Path:
@@ -96,7 +98,8 @@ def find_weights(name: str, revision: str | None = None, config: str | None = No
     Args:
         name: what to load; a hub id is downloaded if needed.
         revision: the commit, tag or branch of a hub id.
-        config: for a single file, the hub id or diffusers folder of its family.
+        config: for a single file, the hub id or diffusers folder of its family; a hub id may have
+            a commit, tag or branch after an `@`.
 
     Raises:
         BackboneError: nothing of that name, or not a backbone; the message says what to give.
@@ -324,7 +327,7 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
         raise BackboneError(f"no file {quoted(name)}: give a {SINGLE_FILE} file that is there")
     _check_no_revision(name, revision)
     family = _family_of_file(name, file)
-    folder = _find_config(config or family)
+    folder, config_id = _find_config(config or family)
     if _family_of_folder(folder) != family:
         raise BackboneError(
             f"{quoted(name)} is a checkpoint of {_FAMILY_NAMES[family]}, but config "
@@ -334,7 +337,7 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
     # Pictures depend on the configuration and the vocabulary too, so the digest covers them.
     files = {n: path for n, path in _files(folder).items() if n.endswith((".json", ".txt"))}
     files = {n: path for n, path in files.items() if not n.endswith(INDEX_SUFFIX)}
-    return Weights(name, _digest(name, files | {"": file}), file, folder)
+    return Weights(name, _digest(name, files | {"": file}), file, folder, config_id)
 
 
 def _family_of_file(name: str, file: Path) -> str:
@@ -355,16 +358,18 @@ def _family_of_file(name: str, file: Path) -> str:
     )
 
 
-def _find_config(config: str) -> Path:
-    """A folder with a family's configuration and tokenizers, of this machine or of the hub."""
-    folder = Path(config).expanduser()
+def _find_config(config: str) -> tuple[Path, str]:
+    """A folder with a family's configuration and tokenizers, and what finds it again."""
+    folder, config_id = Path(config).expanduser(), config
     if not folder.is_dir():
-        hub_id = HUB_IDS.get(config, config)
+        name, _, revision = config.partition("@")
+        hub_id = HUB_IDS.get(name, name)
         if not is_hub_id(hub_id):
             raise BackboneError(
                 f"no config {quoted(config)}: give a hub id such as 'owner/name', or a diffusers "
                 "folder"
             )
-        folder = _snapshot(hub_id, "config", None, ["*.json", "*.txt"])
+        folder = _snapshot(hub_id, "config", revision or None, ["*.json", "*.txt"])
+        config_id = f"{hub_id}@{folder.name}"  # a snapshot's name is its commit
     _check_parts(config, folder)
-    return folder
+    return folder, config_id

@@ -70,7 +70,9 @@ class RunRecord(PlanReference):
         identity: every field that the fingerprint covers, flat.
         job: the resolved job.
         settings: the preset's settings with the job's in them.
-        model_id, model_config_id, controlnet_id: as they were named.
+        model_id, controlnet_id: as they were named.
+        model_config_id: of a single file, the folder with its configuration, or a hub id with its
+            commit after an `@`; as it was named in the first layout.
         model_revision: exactly which weights; a ControlNet's revision follows after a `+`.
         dtype: the precision of the networks; None in the first layout, where each worker decided.
         device_type: the kind of device; None in the first layout.

@@ -175,7 +175,8 @@ class BackboneChoice(_Part):
     Attributes:
         name: `embedded`, `sd15`, `sdxl`, a hub id, a diffusers folder, or a `.safetensors` file.
         revision: commit or tag of a hub id.
-        config: of a `.safetensors` file, the hub id or folder with its configuration.
+        config: of a `.safetensors` file, the hub id or folder with its configuration; a hub id may
+            have a commit or tag after an `@`.
         controlnet: what sees the control images, a hub id or a diffusers folder.
         controlnet_revision: commit or tag of its hub id.
         dtype: precision of the networks; `auto` is bfloat16 for a run of the kind `cuda`, float32

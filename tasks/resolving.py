@@ -249,18 +249,21 @@ def _find_model(choice: BackboneChoice, base: str, run: RunRecord | None) -> Fou
     name = _local_name(choice.name, base)
     controlnet = choice.controlnet and _local_name(choice.controlnet, base)
     revision, controlnet_revision = choice.revision, choice.controlnet_revision
+    config = choice.config and _local_name(choice.config, base)
     if run is not None:
         named = run.named_backbone
         commit, _, controlnet_commit = run.model_revision.partition("+")
         if HUB_IDS.get(name, name) == run.model_id:
             revision = pinned(revision, named.get("revision"), commit)
+            if "@" in (run.model_config_id or "") and choice.config == named.get("config"):
+                config = run.model_config_id
         if controlnet == run.controlnet_id:
             recorded = named.get("controlnet_revision")
             controlnet_revision = pinned(controlnet_revision, recorded, controlnet_commit)
     return find_model(
         name,
         revision,
-        config=choice.config and _local_name(choice.config, base),
+        config=config,
         controlnet=controlnet,
         controlnet_revision=controlnet_revision,
     )

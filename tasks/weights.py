@@ -19,12 +19,15 @@ class FoundModel:
     Attributes:
         backbone: the diffusion model.
         controlnet: the network that the control image goes into, if there is one.
-        config: of a single file, the hub id or folder with its configuration, if the job names one.
     """
 
     backbone: Weights
     controlnet: Weights | None = None
-    config: str | None = None
+
+    @property
+    def config(self) -> str | None:
+        """Of a single file, what finds its configuration again: a folder, or a hub id's commit."""
+        return self.backbone.config_id
 
     @property
     def revision(self) -> str:
@@ -56,7 +59,8 @@ def find_model(
     Args:
         name: of the backbone.
         revision: commit, tag or branch of its hub id.
-        config: of a single file, the hub id or folder with its configuration.
+        config: of a single file, the hub id (with a commit, tag or branch after an `@`, if wanted)
+            or folder with its configuration.
         controlnet: a hub id or a folder.
         controlnet_revision: commit, tag or branch of its hub id.
 
@@ -66,7 +70,6 @@ def find_model(
     return FoundModel(
         backbone=find_weights(name, revision, config),
         controlnet=find_controlnet(controlnet, controlnet_revision) if controlnet else None,
-        config=config,
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
+from ad_lib.weights import HUB_IDS
 from manifests.errors import FingerprintMismatch
 from tasks.planning import open_prepared
 from tasks.resolving import resolve_job
+from tests.ad_lib.original_layout import write_single_file
 from tests.conftest import TINY_BACKBONE
 from tests.tasks.runs import make_job, prepare
 
@@ -88,3 +90,23 @@ def test_the_commits_of_one_model_say_nothing_of_another(pictures, hub):
     prepare(pictures, backbone="owner/backbone")
     other = resolve_job(make_job(backbone="owner/other"), str(pictures))
     assert other.model.revision == NEW
+
+
+@pytest.mark.parametrize("config", ["owner/backbone", None])
+def test_the_configuration_of_a_single_file_is_looked_up_once(pictures, hub, config, monkeypatch):
+    monkeypatch.setitem(HUB_IDS, "sd15", "owner/backbone")
+    file = pictures / "model.safetensors"
+    write_single_file(TINY_BACKBONE, file)
+    job = {"backbone": {"name": str(file), **({"config": config} if config else {})}}
+    run = prepare(pictures, **job)
+    assert run.run.model_config_id == f"owner/backbone@{OLD}"
+    vocabulary = hub / "models--owner--backbone" / "snapshots" / NEW / "tokenizer" / "vocab.json"
+    vocabulary.write_text(f"{vocabulary.read_text()}\n")
+    move(hub, "backbone", NEW)
+    assert prepare(pictures, **job).run == run.run
+    anew = prepare(pictures, **job, output__uri="elsewhere").run
+    assert anew.model_config_id == f"owner/backbone@{NEW}"
+    assert anew.model_revision != run.run.model_revision
+    tagged = {"backbone": {"name": str(file), "config": "owner/backbone@v1"}}
+    model = resolve_job(make_job(**tagged), str(pictures)).model
+    assert model.config == f"owner/backbone@{TAGGED}"
