@@ -56,6 +56,7 @@ def load_backbone(
     controlnet_revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    is_checked: bool = False,
 ) -> Backbone:
     """Loads a frozen backbone.
 
@@ -70,6 +71,7 @@ def load_backbone(
         dtype: of the networks; bfloat16 on CUDA and float32 elsewhere unless given. In float16 a
             VAE whose configuration says `force_upcast` stays in float32.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; CUDA if there is one unless given.
+        is_checked: these very weights have passed `check_backbone` before, in any process.
 
     Raises:
         BackboneError: nothing of that name, pickled weights, incomplete ones, a ControlNet of
@@ -79,7 +81,8 @@ def load_backbone(
     control = find_controlnet(controlnet, controlnet_revision) if controlnet else None
     device = device if isinstance(device, torch.device) else find_device(device or "auto")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    check_backbone(weights, control)
+    if not is_checked:
+        check_backbone(weights, control)
     return _assembled(weights, control, part_loader, dtype, device)
 
 

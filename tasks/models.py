@@ -81,6 +81,7 @@ def _load(model: PlannedModel, device: str) -> Backbone:
         **pinned,
         dtype=None if model.dtype == "auto" else getattr(torch, model.dtype),
         device=None if device == "auto" else device,
+        is_checked=True,  # when they were planned with
     )
 
 

@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 _WORK = "work-"
 
-_in_use: set[Path] = set()
-
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
@@ -39,11 +37,9 @@ def scratch_folder() -> Iterator[Path]:
             _remove_leftovers(home)
             path = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
             lock = _try_lock(path)
-    _in_use.add(path)
     try:
         yield path
     finally:
-        _in_use.discard(path)
         shutil.rmtree(path, ignore_errors=True)
         if lock is not None:
             os.close(lock)
@@ -113,14 +109,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(number)
-
-
-def is_scratch_in_use() -> bool:
-    """Whether a shard is being rendered or committed."""
-    return bool(_in_use)
-
-
-def remove_scratch() -> None:
-    """Removes all folders that are still in use; only for a process that is about to end."""
-    for path in list(_in_use):
-        shutil.rmtree(path, ignore_errors=True)
