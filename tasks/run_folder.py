@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
@@ -17,10 +18,10 @@ from typing import IO, TYPE_CHECKING
 from pydantic import ValidationError
 
 from infra.store import ObjectNotFound, Store, StoredObject, local_path, open_store
+from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import (
     INDEX_NAME,
     RUN_NAME,
-    AttemptNote,
     Commit,
     Index,
     RunRecord,
@@ -37,7 +38,7 @@ from manifests.generations import (
     refuse_gaps,
 )
 from manifests.plan import SHARD_PATTERN
-from manifests.records import MAX_RECORD_BYTES, first_problem, read_record
+from manifests.records import MAX_RECORD_BYTES, first_problem
 from tasks.scratch import scratch_errors
 
 if TYPE_CHECKING:
@@ -282,18 +283,26 @@ def has_pending_shards(store: Store, run: RunRecord) -> bool:
     return len(committed) < planned
 
 
-def last_failures(store: Store, plan: PlanFile | RunPlan) -> dict[str, str]:
-    """For each shard that is still pending, the error of its latest failed attempt.
+def newest_attempts(
+    store: Store, plan: PlanFile | RunPlan, *, most: int = 20
+) -> list[AttemptRecord]:
+    """The newest attempt at each shard that is still pending, in the order of shards.
 
-    Where a note cannot be read, that is reported in the place of its error.
+    Args:
+        store: of the run folder.
+        plan: of the run.
+        most: so many at most are read.
+
+    Returns:
+        Attempts; one that cannot be read is an attempt that ended, with the reason as its error.
     """
     pending = pending_shards(store, plan)
-    latest: dict[str, tuple[int, str]] = {}
-    for found, name in _named(store, "attempts/", _NOTE):
+    newest: dict[str, int] = {}
+    for _, name in _named(store, "attempts/", _NOTE):
         shard, number = name[1], int(name[2])
-        if shard in pending and number > latest.get(shard, (0, ""))[0]:
-            latest[shard] = (number, found.key)
-    return {shard: _noted_error(store, key) for shard, (_, key) in latest.items()}
+        if shard in pending and number > newest.get(shard, 0):
+            newest[shard] = number
+    return [_read_attempt(store, *one) for one in islice(sorted(newest.items()), most)]
 
 
 def write_index(store: Store, index: Index) -> None:
@@ -325,8 +334,16 @@ def _read_commit(store: Store, shard: str) -> Commit:
     return read_commit(data[:MAX_COMMIT_BYTES], shard)
 
 
-def _noted_error(store: Store, key: str) -> str:
+def _read_attempt(store: Store, shard: str, number: int) -> AttemptRecord:
     try:
-        return read_record(AttemptNote, store.get_range(key, 0, MAX_NOTE_BYTES), key).error
+        data = store.get_range(attempt_name(shard, number), 0, MAX_NOTE_BYTES)
+        return read_attempt(data, shard, number)
     except (RunFolderError, ObjectNotFound) as error:
-        return f"the note of its last attempt cannot be read: {error}"
+        return AttemptRecord(
+            shard=shard,
+            number=max(1, number),
+            attempt_id="",
+            worker=Worker(id=""),
+            ending="infra",
+            error=f"its record cannot be read: {error}",
+        )

@@ -16,7 +16,7 @@ from PIL import Image
 from infra.store import open_store
 from manifests.errors import RunFolderError
 from tasks.report import MAX_PICTURES, _evenly, publish
-from tasks.run_folder import last_failures, load_plan, open_run, pending_shards
+from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending
 
@@ -165,7 +165,7 @@ def test_pending_shards_come_with_the_longest_first_and_without_committed_ones(p
     assert list(pending_shards(store, run.plan)) == ["00001"]
 
 
-def test_the_latest_failure_of_each_pending_shard_is_told(pictures):
+def test_the_newest_attempt_at_each_pending_shard_is_told(pictures):
     run = prepare(pictures)
     store = open_store(run.uri)
     for number in (1, 2, 10):
@@ -173,7 +173,8 @@ def test_the_latest_failure_of_each_pending_shard_is_told(pictures):
         store.put_if_absent(f"attempts/00001/{number}.json", note)
     store.put_if_absent("attempts/00002/1.json", b'{"error": "settled since"}')
     store.put_if_absent("commits/00002.json", b"{}")
-    assert last_failures(store, run.plan) == {"00001": "error 10"}
+    (attempt,) = newest_attempts(store, run.plan)
+    assert (attempt.shard, attempt.number, attempt.error) == ("00001", 10, "error 10")
 
 
 def test_a_folder_without_a_run_is_refused_with_the_way_out(tmp_path):

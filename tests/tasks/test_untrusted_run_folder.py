@@ -30,7 +30,7 @@ from tasks.committed import current_index
 from tasks.planning import open_prepared
 from tasks.report import publish
 from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import last_failures, open_run, pending_shards
+from tasks.run_folder import newest_attempts, open_run, pending_shards
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.command_line import command_environment
@@ -767,7 +767,7 @@ def test_stray_files_are_left_alone(run, resolved, content):
     assert status(str(run)) == publish(str(run)) == index
     prepared = open_prepared(resolved)
     assert prepared is not None
-    assert last_failures(open_store(str(run)), prepared.plan) == {}
+    assert newest_attempts(open_store(str(run)), prepared.plan) == []
     assert all((run / name).read_bytes() == content for name in STRAY)
 
 
@@ -779,8 +779,8 @@ def test_a_note_of_an_attempt_that_cannot_be_read_is_told_and_stops_nothing(run,
     write("attempts/00000/7.json", content)(run)
     prepared = open_prepared(resolved)
     assert prepared is not None
-    (told,) = last_failures(open_store(str(run)), prepared.plan).values()
-    assert "attempts/00000/7.json is damaged" in told
+    (told,) = newest_attempts(open_store(str(run)), prepared.plan)
+    assert "attempts/00000/7.json is damaged" in told.error
 
 
 def test_a_commit_taken_out_renders_its_shard_again(run, resolved):
