@@ -359,6 +359,7 @@ def test_sources_that_moved_are_refused_instead_of_being_recorded_as_missing(
     for name in ("content", "style", "job.yaml"):
         (pictures / name).rename(moved / name)
     answer = stylefarm("run", moved / "job.yaml", "--output", run)
-    assert answer.code == 5
-    assert "move the sources back" in answer.err
+    assert answer.code == 2
+    assert "every file of content is gone" in answer.err
+    assert "bring them back" in answer.err
     assert not list(run.glob("commits/*"))
