@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-from webdataset.writer import TarWriter
 
 from infra.store import Store
 from manifests.commits import (
@@ -179,20 +179,23 @@ def write_tar(
     if not made:
         return list(outcomes)
     placed: dict[str, Outcome] = {}
-    with path.open("wb") as file:
-        # Plain bytes in, so no encoder; no times and no users, so that bytes repeat.
-        writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for outcome in made:
-            outcome = _placed(outcome, writer.tarstream.offset, provenance)
-            sample: dict[str, str | bytes] = {"__key__": outcome.item.key}
-            sample["json"] = sample_json(outcome, provenance)
+            outcome = _placed(outcome, tar.offset, provenance)
+            sample = {f"{outcome.item.key}.json": sample_json(outcome, provenance)}
             for output in outcome.outputs:
-                extension = output.name.removeprefix(f"{outcome.item.key}.")
-                sample[extension] = (scratch / output.name).read_bytes()
-            writer.write(sample)
+                sample[output.name] = (scratch / output.name).read_bytes()
+            for name, data in sorted(sample.items()):
+                tar.addfile(_member(name, len(data)), io.BytesIO(data))
             placed[outcome.item.item_id] = outcome
-        writer.close()
     return [placed.get(outcome.item.item_id, outcome) for outcome in outcomes]
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """A member without times and users, so that its bytes repeat."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o444, 0
+    return member
 
 
 def _placed(outcome: Outcome, start: int, provenance: Provenance) -> Outcome:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,6 @@ def item_id(work: ShardWork, name: str) -> str:
 
 def without(work: ShardWork, told: Told, *alone: str) -> ShardWork:
     """What is left to do."""
-    from dataclasses import replace
-
     rest = tuple(item for item in work.items if item.item_id not in told.outcomes)
     return replace(work, items=rest, alone=alone)
 
@@ -134,17 +133,18 @@ def child(server: ForkServer) -> Iterator[ChildProcess]:
 
 def test_a_shard_is_rendered_as_in_this_process(tmp_path, child):
     work = planted(tmp_path)
+    ready = Told()
+    child.render(replace(work, items=()), ready, hang_seconds=60)
+    assert ready.phases == ["loading", "rendering"]
+    assert ready.begun == []
     told = Told()
     child.render(work, told, hang_seconds=60)
     assert {name for names, _ in told.begun for name in names} == told.outcomes.keys()
     assert {outcome.item for outcome in told.outcomes.values()} == set(work.items)
     assert told.items == pytest.approx(3)
-    assert told.phases == ["loading", "rendering"]
+    assert told.phases == ["rendering"], "the model stays warm"
+    assert told.load_seconds == 0
     assert len(list(work.scratch.iterdir())) == 3
-    again = Told()
-    child.render(work, again, hang_seconds=60)
-    assert again.phases == ["rendering"], "the model stays warm"
-    assert again.load_seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_process_that_ends_or_hangs_takes_only_what_it_had_in_hand(
     assert again.begun == [((item_id(work, fault),), True)]
     rest = without(work, told)
     healthy = tuple(item for item in rest.items if item.item_id != item_id(work, fault))
-    child.render(type(work)(**{**vars(rest), "items": healthy}), again, hang_seconds=60)
+    child.render(replace(rest, items=healthy), again, hang_seconds=60)
     assert len(told.outcomes) + len(again.outcomes) == 6
 
 
@@ -204,7 +204,7 @@ def test_nothing_is_decoded_before_the_parent_has_noted_it(tmp_path, child):
         missing.append(len(list(work.scratch.iterdir())))
 
     told = Told(on_begin)
-    child.render(type(work)(**{**vars(work), "batch_size": 10}), told, hang_seconds=60)
+    child.render(replace(work, batch_size=10), told, hang_seconds=60)
     assert missing == [0]
 
 
