@@ -12,9 +12,11 @@ import boto3
 import pytest
 
 from manifests.job import load_job
+from tasks.extending import extend
 from tasks.planning import open_prepared
 from tasks.report import publish
 from tasks.resolving import ResolvedJob, resolve_job
+from tasks.source_changes import source_changes
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish
 
@@ -74,6 +76,30 @@ def test_a_half_finished_run_of_the_first_layout_is_finished_as_it_was_planned(o
     whole = audit(HOME / "complete" / "run").rows
     rows = audit(old_run.output_uri).rows
     assert [identity(row) for row in rows] == [identity(row) for row in whole]
+
+
+@pytest.mark.parametrize("old_run", ["complete"], indirect=True)
+def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(old_run):
+    client = boto3.client("s3")
+    client.copy_object(
+        Bucket=BUCKET, Key="content/d.png", CopySource=f"{BUCKET}/content/a.png"
+    )
+    late = resolve_job(load_job(HOME / "job.yaml"), str(Path(old_run.output_uri).parent))
+    prepared = open_prepared(late)
+    assert prepared is not None
+    assert source_changes(late, prepared.plan).sentences[0] == (
+        f"content: 1 file came (s3://{BUCKET}/content/d.png)"
+    )
+    extension = extend(late)
+    client.delete_object(Bucket=BUCKET, Key="content/d.png")
+    client.close()
+    assert extension is not None
+    assert (extension.num_items, extension.num_replacing) == (1, 0)
+    prepared = open_prepared(late)
+    assert prepared is not None
+    (item,) = prepared.plan.plans[-1].iter_items()
+    assert (item.inputs[0].key, item.variant) == ("d", 1)
+    assert audit(old_run.output_uri, published=False, complete=False).counts["pending"] == 1
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
