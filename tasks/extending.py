@@ -185,7 +185,7 @@ class _NewItems:
         """An image with what a plan says of its bytes, if its file is as it was listed last."""
         listed = self._listing.get((role, name))
         planned = self._known.inputs.get((role, self._known.name_of(image)))
-        is_same = listed is not None and etag and (listed.size, listed.etag) == (size, etag)
+        is_same = listed is not None and (listed.size, listed.etag) == (size, etag)
         if not is_same or planned is None or not planned.sha256 or not planned.width:
             return image
         return replace(

@@ -1,8 +1,8 @@
 """What a run has planned already, as an extension must know it.
 
 An item is known by the names of its inputs, its prompt, its column of a sweep and its variant, and
-by the bytes of its inputs. Of items that are replaced only ids and ranks are known, so that none is
-used twice.
+by the bytes of its inputs. Of items that are replaced only the ids are known, so that none is used
+twice.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class KnownItems:
         return len(self._by_name.get(name, ())) if key is None else int(key in self.keys)
 
     def next_rank(self, contents: Contents, label: str, variant: int) -> int:
-        """A rank that no item of these contents has had, in any generation."""
+        """A rank that was not given to these contents before; an older item may have it."""
         place = (contents, label, variant)
         self._ranks[place] += 1
         return self._ranks[place] - 1
@@ -116,9 +116,6 @@ class KnownItems:
     def _learn(self, item: Item) -> None:
         self.item_ids.add(item.item_id)
         self.inputs.update(((one.role, self.name_of(one)), one) for one in item.inputs)
-        rank, variant = divmod(item.variant, self._num_variants)
-        place = (contents_of(item.inputs, item.prompt, item.negative_prompt), item.label, variant)
-        self._ranks[place] = max(self._ranks[place], rank + 1)
 
     def _learn_counting(self, item: Item) -> None:
         contents = contents_of(item.inputs, item.prompt, item.negative_prompt)

@@ -189,11 +189,10 @@ def farms(draw: st.DrawFn) -> Farm:
         new = [f"{number}-{n}" for n in range(draw(st.integers(0 if again else 1, 4)))]
         rows: list[tuple[str, str, str | None]] = []
         for place, item in enumerate([*again, *new]):
-            standing = [old for old in known if old not in replaced and old not in again]
+            standing = [old for old in known if old not in replaced]
             is_new = item in new and standing and draw(st.booleans())
             old = draw(st.sampled_from(standing)) if is_new else None
             replaced |= {old} if old else set()
-            replaced -= {item}
             rows.append((item, shard_name(number, place // 2), old))
         if plans:
             shards = sorted({shard for plan in plans for _, shard, _ in plan})
@@ -201,6 +200,7 @@ def farms(draw: st.DrawFn) -> Farm:
             left = [shard for shard in shards if shard not in taken]
             if left and draw(st.booleans()):
                 superseded[number] = [draw(st.sampled_from(left))]
+        replaced -= {*again, *new}
         plans.append(rows)
         known += new
     farm = Farm(plans, superseded)
