@@ -199,10 +199,11 @@ def suspicion(attempts: Sequence[AttemptRecord], background: Background | None =
     cases: dict[str, _Case] = {}
     ordered = sorted(attempts, key=lambda attempt: attempt.number)
     dead = _dead(ordered)
+    dead_numbers = {attempt.number for attempt in dead}
     for attempt in ordered:
         for item_id in attempt.cleared:
             cases.pop(item_id, None)
-        if attempt not in dead:
+        if attempt.number not in dead_numbers:
             continue
         for item_id in attempt.in_hand:
             cases.setdefault(item_id, _Case(attempt))

@@ -1,14 +1,14 @@
 """Imagined runs whose workers are killed at random, to see whom `suspicion` convicts.
 
-One shard after the other is tried until all its items have their outcome, as a worker's parent does
-it: suspects alone first, then the others in batches; a death ends an attempt. What a worker knows is
+One shard after the other is tried until all its items have their outcome, as a worker does it:
+suspects alone first, then the others in batches; a death ends an attempt. What a worker knows is
 lost with it, unless only its renderer is killed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,7 +49,7 @@ class Scene:
         chance: of a kill during a batch, and during each item that is tried alone.
         kill: what is killed: the whole worker, or its renderer alone.
         max_kills: then nobody kills any more.
-        poison: item ids that kill their renderer, by `signal`, or the whole worker where it is None.
+        poison: item ids that kill their renderer by `signal`, or the whole worker where it is None.
     """
 
     num_shards: int
@@ -142,11 +142,3 @@ def _play_attempt(
             cleared += batch
     ended = {"ending": "committed", "finished": len(items), "cleared": tuple(cleared)}
     return record.model_copy(update=ended)
-
-
-def convictions(scene: Scene, seeds: Sequence[int]) -> list[History]:
-    """Many runs of one scene."""
-    return [play(scene, random.Random(seed)) for seed in seeds]
-
-
-Play = Callable[[Scene, random.Random], History]
