@@ -19,7 +19,9 @@ FAULTS_OF_INPUTS = (
 
 
 class Breaker:
-    """Counts over the last 50 items; trips once more than the allowed share of 50 has failed.
+    """Judges the last 50 items of a worker, and nothing before it has finished so many.
+
+    So a small job whose items all fail ends with a row for each.
 
     Args:
         limits: of the job; `stop_when_failing` is the share, and null never trips.
@@ -38,11 +40,11 @@ class Breaker:
     def finding(self) -> str | None:
         """Why the run must stop, in one sentence; None while all is well."""
         failed = [error_class for error_class in self._failed if error_class is not None]
-        if not self._limits.stops(len(failed), WINDOW):
+        if len(self._failed) < WINDOW or not self._limits.stops(len(failed), WINDOW):
             return None
         classes = ", ".join(f"{failed.count(one)} {one.value}" for one in sorted(set(failed)))
         return (
-            f"{len(failed)} of the last {len(self._failed)} items failed ({classes}), none of them "
-            f"for its inputs, and limits.stop_when_failing allows {self._limits.stop_when_failing} "
-            f"of {WINDOW}: find the cause and run the job again, or set it to null"
+            f"{len(failed)} of the last {WINDOW} items of a worker failed ({classes}), none of them "
+            f"for its inputs; limits.stop_when_failing allows {self._limits.stop_when_failing}: find "
+            "the cause and run the job again, or set it to null"
         )
