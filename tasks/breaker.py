@@ -44,7 +44,7 @@ class Breaker:
             return None
         classes = ", ".join(f"{failed.count(one)} {one.value}" for one in sorted(set(failed)))
         return (
-            f"{len(failed)} of the last {WINDOW} items of a worker failed ({classes}), none of them "
-            f"for its inputs; limits.stop_when_failing allows {self._limits.stop_when_failing}: find "
-            "the cause and run the job again, or set it to null"
+            f"{len(failed)} of the last {WINDOW} items failed ({classes}), none of them for its "
+            f"inputs; limits.stop_when_failing allows {self._limits.stop_when_failing}: find the "
+            "cause and run the job again, or set it to null"
         )

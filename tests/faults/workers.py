@@ -5,6 +5,7 @@ A server process imports everything once and forks each worker, so that a worker
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -45,12 +46,12 @@ def wait_for(worker: BaseProcess) -> int | None:
     return worker.exitcode
 
 
-def render_and_die(run_uri: str, shard: str, when: When, name: str) -> None:
-    """Renders a shard, and dies before, within or after the write of `name`."""
-    from tasks.one_shard import render_shard
+def work_and_die(run_uri: str, when: When, name: str) -> None:
+    """Works on a run, and dies before, within or after the first write of that name."""
+    from tests.tasks.runs import work_here
 
     die_at(run_uri, when, name)
-    render_shard(run_uri, shard, {"device": "cpu"})
+    work_here(run_uri)
 
 
 def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
@@ -114,7 +115,10 @@ def commit_together(run_uri: str, barrier: Any, outcomes: Any, other: bool) -> N
 
 
 def die_at(run_uri: str, when: When, name: str) -> None:
-    """Makes this process die at the first write whose key holds `name`."""
+    """Makes this process die at the first write whose key holds `name`.
+
+    Of an attempt there are three writes: `take`, `beat` and `end`.
+    """
     store_class = type(open_store(run_uri))
     for method in ("put", "put_if_absent"):
         setattr(store_class, method, _deadly(getattr(store_class, method), when, name))
@@ -122,7 +126,7 @@ def die_at(run_uri: str, when: When, name: str) -> None:
 
 def _deadly(write: Callable[..., Any], when: When, name: str) -> Callable[..., Any]:
     def deadly(store: Any, key: str, data: Any) -> Any:
-        if name not in key:
+        if name not in (_step(write, data) if key.startswith("attempts/") else key):
             return write(store, key, data)
         if when == "within":
             import shutil
@@ -135,6 +139,12 @@ def _deadly(write: Callable[..., Any], when: When, name: str) -> Callable[..., A
         return write(store, key, data)
 
     return deadly
+
+
+def _step(write: Callable[..., Any], attempt: bytes) -> str:
+    if write.__name__ == "put_if_absent":
+        return "take"
+    return "beat" if json.loads(attempt)["ending"] is None else "end"
 
 
 def _half(source: Any, target: Any, length: int = 0) -> None:
