@@ -18,6 +18,7 @@ from typing import Any
 from infra.store import Store, StoreError
 from manifests.attempts import AttemptRecord, Ending, Worker, attempt_name
 from manifests.wording import safe_line
+from tasks.run_folder import refuse_linked_folders
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,10 @@ def take(
         took_over: the newest attempt, where it has no end because its holder is gone.
 
     Raises:
+        RunFolderError: the place of the attempts is a link that leads out of the run folder.
         StoreError: the store refuses or does not answer.
     """
+    refuse_linked_folders(store, f"attempts/{shard}")
     record = AttemptRecord(
         shard=shard,
         number=number,

@@ -81,9 +81,7 @@ def test_a_half_finished_run_of_the_first_layout_is_finished_as_it_was_planned(o
 @pytest.mark.parametrize("old_run", ["complete"], indirect=True)
 def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(old_run):
     client = boto3.client("s3")
-    client.copy_object(
-        Bucket=BUCKET, Key="content/d.png", CopySource=f"{BUCKET}/content/a.png"
-    )
+    client.copy_object(Bucket=BUCKET, Key="content/d.png", CopySource=f"{BUCKET}/content/a.png")
     late = resolve_job(load_job(HOME / "job.yaml"), str(Path(old_run.output_uri).parent))
     prepared = open_prepared(late)
     assert prepared is not None
