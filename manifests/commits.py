@@ -268,16 +268,6 @@ class Index(Record):
     shards: tuple[IndexedShard, ...]
 
 
-class AttemptNote(Record):
-    """`attempts/<shard>/<n>.json`: what went wrong, where a shard could not be finished."""
-
-    error: Words
-    shard: str = ""
-    attempt_id: str = ""
-    worker: str = ""
-    failed_at: str = ""
-
-
 def commit_name(shard: str) -> str:
     """Where a shard's commit lies in the run folder."""
     return f"commits/{shard}.json"

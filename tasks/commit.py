@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from infra.store import Store
 from manifests.commits import (
-    AttemptNote,
     Commit,
     RunRecord,
     ShardStats,
@@ -28,10 +26,8 @@ from manifests.commits import (
 from manifests.generations import Generation
 from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
-from manifests.wording import safe_text
 from tasks.environment import versions, worker_name
 from tasks.faults import ScratchFull
-from tasks.run_folder import refuse_linked_folders
 from tasks.tar_headers import TarDamaged, read_members
 
 BLOCK_BYTES = 512
@@ -239,27 +235,6 @@ def check_shard(
     items = [outcome.item for outcome in outcomes]
     name = "the metadata of the shard"
     read_metadata(parquet, name, items, plan_digest=plan_digest, way_out="run the job again")
-
-
-def record_failure(store: Store, attempt: Attempt, error: str) -> None:
-    """Leaves a note of a failed attempt in the run folder, beside earlier ones.
-
-    Raises:
-        RunFolderError: the place of the notes is a link that leads out of the run folder.
-        StoreError: the store refuses or does not answer.
-    """
-    refuse_linked_folders(store, f"attempts/{attempt.shard}")
-    note = AttemptNote(
-        shard=attempt.shard,
-        attempt_id=attempt.attempt_id,
-        worker=worker_name(),
-        error=safe_text(error.strip()),
-        failed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    data = note.to_bytes()
-    number = 1 + sum(1 for _ in store.list(f"attempts/{attempt.shard}/"))
-    while not store.put_if_absent(f"attempts/{attempt.shard}/{number}.json", data):
-        number += 1
 
 
 def _counted(outcomes: Sequence[Outcome]) -> dict[str, object]:

@@ -86,7 +86,7 @@ class ShardInWork:
 
     def __init__(self, place: Workplace, plan: RunPlan, holding: Holding, batch_size: int) -> None:
         self._place, self._plan, self._shard = place, plan, holding.shard
-        self._changes = _changes(plan, holding.shard)
+        self._changes = changes_of(plan, holding.shard)
         self._batch_size = batch_size
         self._num_oom_kills = num_oom_kills()
         self._attempts: list[AttemptRecord] = []
@@ -179,14 +179,14 @@ class ShardInWork:
             items=tuple(items),
             alone=tuple(item_id for item_id in alone if item_id in waiting),
             job=self._place.job,
-            model=_planned_model(self._place.run, self._place.job, self._changes),
-            device=_device(self._place.device, self._changes),
+            model=planned_model(self._place.run, self._place.job, self._changes),
+            device=device_for(self._place.device, self._changes),
             batch_size=self.batch_size,
             io_threads=self._place.compute.io_threads,
             scratch=scratch,
         )
-        seconds = _hang_seconds(self._place.compute, items)
-        self._place.renderer.render(work, self._watch, hang_seconds=seconds)
+        limit = hang_seconds(self._place.compute, items)
+        self._place.renderer.render(work, self._watch, hang_seconds=limit)
 
     def _begin_anew(self, death: ChildDied | ChildHung) -> None:
         """Ends the attempt in which a renderer died, and begins the next one.
@@ -288,12 +288,13 @@ def _ending_of(error: BaseException) -> Ending:
     return "stopped" if isinstance(error, asked) else "infra"
 
 
-def _changes(plan: RunPlan, shard: str) -> Mapping[str, Any]:
+def changes_of(plan: RunPlan, shard: str) -> Mapping[str, Any]:
+    """What the generation of a shard changes."""
     generation = plan.generation(shard)
     return generation.changes if generation is not None else {}
 
 
-def _planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> PlannedModel:
+def planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> PlannedModel:
     """The model of a shard; a generation may say another precision."""
     return PlannedModel(
         model_id=run.model_id,
@@ -305,7 +306,7 @@ def _planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> Plan
     )
 
 
-def _device(device: str, changes: Mapping[str, Any]) -> str:
+def device_for(device: str, changes: Mapping[str, Any]) -> str:
     """The worker's device, or one of the kind that a generation says."""
     kind = changes.get("device_type")
     if kind is None or device.partition(":")[0] == kind:
@@ -313,7 +314,7 @@ def _device(device: str, changes: Mapping[str, Any]) -> str:
     return devices_for(kind, "auto", 1)[0]
 
 
-def _hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
+def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
     """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
 
     Steps are counted as the plan's settings name them; where they name none, an item is one step.
@@ -321,5 +322,6 @@ def _hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
     if compute.hang_seconds is not None:
         return compute.hang_seconds
     steps = [max(1, json.loads(item.params).get("num_inference_steps") or 1) for item in items]
-    longest = max(item.cost_seconds / n for item, n in zip(items, steps, strict=True))
+    seconds = (item.cost_seconds / n for item, n in zip(items, steps, strict=True))
+    longest = max(seconds, default=0.0)
     return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * compute.batch_size * longest)

@@ -108,15 +108,22 @@ class ShardQueue:
         """Planned shards without a commit, as of the last listing."""
         return sum(1 for shard in self._plan.shards if shard not in self._committed)
 
+    def peek(self) -> str | None:
+        """A shard that could be taken, as far as is known; None where there is none.
+
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        self._refresh()
+        return next((shard for shard in self._candidates() if self._seems_free(shard)), None)
+
     def take(self) -> Holding | None:
         """A shard that this worker holds from now on; None where there is none to take now.
 
         Raises:
             StoreError: the store refuses or does not answer.
         """
-        if self._seconds_since_listing() >= self._interval(self._busy_interval):
-            self._list()
-            self._read_some()
+        self._refresh()
         if holding := self._take_next():
             return holding
         if self._seconds_since_listing() >= self._interval(self._idle_interval):
@@ -192,6 +199,12 @@ class ShardQueue:
     def _seconds_since_listing(self) -> float:
         return time.monotonic() - self._listed_at
 
+    def _refresh(self) -> None:
+        """Looks again where the view is old."""
+        if self._seconds_since_listing() >= self._interval(self._busy_interval):
+            self._list()
+            self._read_some()
+
     def _take_next(self) -> Holding | None:
         for shard in self._next:
             if holding := self._take(shard):
@@ -199,9 +212,9 @@ class ShardQueue:
         return None
 
     def _take(self, shard: str) -> Holding | None:
-        newest = self._newest.get(shard)
-        if shard in self._committed or (newest is not None and not newest.is_free()):
+        if not self._seems_free(shard):
             return None
+        newest = self._newest.get(shard)
         if newest is not None and self._store.find(commit_name(shard)) is not None:
             self._see_commit(shard)
             return None
@@ -211,6 +224,10 @@ class ShardQueue:
         holding = take(self._store, shard, number, self._worker, took_over=took_over)
         self._newest[shard] = _Newest(number, "", time.monotonic())
         return holding
+
+    def _seems_free(self, shard: str) -> bool:
+        newest = self._newest.get(shard)
+        return shard not in self._committed and (newest is None or newest.is_free())
 
     def _candidates(self) -> Iterator[str]:
         """The shards to try, those last that were set aside."""

@@ -16,6 +16,48 @@ from tasks.events import ItemDone, Phase, Progress, WorkEvent
 from tasks.holding import Holding
 
 
+class LoadingWatch:
+    """Follows a renderer that loads its model before its first shard; no item is in hand.
+
+    Args:
+        worker: the id that events carry.
+        should_stop: whether somebody asked to stop.
+        tell: is told of every phase.
+    """
+
+    def __init__(
+        self, worker: str, should_stop: Callable[[], bool], tell: Callable[[WorkEvent], None]
+    ) -> None:
+        self._worker, self._asked_to_stop, self._tell = worker, should_stop, tell
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._asked_to_stop()
+
+    def phase(self, name: str) -> None:
+        """Passes on that it loads; it does not render yet."""
+        if name == "loading":
+            self._tell(Phase(self._worker, name=name))
+
+    def loaded(self, seconds: float, device_name: str) -> None:
+        """Nothing to note: no shard has cost this."""
+
+    def begin(self, item_ids: Sequence[str], *, alone: bool) -> None:
+        """There are no items."""
+
+    def advance(self, items: float) -> None:
+        """There are no items."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """There are no items."""
+
+    def fitted(self, batch_size: int) -> None:
+        """There are no items."""
+
+    def tick(self) -> None:
+        """Nothing to do."""
+
+
 class ShardWatch:
     """Follows the rendering of one shard, over all renderers that die on the way.
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from infra.store import Store
@@ -19,15 +20,24 @@ from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.breaker import Breaker
 from tasks.events import Committed, CommittedElsewhere, Phase, Waiting, WorkEvent
-from tasks.faults import BreakerTripped, SourcesGone, Stopped, WorkerFault
-from tasks.finishing import ShardInWork, TakenAway, Workplace
+from tasks.faults import BreakerTripped, ChildDied, ChildHung, SourcesGone, Stopped, WorkerFault
+from tasks.finishing import (
+    ShardInWork,
+    TakenAway,
+    Workplace,
+    changes_of,
+    device_for,
+    hang_seconds,
+    planned_model,
+)
 from tasks.holding import Holding
 from tasks.patience import patiently
 from tasks.queue import ShardQueue
 from tasks.run_folder import open_run, recorded_job
 from tasks.run_plan import open_plan
-from tasks.shard_work import Renderer
+from tasks.shard_work import Renderer, ShardWork
 from tasks.stop_request import StopRequests, ask_to_stop
+from tasks.watching import LoadingWatch
 from tasks.worker_identity import this_worker
 
 logger = logging.getLogger(__name__)
@@ -101,6 +111,7 @@ class _Worker:
         self._asked_to_stop, self._requests = should_stop, StopRequests(store)
         self._plan = open_plan(store, run)
         job = recorded_job(run)
+        self._queue = ShardQueue(store, self._plan, self._worker, self._see_commit)
         self._place = Workplace(
             store=store,
             run=run,
@@ -109,13 +120,14 @@ class _Worker:
             device=device,
             worker=self._worker,
             renderer=renderer,
-            queue=ShardQueue(store, self._plan, self._worker, self._see_commit),
+            queue=self._queue,
             breaker=Breaker(job.limits),
             should_stop=self._should_stop,
             tell=tell,
         )
         self._batch_size = compute.batch_size
         self._num_committed = self._num_lost = self._num_faults = 0
+        self._is_warm = False
         self._waits_because: str | None = None
 
     def work(self, max_shards: int | None) -> Worked:
@@ -126,7 +138,8 @@ class _Worker:
                 self._refuse_company()
             while max_shards is None or self._num_committed + self._num_lost < max_shards:
                 self._check_stop()
-                if holding := self._patiently(self._place.queue.take):
+                self._warm_up()
+                if holding := self._patiently(self._queue.take):
                     self._finish(holding)
                 elif not self._has_more():
                     break
@@ -134,6 +147,35 @@ class _Worker:
             logger.info("%s", reason)
             stopped = True
         return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+
+    def _warm_up(self) -> None:
+        """Loads the model once there is a shard to take: nobody waits for it with a shard in hand.
+
+        The model is loaded again after a fault of this machine.
+        """
+        place, shard = self._place, None if self._is_warm else self._patiently(self._queue.peek)
+        if shard is None:
+            return
+        changes = changes_of(self._plan, shard)
+        nothing = ShardWork(
+            items=(),
+            job=place.job,
+            model=planned_model(place.run, place.job, changes),
+            device=device_for(place.device, changes),
+            batch_size=1,
+            io_threads=1,
+            scratch=Path(),
+        )
+        watch = LoadingWatch(self._worker.id, self._should_stop, self._tell)
+        limit = hang_seconds(place.compute, ())
+        try:
+            place.renderer.render(nothing, watch, hang_seconds=limit)
+        except (ChildDied, ChildHung) as death:
+            self._recover(WorkerFault(f"{death}, as it loaded the model"))
+        except WorkerFault as fault:
+            self._recover(fault)
+        else:
+            self._is_warm = True
 
     def _finish(self, holding: Holding) -> None:
         """Finishes a shard; after a fault of this machine another one comes first."""
@@ -147,7 +189,9 @@ class _Worker:
         except SourcesGone:
             raise
         except WorkerFault as fault:
-            self._recover(holding.shard, fault)
+            logger.warning("shard %s is put off", holding.shard)
+            self._queue.set_aside(holding.shard)
+            self._recover(fault)
             return
         except BreakerTripped as tripped:
             reason = str(tripped)
@@ -155,7 +199,7 @@ class _Worker:
             raise
         self._batch_size = shard.batch_size
         self._num_faults = 0
-        self._place.queue.note_commit(holding.shard)
+        self._queue.note_commit(holding.shard)
         if won:
             self._num_committed += 1
             seconds = time.monotonic() - started
@@ -169,26 +213,25 @@ class _Worker:
             logger.info("shard %s was committed by another worker first", commit.shard)
             self._see_commit(commit.shard)
 
-    def _recover(self, shard: str, fault: WorkerFault) -> None:
+    def _recover(self, fault: WorkerFault) -> None:
         """Begins again with a fresh renderer; gives up after three faults in a row."""
         self._num_faults += 1
-        logger.warning("shard %s is put off: %s", shard, fault)
+        self._is_warm = False
+        logger.warning("%s", fault)
         self._place.renderer.close()
-        self._place.queue.set_aside(shard)
         if self._num_faults >= MAX_FAULTS:
             raise fault
 
     def _has_more(self) -> bool:
         """Waits a little where shards are held by others; False where nothing is left."""
-        queue = self._place.queue
-        if not queue.num_left:
+        if not self._queue.num_left:
             plan = self._patiently(self._plan.refreshed)
             if plan is self._plan:
                 return False
             self._plan = plan
-            queue.use(plan)
+            self._queue.use(plan)
             return True
-        self._wait_for(f"other workers hold the last {queue.num_left} shards")
+        self._wait_for(f"other workers hold the last {self._queue.num_left} shards")
         return True
 
     def _wait_for(self, reason: str) -> None:
@@ -207,7 +250,7 @@ class _Worker:
         while True:
             waiting = False
             for attempt, is_seen_to_live in self._patiently(
-                lambda: list(self._place.queue.others_at_work())
+                lambda: list(self._queue.others_at_work())
             ):
                 if is_seen_to_live or attempt.progress > seen.setdefault(
                     attempt.attempt_id, attempt.progress

@@ -25,12 +25,13 @@ from manifests import parquet
 from manifests.errors import JobError, RunFolderError
 from manifests.identity import fingerprint
 from manifests.records import MAX_RECORD_BYTES
-from tasks.commit import Attempt, record_failure
 from tasks.committed import current_index
+from tasks.holding import take
 from tasks.planning import open_prepared
 from tasks.report import publish
 from tasks.resolving import ResolvedJob, resolve_job
 from tasks.run_folder import newest_attempts, open_run, pending_shards
+from tasks.worker_identity import this_worker
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.command_line import command_environment
@@ -802,12 +803,12 @@ def derived(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: files[name] for name in names if name in files}
 
 
-def test_no_note_is_written_through_a_link(run, tmp_path):
+def test_no_attempt_is_written_through_a_link(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (run / "attempts").mkdir()
     (run / "attempts" / "00000").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunFolderError, match=r"attempts/00000 in .* is a link"):
-        record_failure(open_store(str(run)), Attempt("00000", "a"), "x")
+        take(open_store(str(run)), "00000", 1, this_worker("cpu"))
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
