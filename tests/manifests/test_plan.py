@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import resource
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,8 +16,6 @@ from manifests import plan_table
 from manifests.commits import PlanReference
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Item, Problem
-from manifests.job import Pairing
-from manifests.pairing import pair
 from manifests.plan import cut_into_shards, generation_of, plan_name, shard_name
 from manifests.plan_table import ROWS_PER_GROUP, PlanFile, item_tables
 from tests.manifests.builders import make_input, make_inputs, make_item
@@ -244,22 +240,19 @@ def test_a_damaged_plan_is_refused_with_the_way_out(place):
             PlanFile(io.BytesIO(found), reference_of(data, items))
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_items_are_planned_in_seconds_and_little_memory(record_property):
-    num_items = 100_000
-    contents = make_inputs("content", [f"c{n:04d}" for n in range(num_items // 100)])
-    styles = make_inputs("style", [f"s{n:02d}" for n in range(100)])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.process_time()
-    combinations = pair({"content": contents, "style": styles}, Pairing())
-    cut = cut_into_shards(map(make_item, combinations), shard_seconds=300.0, shard_items=1000)
-    data = write_plan(cut)
-    plan = read_back(data, cut)
-    seconds = time.process_time() - started
-    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    record_property("seconds", seconds)
-    record_property("megabytes", megabytes)
-    assert plan.num_items == num_items
-    assert len(plan.shards) == -(-num_items // 300)
-    assert seconds < 40
-    assert megabytes < 600
+def test_a_shard_is_read_without_the_row_groups_of_others():
+    item = make_item([make_input("texture", "t")])
+    items = [
+        replace(item, key=f"k{n}", item_id=f"{n:032x}", shard=shard_name(0, n // 1000))
+        for n in range(3000)
+    ]
+    data = write_plan(items)
+    file = io.BytesIO(data)
+    plan = PlanFile(file, reference_of(data, items))
+    second = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(1)
+    file.seek(second.column(0).file_offset or second.column(0).data_page_offset)
+    file.write(b"\xff" * 100)
+    assert plan.items("00000") == items[:1000]
+    assert plan.items("00002") == items[2000:]
+    with pytest.raises(RunFolderError, match=r"^plan/\w{12}.parquet is damaged .*restore it"):
+        plan.items("00001")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -233,3 +234,25 @@ def test_every_item_is_what_it_would_be_if_it_were_planned_alone(resolved_jobs, 
         assert found == wanted, seed
         told[type(wanted)] += 1
     assert told[list] > 2
+
+
+def test_planning_holds_some_hundred_bytes_for_each_item(resolved_jobs, monkeypatch):
+    draw = Draw(0, resolved_jobs["pairs"])
+    monkeypatch.setattr(planning, "inspect_inputs", draw.inspect)
+    files = {
+        role: [draw.file(role, f"{number}.png") for number in range(90)]
+        for role in ("content", "style")
+    }
+    job = make_job(compute={"seconds_per_item": 1.0, "device": "cpu"})
+    resolved = replace(
+        resolved_jobs["pairs"], job=job, inputs=replace(draw.resolved.inputs, files=files, table=[])
+    )
+    list(plan_items(draw.resolved).iter_items())  # what is imported late is not counted
+    tracemalloc.start()
+    try:
+        plan = plan_items(resolved)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert plan.num_items == 8100
+    assert peak / plan.num_items < 700
