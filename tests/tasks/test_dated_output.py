@@ -53,10 +53,13 @@ def test_a_job_with_a_date_goes_on_with_its_run_until_it_is_complete(pictures):
 
 
 def test_the_newest_incomplete_run_of_the_same_job_is_gone_on_with(pictures):
-    others = {"2020-01-02": 0, "2020-01-02-2": 0, "2020-01-02-10": 0, "2020-01-03": 1}
-    for name, seed in others.items():
+    for name, seed in (("2020-01-02", 0), ("2020-01-03", 1)):
         run = begin(resolve(pictures, seed=seed))
         Path(run.uri).rename(pictures / "runs" / name)
+    for number in (2, 10):
+        shutil.copytree(
+            pictures / "runs" / "2020-01-02", pictures / "runs" / f"2020-01-02-{number}"
+        )
     assert Path(resolve(pictures).output_uri).name == "2020-01-02-10"
     assert Path(resolve(pictures, seed=1).output_uri).name == "2020-01-03"
     assert day(resolve(pictures, seed=2).output_uri) == "DAY"
@@ -67,6 +70,13 @@ def test_a_damaged_run_folder_is_neither_gone_on_with_nor_in_the_way(pictures, c
     (Path(run.uri) / "run.json").write_text("{")
     assert day(resolve(pictures).output_uri) == "DAY-2"
     assert f"{run.uri} is not gone on with: run.json is damaged" in caplog.text
+
+
+def test_a_new_run_has_a_number_after_all_of_its_day(pictures):
+    run = begin(resolve(pictures))
+    third = Path(run.uri).rename(f"{run.uri}-3")
+    assert resolve(pictures).output_uri == str(third)
+    assert day(resolve(pictures, seed=1).output_uri) == "DAY-4"
 
 
 def test_two_that_begin_at_the_same_moment_share_the_run_of_one_job(pictures):
@@ -172,6 +182,6 @@ def test_on_s3_latest_is_an_object_that_names_the_run(s3_bucket, pictures):
     assert [is_output(f"runs/{key}") for key in ("latest", "2020-01-01/a.png", "latest.png")] == [
         *(True, True, False)
     ]
-    for foreign in (b"s3://elsewhere/runs/a", f"s3://{s3_bucket}/out/runs/../a".encode()):
+    for foreign in (b"a", b"s3://elsewhere/runs/a", f"s3://{s3_bucket}/out/runs/../a".encode()):
         open_store(f"s3://{s3_bucket}/out/runs").put("latest", foreign)
         assert follow_latest(latest) == latest

@@ -65,6 +65,16 @@ def test_the_first_object_at_or_after_each_key_is_found_in_few_pages(
     assert store.num_pages <= len(below) // page + 1 + len(wanted)
 
 
+def test_many_objects_between_two_names_are_passed_over_and_not_listed(folder, monkeypatch):
+    monkeypatch.setattr(named_files, "PAGE", 3)
+    store = CountingStore(folder / "many")
+    for number in range(30):
+        store.put(f"{number:02d}", b"")
+    found = named_files._firsts(store, ["02", "27", "27x"])
+    assert [found[key] and found[key].key for key in ("02", "27", "27x")] == ["02", "27", "28"]
+    assert store.num_pages <= 4
+
+
 @pytest.fixture
 def requests(s3_bucket) -> list[str]:
     """The requests that are sent to the server from here on."""
