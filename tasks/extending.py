@@ -211,12 +211,12 @@ class _NewItems:
 
     def _limited(self, rows: list[ExtendedRow]) -> list[ExtendedRow]:
         """The rows that are looked at: the known ones, and as many new ones as the job allows."""
-        seen: Counter[Name] = Counter()
+        seen: Counter[Name | str] = Counter()
         new: dict[int, TableRow] = {}
         for number, one in enumerate(rows):
             name, key = self._name(one.row, self._resolved.variations[0], 0)
-            seen[name if key is None else (key,)] += 1
-            is_known = seen[name if key is None else (key,)] <= self._known.num_of(name, key)
+            seen[key or name] += 1
+            is_known = seen[key or name] <= self._known.num_of(name, key)
             if not is_known and one.stands_for is None:
                 new[number] = one.row
         most = self._resolved.job.limits.max_items

@@ -7,6 +7,7 @@ twice.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from manifests.errors import JobError
 from manifests.items import REFERENCE_ROLES, Input, Item
 from tasks.run_plan import RunPlan
 
-Name = tuple[Hashable, ...]
-Contents = tuple[Hashable, ...]
+Name = bytes
+Contents = bytes
+"""Hashes of what they stand for, as a run may have a million of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,10 @@ class KnownItems:
         self._taken: set[str] = set()
         self._ranks: Counter[Hashable] = Counter()
         for item in plan.iter_items():
-            self._learn(item)
-        for item in plan.counting_items():
-            self._learn_counting(item)
+            if item.item_id not in plan.contested.replaced and item.item_id not in self.item_ids:
+                self._learn_counting(item)
+            self.item_ids.add(item.item_id)
+            self.inputs.update(((one.role, self.name_of(one)), one) for one in item.inputs)
 
     def name_of(self, item_input: Input) -> str:
         """What an input is called: its key within its source, or the URI that a table names."""
@@ -67,7 +70,7 @@ class KnownItems:
     def name(self, inputs: Sequence[Input], prompt: str | None, label: str, variant: int) -> Name:
         """The name of an item; its rank among twins is no part of it."""
         named = [(item_input.role, self.name_of(item_input)) for item_input in inputs]
-        return (*named, prompt, label, variant % self._num_variants)
+        return _hashed(*named, prompt, label, variant % self._num_variants)
 
     def take(self, name: Name, key: str | None, contents: Contents) -> Known | None:
         """An item that counts and has this key or name, once; rather one of these contents.
@@ -111,11 +114,7 @@ class KnownItems:
             )
         self.item_ids.add(item.item_id)
         self._taken.add(item.item_id)
-        self.keys[item.key] = Known(item.item_id, item.key, ())
-
-    def _learn(self, item: Item) -> None:
-        self.item_ids.add(item.item_id)
-        self.inputs.update(((one.role, self.name_of(one)), one) for one in item.inputs)
+        self.keys[item.key] = Known(item.item_id, item.key, b"")
 
     def _learn_counting(self, item: Item) -> None:
         contents = contents_of(item.inputs, item.prompt, item.negative_prompt)
@@ -134,4 +133,8 @@ def contents_of(
 ) -> Contents:
     """What an item is made of, whatever its inputs are called."""
     made_of = [(found.role, found.sha256 or f"uri:{found.full_uri}") for found in inputs]
-    return (*made_of, prompt, negative_prompt)
+    return _hashed(*made_of, prompt, negative_prompt)
+
+
+def _hashed(*words: object) -> bytes:
+    return hashlib.blake2b(repr(words).encode(), digest_size=16).digest()
