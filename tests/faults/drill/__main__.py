@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.audit import Audit, audit
@@ -31,11 +32,11 @@ def main() -> int:
         home = Path(folder) if asked.keep is None else Path(asked.keep).resolve()
         items = asked.items or max(24, 2 * asked.launches)
         with scene(home, "undisturbed", items, asked.seed, "local") as quiet:
-            expected = _undisturbed(quiet, asked.seed)
+            expected, seconds = _undisturbed(quiet, asked.seed)
         with scene(home, "drilled", items, asked.seed, asked.store) as loud:
             launcher = Launcher(loud, asked.seed)
             try:
-                _drill(loud, launcher, asked.launches, asked.workers)
+                _drill(loud, launcher, seconds, asked.launches, asked.workers)
                 return _judged(loud, launcher, expected, home)
             finally:
                 launcher.end_all()
@@ -52,10 +53,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _undisturbed(quiet: Scene, seed: int) -> Audit:
+@dataclass(frozen=True)
+class Seconds:
+    """How long a command needs on this machine, to plan or to commit its first shard."""
+
+    to_plan: float
+    to_commit: float
+
+
+def _undisturbed(quiet: Scene, seed: int) -> tuple[Audit, Seconds]:
     """The same files, the same commands in the same order, and nobody is killed."""
     launcher = Launcher(quiet, seed)
     started = time.monotonic()
+    seconds = Seconds(
+        to_plan=launcher.run("plan", str(quiet.job)),
+        to_commit=launcher.run("work", quiet.run_uri, "--device", "cpu", "--max-shards", "1"),
+    )
     launcher.run("run", str(quiet.job))
     quiet.add_pictures(LATE, LATE_POISON)
     launcher.run("extend", str(quiet.job))
@@ -64,15 +77,17 @@ def _undisturbed(quiet: Scene, seed: int) -> Audit:
     if launcher.complaints:
         _say("\n".join(launcher.complaints))
     found = audit(quiet.run_uri)
-    _say(f"undisturbed: {_told(found)}, {time.monotonic() - started:.0f} s")
-    return found
+    _say(f"undisturbed: {_told(found)}, {time.monotonic() - started:.0f} s, {seconds}")
+    return found, seconds
 
 
-def _drill(loud: Scene, launcher: Launcher, num_launches: int, num_workers: int) -> None:
+def _drill(
+    loud: Scene, launcher: Launcher, seconds: Seconds, num_launches: int, num_workers: int
+) -> None:
     """Launches and kills, with late files and a retry in the middle; then runs to the end."""
     loud.let_store_fail(True)
     while not _is_planned(loud):
-        launcher.launch("plan", str(loud.job))
+        launcher.launch("plan", str(loud.job), seconds=seconds.to_plan)
         _wait(launcher, lambda: len(launcher.living) == 0)
     late, retried = False, False
     while launcher.launched < num_launches:
@@ -80,13 +95,13 @@ def _drill(loud: Scene, launcher: Launcher, num_launches: int, num_workers: int)
         if not late and share >= LATE_FILES:
             late = True
             loud.add_pictures(LATE, LATE_POISON)
-            launcher.launch("extend", str(loud.job))
+            launcher.launch("extend", str(loud.job), seconds=seconds.to_commit)
         elif not retried and share >= RETRY:
             retried = True
             loud.cure()
-            launcher.launch("retry", loud.run_uri)
+            launcher.launch("retry", loud.run_uri, seconds=seconds.to_commit)
         else:
-            launcher.launch(*_worker_command(loud, launcher))
+            launcher.launch(*_worker_command(loud, launcher), seconds=seconds.to_commit)
         _wait(launcher, lambda: len(launcher.living) < num_workers)
     _wait(launcher, lambda: len(launcher.living) == 0)
     loud.let_store_fail(False)
@@ -95,8 +110,7 @@ def _drill(loud: Scene, launcher: Launcher, num_launches: int, num_workers: int)
         loud.add_pictures(LATE, LATE_POISON)
     _say(f"{launcher.kills} kills, {loud.num_faults} faults; now to the end, undisturbed")
     for command in (("run", str(loud.job)), ("extend", str(loud.job)), ("retry", loud.run_uri)):
-        code = launcher.run(*command)
-        _say(f"{command[0]}: exit code {code}")
+        _say(f"{command[0]}: {launcher.run(*command):.0f} s")
     launcher.wait_for_orphans()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -18,7 +19,9 @@ SOUND_CODES = (0, 3, 4)
 """Of a command that nobody killed: done, with failed items, or stopped and to be run again."""
 CODES_WITH_A_BAD_STORE = (*SOUND_CODES, 2)
 
-SHORTEST_LIFE, LONGEST_LIFE = 1.0, 9.0
+SHORTEST_LIFE, LONGEST_LIFE = 0.1, 2.5
+"""As multiples of the time in which a command of its kind has done something when undisturbed."""
+
 SECONDS_TO_STOP = 60.0
 SECONDS_TO_VANISH = 20.0
 
@@ -28,6 +31,7 @@ class Launch:
     """A command that runs.
 
     Attributes:
+        seconds: in which such a command does something when nobody disturbs it.
         ends_at: when something happens to it, on `time.monotonic`; infinite where nothing does.
         killed_by: what has happened to it.
     """
@@ -36,9 +40,15 @@ class Launch:
     command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     log: Path
+    seconds: float
     ends_at: float
     chance: random.Random
     killed_by: str = ""
+
+    def live_on(self) -> None:
+        """Draws when the next thing happens to it."""
+        life = self.chance.uniform(SHORTEST_LIFE, LONGEST_LIFE) * self.seconds
+        self.ends_at = time.monotonic() + life
 
     @property
     def group(self) -> set[int]:
@@ -65,8 +75,8 @@ class Launcher:
     complaints: list[str] = field(default_factory=list)
     sessions: set[int] = field(default_factory=set)
 
-    def launch(self, *command: str, mortal: bool = True) -> Launch:
-        """Starts a `stylefarm` command, which may have a life of chance."""
+    def launch(self, *command: str, seconds: float = math.inf) -> Launch:
+        """Starts a `stylefarm` command, whose life is of chance where `seconds` are finite."""
         self.launched += 1
         chance = random.Random(f"{self.seed}-{self.launched}")
         log = self.scene.folder / f"launch-{self.launched:03d}.txt"
@@ -80,8 +90,8 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        life = chance.uniform(SHORTEST_LIFE, LONGEST_LIFE) if mortal else float("inf")
-        one = Launch(self.launched, command, process, log, time.monotonic() + life, chance)
+        one = Launch(self.launched, command, process, log, seconds, math.inf, chance)
+        one.live_on()
         self.living.append(one)
         self.sessions.add(process.pid)
         return one
@@ -96,12 +106,13 @@ class Launcher:
             self._bury(one)
         return ended
 
-    def run(self, *command: str) -> int:
-        """Runs a command to its end, undisturbed."""
-        one = self.launch(*command, mortal=False)
+    def run(self, *command: str) -> float:
+        """Runs a command to its end, undisturbed; the seconds that it took."""
+        started = time.monotonic()
+        one = self.launch(*command)
         one.process.wait()
         self._bury(one)
-        return one.process.returncode
+        return time.monotonic() - started
 
     def _strike(self, one: Launch) -> None:
         """Kills one of a command's processes, or all, or asks it to stop."""
@@ -109,7 +120,7 @@ class Launcher:
             self.complaints.append(f"{_told(one)} did not stop within {SECONDS_TO_STOP:.0f} s")
         drawn = one.chance.random() if one.killed_by != "SIGTERM" else 1.0
         children = sorted(one.group - {one.process.pid})
-        one.ends_at = time.monotonic() + one.chance.uniform(SHORTEST_LIFE, LONGEST_LIFE)
+        one.live_on()
         if drawn < 0.35 and children:
             one.killed_by = "SIGKILL of a child"
             self._send(one.chance.choice(children), signal.SIGKILL)
