@@ -8,7 +8,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.audit import Audit, audit
@@ -21,6 +20,9 @@ LATE_FILES, RETRY = 0.35, 0.7
 
 LATE = ["d0001", "d0002", "d0003", "d0004"]
 LATE_POISON = ["exit"]
+
+WORK = 1.5
+"""How much longer than planning a command takes to commit its first shard."""
 
 SHARE_OF_RUNS = 0.2
 """Of the launches; the others are `work`."""
@@ -53,23 +55,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """How long a command needs on this machine, to plan or to commit its first shard."""
-
-    to_plan: float
-    to_commit: float
-
-
-def _undisturbed(quiet: Scene, seed: int) -> tuple[Audit, Seconds]:
-    """The same files, the same commands in the same order, and nobody is killed."""
+def _undisturbed(quiet: Scene, seed: int) -> tuple[Audit, float]:
+    """The same files and commands, and nobody is killed; also the seconds that planning takes."""
     launcher = Launcher(quiet, seed)
     started = time.monotonic()
-    seconds = Seconds(
-        to_plan=launcher.run("plan", str(quiet.job)),
-        to_commit=launcher.run("work", quiet.run_uri, "--device", "cpu", "--max-shards", "1"),
-    )
-    launcher.run("run", str(quiet.job))
+    seconds = launcher.run("plan", str(quiet.job))
     quiet.add_pictures(LATE, LATE_POISON)
     launcher.run("extend", str(quiet.job))
     quiet.cure()
@@ -77,17 +67,19 @@ def _undisturbed(quiet: Scene, seed: int) -> tuple[Audit, Seconds]:
     if launcher.complaints:
         _say("\n".join(launcher.complaints))
     found = audit(quiet.run_uri)
-    _say(f"undisturbed: {_told(found)}, {time.monotonic() - started:.0f} s, {seconds}")
+    _say(
+        f"undisturbed: {_told(found)}, {time.monotonic() - started:.0f} s; planning took {seconds:.0f} s"
+    )
     return found, seconds
 
 
 def _drill(
-    loud: Scene, launcher: Launcher, seconds: Seconds, num_launches: int, num_workers: int
+    loud: Scene, launcher: Launcher, seconds: float, num_launches: int, num_workers: int
 ) -> None:
     """Launches and kills, with late files and a retry in the middle; then runs to the end."""
     loud.let_store_fail(True)
     while not _is_planned(loud):
-        launcher.launch("plan", str(loud.job), seconds=seconds.to_plan)
+        launcher.launch("plan", str(loud.job), seconds=seconds)
         _wait(launcher, lambda: len(launcher.living) == 0)
     late, retried = False, False
     while launcher.launched < num_launches:
@@ -95,13 +87,13 @@ def _drill(
         if not late and share >= LATE_FILES:
             late = True
             loud.add_pictures(LATE, LATE_POISON)
-            launcher.launch("extend", str(loud.job), seconds=seconds.to_commit)
+            launcher.launch("extend", str(loud.job), seconds=WORK * seconds)
         elif not retried and share >= RETRY:
             retried = True
             loud.cure()
-            launcher.launch("retry", loud.run_uri, seconds=seconds.to_commit)
+            launcher.launch("retry", loud.run_uri, seconds=WORK * seconds)
         else:
-            launcher.launch(*_worker_command(loud, launcher), seconds=seconds.to_commit)
+            launcher.launch(*_worker_command(loud, launcher), seconds=WORK * seconds)
         _wait(launcher, lambda: len(launcher.living) < num_workers)
     _wait(launcher, lambda: len(launcher.living) == 0)
     loud.let_store_fail(False)
