@@ -413,13 +413,15 @@ def _explained(error: Exception) -> tuple[str, int]:
     from manifests.errors import FingerprintMismatch, ManifestError
     from tasks.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
 
+    if isinstance(error, Stopped):
+        return "", EXIT_INCOMPLETE  # who asked has been told, or `finish` has said why
     if isinstance(error, FingerprintMismatch):
         return str(error), EXIT_FINGERPRINT
     if isinstance(error, BreakerTripped):
         return str(error), EXIT_FAILING
     if isinstance(error, SourcesGone):
         return str(error), EXIT_USAGE
-    if isinstance(error, Stopped | StoreTrouble | WorkerFault):
+    if isinstance(error, StoreTrouble | WorkerFault):
         return str(error), EXIT_INCOMPLETE
     if isinstance(error, TyperException):
         return _usage(error), EXIT_USAGE

@@ -23,6 +23,9 @@ from tasks.worker import Worked, work
 
 logger = logging.getLogger(__name__)
 
+MAX_UNREAD_COMMITS = 10_000
+"""Of one worker; later ones are not told where nobody reads them."""
+
 
 class Crew:
     """Workers on one run folder, from `with` to the end of the block.
@@ -134,8 +137,9 @@ class Crew:
 
     def _pass_on(self, number: int, event: WorkEvent) -> None:
         self._tell(event)
-        if isinstance(event, Committed):
-            self._commits[number].put(event)
+        unread = self._commits[number]
+        if isinstance(event, Committed) and unread.qsize() < MAX_UNREAD_COMMITS:
+            unread.put(event)
 
 
 def _concerns_one(error: BaseException) -> bool:

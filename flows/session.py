@@ -174,7 +174,7 @@ def finish(
     ):
         _show_in_prefect(terminal, name, crew, job.limits, finish_run)
         if crew.wait():
-            raise Stopped(_why_stopped(stopping))
+            raise _stopped(terminal, stopping)
         return finish_run()
 
 
@@ -197,7 +197,7 @@ def work_on(
     )
     with progress_shown(terminal, progress), crew:
         if crew.wait():
-            raise Stopped(_why_stopped(stopping))
+            raise _stopped(terminal, stopping)
     num_committed = crew.result(0).num_committed
     terminal.say(f"This worker has committed {_counted(num_committed, 'shard')}.")
     if progress.num_shards_left:
@@ -298,8 +298,11 @@ def _show_in_prefect(
         )
 
 
-def _why_stopped(stopping: Stopping) -> str:
-    return "" if stopping.asked() else "all workers of this run were asked to stop"
+def _stopped(terminal: Terminal, stopping: Stopping) -> Stopped:
+    """What ends a command whose workers were stopped; a signal is answered by the main thread."""
+    if not stopping.asked():
+        terminal.say("Stopped, as all workers of this run were asked to stop.", "yellow")
+    return Stopped("stopped")
 
 
 def _plan(terminal: Terminal, resolved: ResolvedJob) -> PlanFile:

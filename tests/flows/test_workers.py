@@ -36,7 +36,7 @@ def test_workers_share_a_run_stop_together_and_one_run_finishes_it(
     for worker in workers:
         printed = said(worker)
         assert worker.returncode == 4, printed
-        assert "all workers of this run were asked to stop" in printed
+        assert "as all workers of this run were asked to stop" in printed
         assert not living(worker.pid)
     assert not scratch_in_use(pictures)
 
