@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.audit import audit
-from tests.command_line import Cli
+from tests.command_line import Cli, command_environment
 from tests.flows.jobs import write_job
 
 NOWHERE = "http://127.0.0.1:1/api"
@@ -27,15 +32,63 @@ def test_a_configured_server_that_does_not_answer_is_named_and_the_run_goes_on(
 
 
 def test_settings_that_prefect_refuses_are_named_and_the_run_goes_on(cli: Cli, pictures: Path):
-    answer = cli("run", write_job(pictures), env={"PREFECT_API_REQUEST_TIMEOUT": "soon"})
+    job = write_job(pictures)
+    answer = cli("run", job, "--limit", "1", env={"PREFECT_API_REQUEST_TIMEOUT": "soon"})
     assert answer.code == 0, answer
     assert "Prefect refuses its settings (request_timeout" in answer.out
     audit(pictures / "run")
 
 
+def asked(server: str, kind: str) -> list[dict[str, Any]]:
+    """What a server has on record: its `flow_runs` or `task_runs`."""
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{server}/{kind}/filter", b"{}", headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+RUN_JOB = """
+import sys
+from flows.job import run_job
+from manifests.job import load_job
+from pathlib import Path
+
+path = Path(sys.argv[1])
+run_job("nightly", load_job(path).model_dump(mode="json", exclude_unset=True), str(path.parent))
+"""
+
+
+def test_a_deployed_flow_has_a_task_run_for_each_worker_and_its_commits_as_log_lines(
+    prefect_server: str, pictures: Path
+):
+    job = write_job(pictures, compute={"shard_items": 2, "device": "cpu", "workers": 2})
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_JOB, str(job)],
+        env=command_environment(prefect_server),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done
+    audit(pictures / "run")
+    (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "nightly"]
+    assert flow_run["state"]["type"] == "COMPLETED", flow_run
+    assert "6 ok" in flow_run["state"]["message"]
+    of_flow = [
+        run["name"]
+        for run in asked(prefect_server, "task_runs")
+        if run["flow_run_id"] == flow_run["id"]
+    ]
+    assert {"work-0-cpu", "work-1-cpu"} < set(of_flow)
+    assert len(of_flow) == 3
+    told = " ".join((done.stdout + done.stderr).split())
+    for shard in ("00000", "00001", "00002"):
+        assert f"shard {shard} is committed" in told
+
+
 def test_a_proxy_is_not_asked_for_a_server_on_this_machine(cli: Cli, pictures: Path):
     proxy = {name: "http://127.0.0.1:1" for name in ("http_proxy", "HTTP_PROXY", "https_proxy")}
-    answer = cli("run", write_job(pictures), env=proxy)
+    answer = cli("run", write_job(pictures), "--limit", "1", env=proxy)
     assert answer.code == 0, answer
     assert "without Prefect" not in answer.out
 
