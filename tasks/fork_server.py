@@ -105,7 +105,8 @@ class ForkedChild:
     def close(self) -> None:
         """Kills the child and lets go of it."""
         self.kill()
-        self.poll(5.0)
+        if self.pid is not None:  # else it is not there yet, and finds its connection closed
+            self.poll(5.0)
         self.connection.close()
         with suppress(OSError):
             os.close(self.status)
@@ -138,7 +139,7 @@ class ForkServer:
             return self._fork(target)
 
     def close(self) -> None:
-        """Ends the server and its children."""
+        """Ends the server at once, and its children."""
         with self._lock:
             self._end()
 
@@ -170,12 +171,9 @@ class ForkServer:
         return ForkedChild(ours, status, log)
 
     def _end(self) -> None:
+        self._process.kill()  # it may be importing; it holds nothing
+        self._process.wait()
         self._control.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:  # it is still importing
-            self._process.kill()
-            self._process.wait()
         self._log.close()
 
     def _words(self) -> str:

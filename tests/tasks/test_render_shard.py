@@ -1,0 +1,292 @@
+"""The function that renders a shard: what is batched, what is tried again, whose fault it is."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import tasks.encode as encoding
+import tasks.render as rendering
+from ad_lib.batch import Result
+from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
+from ad_lib.errors import ImageError, NumericsError, RequestError
+from infra.store import StoreBusy
+from manifests.errors import RunFolderError
+from manifests.identity import seed_of
+from manifests.items import ErrorClass
+from manifests.quality import Bounds, Quality
+from tasks.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
+from tasks.models import ModelCache
+from tasks.problems import problem_of
+from tasks.render import render_shard
+from tasks.shard_work import ShardWork
+from tests.bad_images import picture
+from tests.tasks.shards import Told, planted
+
+MODELS = ModelCache()
+
+
+@pytest.fixture
+def rendered(monkeypatch) -> list[list[int]]:
+    """Batches of made-up pictures: the seeds of each."""
+    return made_up(monkeypatch)
+
+
+def made_up(
+    patch: pytest.MonkeyPatch, check: Callable[[Sequence[Any]], None] = lambda requests: None
+) -> list[list[int]]:
+    batches: list[list[int]] = []
+
+    def render(backbone: Any, requests: Sequence[Any], **options: Any) -> list[Result]:
+        batches.append([request.seed for request in requests])
+        check(requests)
+        options["on_step_end"](len(requests), 1)
+        return [
+            Result(
+                image=Image.new("RGB", (one.width, one.height), (one.seed % 256, 9, 9)),
+                style_losses=(1.0,),
+                content_losses=(1.0,),
+                seconds=1.0,
+                seed=one.seed,
+            )
+            for one in requests
+        ]
+
+    patch.setattr(rendering, "render", render)
+    return batches
+
+
+def fresh(work: ShardWork) -> ModelCache:
+    MODELS.backbone(work.model, work.device)
+    MODELS.is_fresh = True
+    return MODELS
+
+
+def render(work: ShardWork, **changes: Any) -> Told:
+    told, work = Told(), replace(work, **changes)
+    render_shard(work, fresh(work), told)
+    return told
+
+
+def ids(work: ShardWork) -> list[str]:
+    return [item.item_id for item in work.items]
+
+
+def test_suspects_come_first_and_alone_then_batches_of_one_size(tmp_path, rendered):
+    work = planted(tmp_path, num_sound=7)
+    items = tuple(
+        replace(item, width=64 + 8 * (number % 2)) for number, item in enumerate(work.items)
+    )
+    suspects = (items[4].item_id, items[1].item_id)
+    told = render(work, items=items, alone=suspects)
+    assert told.begun[:2] == [((suspects[0],), True), ((suspects[1],), True)]
+    seeds = [item.seed for item in items]
+    assert rendered[:2] == [[seeds[4]], [seeds[1]]]
+    assert rendered[2:] == [[seeds[0], seeds[2]], [seeds[6]], [seeds[3], seeds[5]]]
+    assert told.outcomes.keys() == set(ids(work))
+
+
+def test_nothing_else_is_begun_while_an_item_is_tried_alone(tmp_path, rendered):
+    work = planted(tmp_path, num_sound=4)
+    told = Told()
+    told.on_begin = lambda: seen.append(len(told.in_hand))
+    seen: list[int] = []
+    render_shard(replace(work, alone=tuple(ids(work)[:3])), fresh(work), told)
+    assert seen[:3] == [1, 1, 1]
+
+
+def test_retries_go_on_at_the_seed_after_the_last(tmp_path, rendered):
+    work = planted(tmp_path, num_sound=1)
+    item = replace(work.items[0], first_retry=3)
+    job = work.job.model_copy(
+        update={"quality": Quality(style_loss=Bounds(max=0.5), retries=2)}  # all are rejected
+    )
+    for alone in ((), (item.item_id,)):
+        rendered.clear()
+        told = render(work, items=(item,), job=job, alone=alone)
+        assert rendered == [[seed_of(item.item_id, number)] for number in (3, 4, 5)]
+        (outcome,) = told.outcomes.values()
+        assert (outcome.retries, outcome.seconds) == (5, 3.0)
+        assert outcome.seed == seed_of(item.item_id, 5)
+        assert outcome.problem is not None
+        assert outcome.problem.error_class == ErrorClass.REJECTED
+
+
+def test_what_fitted_after_an_out_of_memory_is_where_the_next_batch_begins(tmp_path, monkeypatch):
+    def too_many(requests: Sequence[Any]) -> None:
+        if len(requests) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sizes = made_up(monkeypatch, too_many)
+    work = planted(tmp_path, num_sound=12)
+    told = render(work, batch_size=8)
+    assert [len(batch) for batch in sizes] == [8, 4, 2, 2, 4, 2, 2, 2, 2]
+    assert told.fits[-1] == 2
+    assert [outcome.problem for outcome in told.outcomes.values()] == [None] * 12
+
+
+def test_an_item_that_no_batch_fits_does_not_make_the_batches_of_others_small(
+    tmp_path, monkeypatch
+):
+    work = planted(tmp_path, num_sound=8)
+    greedy = work.items[0]
+
+    def is_greedy(requests: Sequence[Any]) -> None:
+        if any(request.seed == greedy.seed for request in requests):
+            raise MemoryError
+
+    made_up(monkeypatch, is_greedy)
+    told = Told()
+    with pytest.raises(FreshDeviceNeeded) as raised:
+        render_shard(replace(work, batch_size=4), fresh(work), told)
+    assert raised.value.item_ids == (greedy.item_id,)
+    assert told.outcomes.keys() == set(ids(work)[1:])
+    assert told.fits == []
+
+
+def test_out_of_memory_alone_is_a_row_on_a_fresh_device_and_not_on_a_used_one(
+    tmp_path, monkeypatch
+):
+    def no_memory(requests: Sequence[Any]) -> None:
+        raise MemoryError
+
+    work = planted(tmp_path, num_sound=1)
+    made_up(monkeypatch, no_memory)
+    alone = tuple(ids(work))
+    told = render(work, alone=alone)
+    (outcome,) = told.outcomes.values()
+    assert outcome.problem is not None
+    assert outcome.problem.error_class == ErrorClass.OOM
+    models = fresh(work)
+    models.is_fresh = False
+    with pytest.raises(FreshDeviceNeeded):
+        render_shard(replace(work, alone=alone), models, Told())
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), DeviceFault),
+        (StoreBusy("later"), StoreBusy),
+        (Stopped("stop"), Stopped),
+    ],
+)
+def test_what_is_not_an_items_fault_ends_the_shard(tmp_path, monkeypatch, error, fault):
+    def fail(requests: Sequence[Any]) -> None:
+        raise error
+
+    made_up(monkeypatch, fail)
+    told = Told()
+    work = planted(tmp_path)
+    with pytest.raises(fault):
+        render_shard(work, fresh(work), told)
+    assert not told.outcomes
+
+
+def test_scratch_that_cannot_be_written_is_the_workers_fault(tmp_path, rendered):
+    work = planted(tmp_path)
+    work.scratch.rmdir()
+    told = Told()
+    with pytest.raises(ScratchFull, match="TMPDIR"):
+        render_shard(work, fresh(work), told)
+    assert not told.outcomes
+
+
+def test_an_error_of_the_disk_while_encoding_is_the_items_own(tmp_path, rendered, monkeypatch):
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "encoder error")
+
+    monkeypatch.setattr(encoding, "encode_image", fail)
+    told = render(planted(tmp_path, num_sound=1))
+    (outcome,) = told.outcomes.values()
+    assert outcome.problem is not None
+    assert outcome.problem.message == "OSError: [Errno 5] encoder error"
+
+
+def test_weights_that_are_not_the_planned_ones_render_nothing(tmp_path):
+    work = planted(tmp_path, num_sound=1)
+    model = replace(work.model, revision="sha256:other")
+    with pytest.raises(RunFolderError, match="planned with backbone"):
+        render_shard(replace(work, model=model), ModelCache(), Told())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_model_has_the_planned_precision(tmp_path, dtype):
+    model = replace(planted(tmp_path, num_sound=1).model, dtype=dtype)
+    backbone, _ = ModelCache().backbone(model, "cpu")
+    assert backbone.dtype == getattr(torch, dtype)
+
+
+# ---------------------------------------------------------------------------- by type
+
+
+def raised_by(action: Callable[[], object]) -> BaseException:
+    with pytest.raises(RuntimeError) as raised:
+        action()
+    return raised.value
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "error_class"),
+    [
+        (ImageError("x"), "decode"),
+        (ImageError("x", "unsupported"), "unsupported"),
+        (RequestError("x"), "unsupported"),
+        (NumericsError("x"), "numerics"),
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("x"), "oom"),
+        (RuntimeError("the memory of the store is full"), "crash"),
+        (RuntimeError("CUDA error: words decide nothing"), "crash"),
+        (RecursionError("x"), "crash"),
+        (SystemExit(), "crash"),
+        (GeneratorExit(), "crash"),
+        (OSError(errno.ENOSPC, "x"), "crash"),
+        (Unprintable(), "crash"),
+    ],
+    ids=repr,
+)
+def test_an_items_own_exception_is_a_row_by_its_type(error, error_class):
+    problem = problem_of(error)
+    assert problem.error_class == error_class
+    assert problem.message
+    assert "\n" not in problem.message
+    assert len(problem.message) <= 500
+
+
+def test_ctrl_c_is_no_items_fault_where_it_can_be_pressed(monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        problem_of(KeyboardInterrupt())
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert problem_of(KeyboardInterrupt()).error_class == "crash"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_pytorchs_own_sentence_for_a_full_host_is_known():
+    error = raised_by(lambda: torch.empty(1 << 60))
+    assert is_out_of_memory(error)
+    assert not is_device_failure(error)
+    assert answers(torch.device("cpu"))
+
+
+def test_a_picture_of_another_plan_is_not_rendered(tmp_path, rendered):
+    work = planted(tmp_path, num_sound=2)
+    (tmp_path / "content" / "sound1.png").write_bytes(b"")
+    Image.fromarray(picture(seed=9)).save(tmp_path / "content" / "sound0.png")
+    told = render(work)
+    assert {one.problem.error_class for one in told.outcomes.values() if one.problem} == {
+        ErrorClass.INPUT_MISSING
+    }
