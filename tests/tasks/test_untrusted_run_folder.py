@@ -349,7 +349,7 @@ RECORDS: dict[str, tuple[Damage, str]] = {
         r"^data in .* is a link that leads elsewhere",
     ),
     "linked-attempts": (
-        lambda run: (run / "attempts").symlink_to("/tmp"),
+        lambda run: (shutil.rmtree(run / "attempts"), (run / "attempts").symlink_to("/tmp")),
         r"^attempts in .* is a link that leads elsewhere",
     ),
     "commit-empty": (write("commits/00001.json", b""), r"^commits/00001.json is damaged"),
@@ -805,6 +805,7 @@ def derived(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def test_no_attempt_is_written_through_a_link(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(run / "attempts", ignore_errors=True)
     (run / "attempts").mkdir()
     (run / "attempts" / "00000").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunFolderError, match=r"attempts/00000 in .* is a link"):
