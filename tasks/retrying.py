@@ -206,10 +206,10 @@ class _Found:
                 "share, and would be the same again: change backbone.dtype, or plan another sweep"
             )
         if self._still_broken:
-            yield f"{_named(self._still_broken)}: mend these inputs first"
+            yield f"inputs that cannot be used yet: {_named(self._still_broken)}"
         if self._other_bytes:
             yield (
-                f"{_named(self._other_bytes)}: these files have changed since they were planned; "
+                f"files that have changed since they were planned: {_named(self._other_bytes)}; "
                 "'stylefarm extend' plans what they are now"
             )
 

@@ -85,6 +85,10 @@ def test_on_the_second_night_exactly_what_is_new_is_rendered(pictures):
     found = audit(first.uri)
     assert found.counts["ok"] == 12
     assert found.content_digest == index.content_digest
+    page = (Path(first.uri) / "report.html").read_text()
+    keys = {item.item_id: item.key for item in first.plan.iter_items()}
+    assert all(item.key in page for item in items)
+    assert not [keys[old] for old in replaced if keys[old] in page]
     before = files_of(first.uri)
     assert extended(pictures) is None
     assert files_of(first.uri) == before
