@@ -67,9 +67,8 @@ def _undisturbed(quiet: Scene, seed: int) -> tuple[Audit, float]:
     if launcher.complaints:
         _say("\n".join(launcher.complaints))
     found = audit(quiet.run_uri)
-    _say(
-        f"undisturbed: {_told(found)}, {time.monotonic() - started:.0f} s; planning took {seconds:.0f} s"
-    )
+    took = time.monotonic() - started
+    _say(f"undisturbed: {_told(found)}, {took:.0f} s, {seconds:.0f} of them for planning")
     return found, seconds
 
 
