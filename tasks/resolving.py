@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from ad_lib.errors import BackboneError
 from ad_lib.presets import Preset, Settings, find_preset
 from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
 from infra.store import StoredObject, UriError, open_store
@@ -38,6 +40,8 @@ from tasks.run_folder import find_run
 from tasks.sources import SourceFile, list_files, resolve_uri
 from tasks.tables import TableRow, read_table
 from tasks.weights import FoundModel, check_model, find_model, pinned
+
+logger = logging.getLogger(__name__)
 
 RENDERING_REVISION = 2
 """Goes up with every change of ours that changes rendered images; the CHANGELOG names it."""
@@ -110,6 +114,16 @@ class ResolvedJob:
     fingerprint: str
 
 
+class _ModelNames(NamedTuple):
+    """What the weights of a job are looked up by."""
+
+    name: str
+    revision: str | None
+    config: str | None
+    controlnet: str | None
+    controlnet_revision: str | None
+
+
 @dataclass(frozen=True)
 class _Run:
     """What becomes of a job's names in one run folder, whose record pins those of the hub."""
@@ -178,15 +192,31 @@ def _find_run(
     if not place.is_dated:
         record = find_run(open_store(place.uri))
         return place.uri, record, _run(job, base, settings, record)
+    known: dict[_ModelNames, _Run] = {}
     for uri, record in dated_runs(place, complete_too=for_extension):
-        found = _run(job, base, settings, record)
+        names = _model_names(job.backbone, base, record)
+        try:
+            found = known[names] = known.get(names) or _named_run(job, settings, names)
+        except BackboneError as error:
+            logger.warning("%s is not gone on with: %s", uri, error)
+            continue
         if not _differences(record, found.identity, job):
             return uri, record, found
     return new_run_uri(place), None, _run(job, base, settings, None)
 
 
 def _run(job: Job, base: str, settings: Mapping[str, object], record: RunRecord | None) -> _Run:
-    model = _find_model(job.backbone, base, record)
+    return _named_run(job, settings, _model_names(job.backbone, base, record))
+
+
+def _named_run(job: Job, settings: Mapping[str, object], names: _ModelNames) -> _Run:
+    model = find_model(
+        names.name,
+        names.revision,
+        config=names.config,
+        controlnet=names.controlnet,
+        controlnet_revision=names.controlnet_revision,
+    )
     device_type = device_type_of(job.compute.device, model)
     dtype = dtype_of(job.backbone, device_type)
     identity = run_identity(
@@ -245,7 +275,8 @@ def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) ->
     return {**settings_in_ids(settings), **({"sweep": swept} if swept else {})}
 
 
-def _find_model(choice: BackboneChoice, base: str, run: RunRecord | None) -> FoundModel:
+def _model_names(choice: BackboneChoice, base: str, run: RunRecord | None) -> _ModelNames:
+    """What weights are looked up by; names of the hub with the commits that a run recorded."""
     name = _local_name(choice.name, base)
     controlnet = choice.controlnet and _local_name(choice.controlnet, base)
     revision, controlnet_revision = choice.revision, choice.controlnet_revision
@@ -260,13 +291,7 @@ def _find_model(choice: BackboneChoice, base: str, run: RunRecord | None) -> Fou
         if controlnet == run.controlnet_id:
             recorded = named.get("controlnet_revision")
             controlnet_revision = pinned(controlnet_revision, recorded, controlnet_commit)
-    return find_model(
-        name,
-        revision,
-        config=config,
-        controlnet=controlnet,
-        controlnet_revision=controlnet_revision,
-    )
+    return _ModelNames(name, revision, config, controlnet, controlnet_revision)
 
 
 def _local_name(name: str, base: str) -> str:

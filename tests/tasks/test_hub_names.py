@@ -20,13 +20,11 @@ from tests.tasks.runs import make_job, prepare
 OLD, NEW, TAGGED = "1" * 40, "2" * 40, "3" * 40
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path, tiny_backbone) -> Path:
-    """A hub cache without a network: a backbone and a ControlNet at three commits each."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    controlnet = tmp_path / "controlnet"
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory, tiny_backbone) -> Path:
+    """A hub cache with a backbone and a ControlNet, at three commits each."""
+    cache = tmp_path_factory.mktemp("hub")
+    controlnet = tmp_path_factory.mktemp("controlnet")
     ControlNetModel.from_unet(tiny_backbone.unet).save_pretrained(controlnet)
     for name, files in (("backbone", TINY_BACKBONE), ("control", controlnet)):
         model = cache / f"models--owner--{name}"
@@ -34,8 +32,25 @@ def hub(monkeypatch, tmp_path, tiny_backbone) -> Path:
         (model / "refs" / "v1").write_text(TAGGED)
         for commit in (OLD, NEW, TAGGED):
             shutil.copytree(files, model / "snapshots" / commit)
-        move(cache, name, OLD)
     return cache
+
+
+@pytest.fixture
+def hub(monkeypatch, hub_cache) -> Path:
+    """That cache without a network, its branches at the old commits."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache))
+    for name in ("backbone", "control"):
+        move(hub_cache, name, OLD)
+    return hub_cache
+
+
+def added_commit(hub: Path, commit: str) -> Path:
+    """One more commit of the backbone, which its branch leads to."""
+    snapshots = hub / "models--owner--backbone" / "snapshots"
+    shutil.copytree(snapshots / OLD, snapshots / commit)
+    move(hub, "backbone", commit)
+    return snapshots / commit
 
 
 def move(hub: Path, name: str, commit: str) -> None:
@@ -61,18 +76,32 @@ def test_a_branch_that_moved_changes_nothing_in_a_run_that_is_there(pictures, hu
     again = prepare(pictures, **job)
     assert (again.uri, again.run) == (run.uri, run.run)
     assert resolve_job(make_job(**job), str(pictures)).model.revision == f"{OLD}+{OLD}"
-    elsewhere = {**job, "output__uri": "elsewhere"}
-    assert prepare(pictures, **elsewhere).run.model_revision == f"{NEW}+{NEW}"
+    elsewhere = make_job(**{**job, "output__uri": "elsewhere"})
+    assert resolve_job(elsewhere, str(pictures)).model.revision == f"{NEW}+{NEW}"
 
 
-@pytest.mark.parametrize("key", ["revision", "controlnet_revision"])
-def test_a_revision_that_the_job_asks_for_anew_is_looked_up(pictures, hub, key):
+def test_a_run_whose_commits_are_gone_is_not_in_the_way_of_a_new_one(pictures, hub, caplog):
+    job = {"backbone": "owner/backbone", "output__uri": "runs/{date}"}
+    lost = added_commit(hub, "4" * 40)
+    old = prepare(pictures, **job)
+    move(hub, "backbone", NEW)
+    shutil.rmtree(lost)
+    resolved = resolve_job(make_job(**job), str(pictures))
+    assert resolved.output_uri == f"{old.uri}-2"
+    assert resolved.model.revision == NEW
+    assert f"{old.uri} is not gone on with: backbone 'owner/backbone' could not" in caplog.text
+
+
+def test_a_revision_that_the_job_asks_for_anew_is_looked_up(pictures, hub):
     prepare(pictures, **controlled(pictures))
-    asked = resolve_job(make_job(**controlled(pictures, **{key: "v1"})), str(pictures))
-    expected = f"{TAGGED}+{OLD}" if key == "revision" else f"{OLD}+{TAGGED}"
-    assert asked.model.revision == expected
-    with pytest.raises(FingerprintMismatch, match="model_revision: the run folder has"):
-        open_prepared(asked)
+    for key, found in {
+        "revision": f"{TAGGED}+{OLD}",
+        "controlnet_revision": f"{OLD}+{TAGGED}",
+    }.items():
+        asked = resolve_job(make_job(**controlled(pictures, **{key: "v1"})), str(pictures))
+        assert asked.model.revision == found
+        with pytest.raises(FingerprintMismatch, match="model_revision: the run folder has"):
+            open_prepared(asked)
 
 
 def test_a_named_branch_is_looked_up_once_as_well(pictures, hub):
@@ -92,21 +121,20 @@ def test_the_commits_of_one_model_say_nothing_of_another(pictures, hub):
     assert other.model.revision == NEW
 
 
-@pytest.mark.parametrize("config", ["owner/backbone", None])
-def test_the_configuration_of_a_single_file_is_looked_up_once(pictures, hub, config, monkeypatch):
+def test_the_configuration_of_a_single_file_is_looked_up_once(pictures, hub, monkeypatch):
     monkeypatch.setitem(HUB_IDS, "sd15", "owner/backbone")
     file = pictures / "model.safetensors"
     write_single_file(TINY_BACKBONE, file)
-    job = {"backbone": {"name": str(file), **({"config": config} if config else {})}}
+    job = {"backbone": str(file)}
     run = prepare(pictures, **job)
     assert run.run.model_config_id == f"owner/backbone@{OLD}"
-    vocabulary = hub / "models--owner--backbone" / "snapshots" / NEW / "tokenizer" / "vocab.json"
+    newer = added_commit(hub, "5" * 40)
+    vocabulary = newer / "tokenizer" / "vocab.json"
     vocabulary.write_text(f"{vocabulary.read_text()}\n")
-    move(hub, "backbone", NEW)
     assert prepare(pictures, **job).run == run.run
-    anew = prepare(pictures, **job, output__uri="elsewhere").run
-    assert anew.model_config_id == f"owner/backbone@{NEW}"
-    assert anew.model_revision != run.run.model_revision
+    anew = resolve_job(make_job(**job, output__uri="elsewhere"), str(pictures)).model
+    assert anew.config == f"owner/backbone@{newer.name}"
+    assert anew.revision != run.run.model_revision
     tagged = {"backbone": {"name": str(file), "config": "owner/backbone@v1"}}
     model = resolve_job(make_job(**tagged), str(pictures)).model
     assert model.config == f"owner/backbone@{TAGGED}"
