@@ -182,11 +182,14 @@ class _NewItems:
     def _recalled(
         self, image: Input, role: str, name: str, size: int | None, etag: str | None
     ) -> Input:
-        """An image with what a plan says of its bytes, if its file is as it was listed last."""
+        """An image with what a plan says of its bytes, if its file is as it was listed last.
+
+        It has no width where it could not be used; what is wrong with it stands in no plan.
+        """
         listed = self._listing.get((role, name))
         planned = self._known.inputs.get((role, self._known.name_of(image)))
         is_same = listed is not None and (listed.size, listed.etag) == (size, etag)
-        if not is_same or planned is None or not planned.sha256 or not planned.width:
+        if not is_same or planned is None or not planned.sha256:
             return image
         return replace(
             image,
@@ -256,12 +259,20 @@ class _NewItems:
         if found is None and one.stands_for is not None:
             name = known.name(one.stands_for, row.prompt, variation.label, variant)
             found = known.take(name, None, contents)
-        item = self._ranked_item(row, contents, variation, variant)
+        item = self._ranked_item(self._with_problems(row), contents, variation, variant)
         if found is not None and item.problem is not None:
             self.kept[item.problem.message] = None
             return None
         known.add(item, found)
         return replace(item, replaces=found and found.item_id)
+
+    def _with_problems(self, row: TableRow) -> TableRow:
+        """The row, after its unusable inputs were read again for what is wrong with them."""
+        inputs = tuple(
+            one if one.width or one.problem else self._inspect([replace(one, sha256=None)])[0]
+            for one in row.inputs
+        )
+        return replace(row, inputs=inputs)
 
     def _ranked_item(
         self, row: TableRow, contents: Contents, variation: Variation, variant: int

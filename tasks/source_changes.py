@@ -85,14 +85,16 @@ def source_changes(resolved: ResolvedJob, plan: RunPlan) -> SourceChanges:
     knows_all = recorded or (job.limits.max_items is None and job.pairing.mode != "random")
     came = [key for key in now if key not in planned] if knows_all else []
     changed = [key for key in planned if key in now and _differ(planned[key], now[key])]
-    sentences = [
-        *_sentences({"came": came, "gone": gone, "changed": changed}),
-        *_sentences_of_prompts(resolved, plan),
-    ]
-    if sentences:
+    new_prompts = _new_prompts(resolved, plan)
+    sentences = list(_sentences({"came": came, "gone": gone, "changed": changed}))
+    if new_prompts:
+        sentences.append(f"prompt: {len(new_prompts)} came ({_some(new_prompts)})")
+    if came or changed or new_prompts:
         sentences.append(
             "this run finishes what is planned; 'stylefarm extend' plans what came or changed"
         )
+    if gone and has_pending:
+        sentences.append("pending items of files that are gone fail as input_missing")
     if moved:
         there, here = planned[moved[0]].uri, now[moved[0]].uri
         sentences.append(
@@ -203,17 +205,14 @@ def _counted(names: Sequence[str]) -> str:
     return "1 file" if len(names) == 1 else f"{len(names)} files"
 
 
-def _sentences_of_prompts(resolved: ResolvedJob, plan: RunPlan) -> Iterator[str]:
+def _new_prompts(resolved: ResolvedJob, plan: RunPlan) -> list[str]:
+    """The beginnings of the prompts that no item has; a sample of items need not have each."""
     if not resolved.inputs.prompts or resolved.job.limits.max_items is not None:
-        return
+        return []
     columns = (one.columns("prompt")["prompt"] for one in plan.plans)
     planned = {prompt for column in columns for prompt in column.unique().to_pylist()}
-    came = [prompt for prompt in resolved.inputs.prompts if prompt not in planned]
-    gone = sorted(planned - {*resolved.inputs.prompts, None})
-    for verb, prompts in (("came", came), ("gone", gone)):
-        if prompts:
-            shown = [f"{prompt:.{MAX_PROMPT_LETTERS}}" for prompt in prompts]
-            yield f"prompt: {len(prompts)} {verb} ({_some(shown)})"
+    came = (prompt for prompt in resolved.inputs.prompts if prompt not in planned)
+    return [f"{prompt:.{MAX_PROMPT_LETTERS}}" for prompt in came]
 
 
 def _some(names: Sequence[str]) -> str:

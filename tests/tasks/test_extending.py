@@ -302,7 +302,11 @@ def test_a_new_file_that_cannot_be_read_gets_its_row(pictures):
     (pictures / "content" / "d.png").write_bytes(b"")
     extension = extended(pictures)
     assert (extension.num_items, len(extension.problems)) == (2, 2)
-    assert extended(pictures) is None
+    read: list[Any] = []
+    assert extended(pictures, read) is None
+    assert read == []
+    save(pictures / "style" / "z.png", 5)
+    assert [item.inputs[0].key for item in extended(pictures).problems] == ["d"]
 
 
 def test_whoever_loses_the_race_for_a_number_plans_again(pictures, monkeypatch):

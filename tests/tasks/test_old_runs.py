@@ -89,6 +89,9 @@ def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(o
         f"content: 1 file came (s3://{BUCKET}/content/d.png)"
     )
     extension = extend(late)
+    read: list[Any] = []
+    assert extend(late, read.append) is None  # its sources are recorded now
+    assert read == []
     client.delete_object(Bucket=BUCKET, Key="content/d.png")
     client.close()
     assert extension is not None

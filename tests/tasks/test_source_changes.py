@@ -42,6 +42,7 @@ def test_what_came_went_and_changed_is_told_by_name_and_the_rest_is_rendered(pic
         "content: 1 file is gone (a.png)",
         "content: 1 file is changed (c.png)",
         "this run finishes what is planned; 'stylefarm extend' plans what came or changed",
+        "pending items of files that are gone fail as input_missing",
     )
     index = finish(run)
     assert index.complete
@@ -50,10 +51,11 @@ def test_what_came_went_and_changed_is_told_by_name_and_the_rest_is_rendered(pic
     (content / "b.png").rename(pictures / "b.png")
     assert changes_of(pictures).num_gone == 2  # as nothing is pending, that harms nobody
     (pictures / "b.png").rename(content / "b.png")
+    assert changes_of(pictures).sentences[-1].endswith("plans what came or changed")
     extend(resolve_job(make_job(), str(pictures)))
     assert changes_of(pictures).sentences == (
         "content: 1 file is gone (a.png)",
-        "this run finishes what is planned; 'stylefarm extend' plans what came or changed",
+        "pending items of files that are gone fail as input_missing",
     )
 
 
@@ -114,7 +116,7 @@ def test_changed_tables_and_prompts_are_told(pictures):
     job["inputs"] = {"style": "style", "prompt": ["a barn", "a bridge"]}
     assert changes_of(pictures, **job).sentences[:2] == (
         "prompt: 1 came (a bridge)",
-        "prompt: 1 gone (a boat)",
+        "this run finishes what is planned; 'stylefarm extend' plans what came or changed",
     )
 
 
