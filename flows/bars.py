@@ -86,7 +86,7 @@ def _bar(terminal: Terminal) -> Iterator[Callable[[Snapshot], None]]:
         console=terminal.console,
     )
     with bar:
-        task = bar.add_task("", total=None, figures="", eta="")
+        task = bar.add_task("", total=None, visible=False, figures="", eta="")
 
         def show(now: Snapshot) -> None:
             bar.update(
@@ -96,6 +96,7 @@ def _bar(terminal: Terminal) -> Iterator[Callable[[Snapshot], None]]:
                 total=now.total,
                 figures=now.figures,
                 eta=now.eta,
+                visible=True,
             )
 
         yield show

@@ -1,1 +1,1 @@
-"""Where a job runs: the store that its bytes live in, and the runners that carry its work."""
+"""Where a job runs: the store that its bytes live in, and the Prefect API that shows its work."""
