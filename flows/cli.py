@@ -130,12 +130,12 @@ def run(
     run folder, whatever happens; the same command continues from there and recomputes nothing.
     """
     resolved = _resolved(job, overrides, limit, output, will_render=True)
-    from flows import session
+    from flows import planning
 
     if dry_run:
-        session.show_dry_run(terminal, resolved)
+        planning.show_dry_run(terminal, resolved)
         return
-    prepared = session.prepare(terminal, resolved)
+    prepared = planning.prepare(terminal, resolved)
     _finish(context, prepared.uri, resolved.job, job.stem)
 
 
@@ -154,9 +154,9 @@ def extend(
     replaces the old one. Files that were planned as they are now are not read again.
     """
     resolved = _resolved(job, overrides, limit, output, will_render=True, for_extension=True)
-    from flows import session
+    from flows import planning
 
-    if session.extend_run(terminal, resolved, dry_run=dry_run):
+    if planning.extend_run(terminal, resolved, dry_run=dry_run):
         _finish(context, resolved.output_uri, resolved.job, job.stem)
 
 
@@ -189,13 +189,13 @@ def retry(
     Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
     """
     uri = _run_folder(run_uri)
-    from flows import session
+    from flows import planning
 
     wanted = [name.strip() for name in classes.split(",") if name.strip()]
     values = _pairs(overrides)
-    retried = session.retry_items(terminal, uri, classes=wanted, overrides=values, dry_run=dry_run)
+    retried = planning.retry_items(terminal, uri, classes=wanted, overrides=values, dry_run=dry_run)
     if retried is not None:
-        job = session.job_of(uri, retried.compute)
+        job = planning.job_of(uri, retried.compute)
         device_type = cast("DeviceType | None", retried.changes.get("device_type"))
         _finish(context, uri, job, "retry", device_type)
 
@@ -209,9 +209,9 @@ def plan(
 ) -> None:
     """Check every input and write the plan, without rendering."""
     resolved = _resolved(job, overrides, limit, output, will_render=False)
-    from flows import session
+    from flows import planning
 
-    session.prepare(terminal, resolved)
+    planning.prepare(terminal, resolved)
 
 
 @app.command()

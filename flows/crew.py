@@ -124,10 +124,10 @@ class Crew:
                     tell=lambda event: self._pass_on(number, event),
                 )
         except Exception as error:
-            if _concerns_one(error):
-                logger.warning("the worker on %s has ended: %s", device, error)
-            else:
+            if not _concerns_one(error):
                 self._ending.set()
+            elif len(self.devices) > 1:
+                logger.warning("the worker on %s has ended: %s", device, error)
             raise
         finally:
             self._commits[number].put(None)

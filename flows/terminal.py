@@ -125,6 +125,11 @@ class Terminal:
             console.drop_output()
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 item` or `2 items`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def prepare_streams() -> None:
     """Makes printing safe for terminals that do not know every letter, and for closed streams."""
     for number in (0, 1, 2):  # else the next file that is opened would take the stream's number

@@ -1,0 +1,156 @@
+"""What commands plan, and what they say of it: a new run, an extension, a retry.
+
+Whatever is planned is said before anything is rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from flows.bars import counting_bar
+from flows.presets import warn_of_prompts
+from flows.terminal import Terminal, counted
+from manifests.items import Item
+from manifests.job import Compute, Job
+from manifests.plan_table import PlanFile
+from tasks.dated_output import point_latest
+from tasks.extending import extend
+from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
+from tasks.resolving import ResolvedJob
+from tasks.retrying import Retry, retry
+from tasks.run_folder import has_pending_shards, open_run, recorded_job
+from tasks.run_plan import RunPlan
+from tasks.source_changes import ignored_settings, source_changes
+
+DRY_RUN = "Dry run: nothing was written."
+
+
+def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
+    """Checks the inputs and plans, and prints what would be done."""
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
+    if found := open_prepared(resolved):
+        _show_changes(terminal, resolved, found)
+    _show_plan(terminal, found.plan if found else _plan(terminal, resolved))
+    terminal.say(DRY_RUN)
+
+
+def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
+    """The run of a job: the one that its folder holds, or a new one, planned and stored."""
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
+    prepared = open_prepared(resolved)
+    if prepared is not None:
+        _show_changes(terminal, resolved, prepared)
+    else:
+        prepared = store_plan(resolved, _plan(terminal, resolved))
+        _show_plan(terminal, prepared.plan)
+        if not prepared.run.conditional_put:
+            terminal.say(
+                "This store does not honour conditional writes: let only one stylefarm at a time "
+                "work on this run folder.",
+                "yellow",
+            )
+    point_latest(resolved.place, prepared.uri)
+    return prepared
+
+
+def extend_run(terminal: Terminal, resolved: ResolvedJob, *, dry_run: bool) -> bool:
+    """Plans what is new in the sources of a run, and says what that is.
+
+    Returns:
+        Whether the run has shards to render now.
+    """
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
+    with counting_bar(terminal, "checking inputs") as advance:
+        extension = extend(resolved, lambda inspected: advance(), dry_run=dry_run)
+    _show_passed_over(terminal, resolved)
+    if extension is not None:
+        _show_problems(terminal, extension.problems)
+        terminal.say_list(extension.sentences, "yellow", rest="more sentences")
+    if extension is None or not extension.num_items:
+        terminal.say("Nothing is new: every input of the job is planned.")
+    else:
+        line = f"Planned {counted(extension.num_items, 'new item')}"
+        if extension.num_replacing:
+            line += f"; {extension.num_replacing} of them replace items whose inputs have changed"
+        terminal.say(f"{line}.")
+    if not dry_run:
+        point_latest(resolved.place, resolved.output_uri)
+    return _planned_or_dry(terminal, resolved.output_uri, dry_run)
+
+
+def retry_items(
+    terminal: Terminal,
+    uri: str,
+    *,
+    classes: Sequence[str],
+    overrides: Mapping[str, str],
+    dry_run: bool,
+) -> Retry | None:
+    """Plans failed items of a run again, and says which.
+
+    Returns:
+        What was planned, where the run has shards to render now.
+    """
+    retried = retry(uri, classes=classes, overrides=overrides, dry_run=dry_run)
+    terminal.say_list(retried.sentences, "yellow", rest="more sentences")
+    if retried.by_class:
+        number = sum(retried.by_class.values())
+        told = ", ".join(f"{number} {name}" for name, number in retried.by_class.items())
+        changed = "".join(f"; {name} is {value} now" for name, value in retried.changes.items())
+        terminal.say(f"Trying {counted(number, 'failed item')} again ({told}){changed}.")
+    else:
+        terminal.say("Nothing to try again: no failed item is of these classes.")
+    return retried if _planned_or_dry(terminal, uri, dry_run) else None
+
+
+def job_of(uri: str, compute: Compute) -> Job:
+    """The job of a run, computed in another way."""
+    _, run = open_run(uri)
+    return recorded_job(run).model_copy(update={"compute": compute})
+
+
+def _planned_or_dry(terminal: Terminal, uri: str, dry_run: bool) -> bool:
+    """Whether the run has shards to render now; nothing is rendered in a dry run."""
+    if dry_run:
+        terminal.say(DRY_RUN)
+    return not dry_run and has_pending_shards(*open_run(uri))
+
+
+def _plan(terminal: Terminal, resolved: ResolvedJob) -> PlanFile:
+    with counting_bar(terminal, "checking inputs") as advance:
+        plan = plan_items(resolved, lambda inspected: advance())
+    _show_passed_over(terminal, resolved)
+    return plan
+
+
+def _show_passed_over(terminal: Terminal, resolved: ResolvedJob) -> None:
+    for role, passed_over in resolved.inputs.passed_over.items():
+        if passed_over:
+            terminal.say(f"{role}: {passed_over}", "yellow")
+
+
+def _show_changes(terminal: Terminal, resolved: ResolvedJob, found: PreparedRun) -> None:
+    """Says what of the sources has changed since they were planned, and what is not followed."""
+    sentences = source_changes(resolved, found.plan).sentences
+    terminal.say_list(sentences, "yellow", rest="more changes")
+    ignored = ignored_settings(resolved, found.run)
+    terminal.say_list(ignored, "yellow", rest="more settings")
+
+
+def _show_plan(terminal: Terminal, plan: PlanFile | RunPlan) -> None:
+    broken = list(plan.problems())
+    _show_problems(terminal, broken)
+    items, shards = counted(plan.num_items, "item"), counted(len(plan.shards), "shard")
+    line = f"Planned {items} in {shards}"
+    if broken:
+        line += f"; {len(broken)} cannot be rendered and will be recorded as failed"
+    terminal.say(f"{line}.")
+
+
+def _show_problems(terminal: Terminal, items: Iterable[Item]) -> None:
+    problems = dict.fromkeys(
+        f"{item.problem.error_class.value}: {item.problem.message}"
+        for item in items
+        if item.problem
+    )
+    terminal.say_list(problems, "yellow", rest="more problems")
