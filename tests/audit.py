@@ -167,7 +167,7 @@ def _check_run(run: Row) -> None:
 
 def _records(folder: Path, run: Row) -> list[tuple[int, Row]]:
     """`run.json` and the records of the later generations, numbered without gaps."""
-    paths = sorted(folder.glob("generations/*"))
+    paths = sorted(folder.glob("generations/*.json"))
     assert [path.name for path in paths] == [f"{n + 1:04d}.json" for n in range(len(paths))]
     return [(0, run), *((n, _json(path)) for n, path in enumerate(paths, start=1))]
 

@@ -65,6 +65,17 @@ def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
     store_plan(resolved, plan_items(resolved))
 
 
+def extend_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
+    """Plans what is new in the sources of a run, and dies at the write of `name`."""
+    from manifests.job import job_from_dict
+    from tasks.extending import extend
+    from tasks.resolving import resolve_job
+
+    resolved = resolve_job(job_from_dict(job), base)
+    die_at(resolved.output_uri, when, name)
+    extend(resolved)
+
+
 def plan_together(base: str, job: dict[str, Any], barrier: Any, outcomes: Any) -> None:
     """Plans a job, and stores the plan at the same moment as the others at the barrier."""
     from manifests.job import job_from_dict

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError
-from manifests.generations import generation_name
 from manifests.items import Item
 from tasks import extending
 from tasks.extending import Extension, extend
@@ -329,19 +327,6 @@ def test_whoever_loses_the_race_for_a_number_plans_again(pictures, monkeypatch):
     monkeypatch.setattr(extending, "add_generation", add_after_another)
     assert extend(all_three).generation.number == 2
     assert pairs(new_items(pictures)) == ["f-x", "f-y"]
-
-
-def test_an_extension_that_was_killed_before_its_record_leaves_nothing_that_counts(pictures):
-    run = prepare(pictures)
-    save(pictures / "content" / "d.png", 4)
-    extended(pictures)
-    store = open_store(run.uri)
-    record = store.get(generation_name(1))
-    store.delete(generation_name(1))  # its plan and its sources are there
-    assert run_of(pictures).plan.num_items == 6
-    extended(pictures)
-    again = json.loads(store.get(generation_name(1)))
-    assert again["plan_digest"] == json.loads(record)["plan_digest"]
 
 
 def test_another_job_and_an_empty_folder_cannot_be_extended(pictures):

@@ -15,8 +15,12 @@ from PIL import Image
 
 from infra.store import open_store
 from manifests.errors import RunFolderError
+from manifests.generations import Generation, generation_name
+from manifests.plan import cut_into_shards
+from manifests.plan_table import item_tables
+from tasks.planning import put_plan, written_plan
 from tasks.report import MAX_PICTURES, _evenly, publish
-from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards
+from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards, read_commits
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending
 
@@ -204,3 +208,32 @@ def test_publishing_twice_on_s3_writes_nothing(pictures, s3_bucket):
     before = {one.key: (one.etag, one.modified) for one in open_store(uri).list()}
     publish(uri)
     assert {one.key: (one.etag, one.modified) for one in open_store(uri).list()} == before
+
+
+def test_rows_of_a_superseded_shard_count_no_more_and_its_files_are_not_missed(pictures):
+    job: dict[str, Any] = {"inputs": {"content": "content", "style": "style/x.png"}}
+    run = prepare(pictures, **job)
+    before = finish(run)
+    store = open_store(run.uri)
+    again = cut_into_shards(run.plan.items("00000"), shard_seconds=300, shard_items=9, generation=1)
+    plan = put_plan(store, written_plan(item_tables(again), generation=1))
+    repair = Generation(
+        **dict(plan),
+        number=1,
+        kind="repair",
+        fingerprint=run.run.fingerprint,
+        superseded=("00000",),
+        created_by="a test",
+        created_at="now",
+    )
+    store.put(generation_name(1), repair.to_bytes())
+    commit = read_commits(store)["00000"]
+    store.delete(commit.parquet.name)
+    index = publish(run.uri)
+    assert not index.complete
+    assert (index.counts.ok, index.counts.pending) == (1, 2)
+    assert [one.shard for one in index.shards if one.superseded] == ["00000"]
+    index = finish(prepare(pictures, **job))
+    assert index.complete
+    assert index.counts == before.counts
+    assert index.content_digest == before.content_digest
