@@ -52,12 +52,21 @@ def extended_rows(
     paired = {role: found for role, found in images.items() if role != "source_mask"}
     combinations = list(_combinations(resolved, paired, known))
     if masks is not None:
-        whole = with_source_masks([one for one, _ in combinations], masks, list(listed.files))
-        combinations = [(one, old) for one, (_, old) in zip(whole, combinations, strict=True)]
+        order = list(listed.files)
+        whole = with_source_masks([one for one, _ in combinations], masks, order)
+        olds = [old and _with_planned_mask(old, known, order) for _, old in combinations]
+        combinations = list(zip(whole, olds, strict=True))
     for inputs, stands_for in combinations:
         for prompt in listed.prompts or [None]:
             row = TableRow(inputs, "", "{}", prompt=prompt, negative_prompt=listed.negative_prompt)
             yield ExtendedRow(row, stands_for)
+
+
+def _with_planned_mask(inputs: Combination, known: KnownItems, order: Sequence[str]) -> Combination:
+    """Planned inputs with the mask that their texture had."""
+    textures = (found.key for found in inputs if found.role == "texture")
+    masks = [known.inputs["source_mask", key] for key in textures]
+    return tuple(sorted((*inputs, *masks), key=lambda found: order.index(found.role)))
 
 
 def _combinations(

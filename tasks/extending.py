@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from manifests.errors import JobError
 from manifests.generations import Generation
-from manifests.items import REFERENCE_ROLES, Input, Item
+from manifests.items import Input, Item
 from manifests.source_table import write_sources
 from tasks.combinations import limited
 from tasks.extended_rows import ExtendedRow, extended_rows
 from tasks.growing import add_generation
 from tasks.items import key_stem, make_item, sample_key
-from tasks.known_items import Contents, KnownItems, Name, contents_of
+from tasks.known_items import JOINING_ROLES, Contents, KnownItems, Name, contents_of
 from tasks.listed_sources import listed_sources
 from tasks.planning import PreparedRun, open_prepared
 from tasks.preflight import inspect_inputs
@@ -152,7 +152,7 @@ class _NewItems:
     def _images(self) -> dict[str, list[Input]]:
         """The images of each role; those whose bytes are known have their sha256.
 
-        What references are drawn for is read already, as it decides what is drawn.
+        Old contents that have changed are read already: whether they did decides what is drawn.
         """
         inputs = self._resolved.inputs
         images = {
@@ -165,10 +165,14 @@ class _NewItems:
         }
         if self._resolved.job.pairing.mode != "random":
             return images
-        return {
-            role: found if role in REFERENCE_ROLES else self._inspect(found)
+        drawing = [
+            image
             for role, found in images.items()
-        }
+            for image in found
+            if role not in JOINING_ROLES and self._known.drawn.get(image.key)
+        ]
+        read = dict(zip(drawing, self._inspect(drawing), strict=True))
+        return {role: [read.get(one, one) for one in found] for role, found in images.items()}
 
     def _recalled_row(self, row: TableRow) -> TableRow:
         known = self._resolved.inputs.known

@@ -21,6 +21,10 @@ Contents = bytes
 """Hashes of what they stand for, as a run may have a million of each."""
 
 
+JOINING_ROLES = (*REFERENCE_ROLES, "source_mask")
+"""The roles that are drawn for the others by `random`: references, and the masks of those."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A planned item that counts."""
@@ -122,7 +126,7 @@ class KnownItems:
         name = self.name(item.inputs, item.prompt, item.label, item.variant)
         self._by_name[name].append(known)
         self.keys[item.key] = known
-        drawing = [one for one in item.inputs if one.role not in REFERENCE_ROLES]
+        drawing = [one for one in item.inputs if one.role not in JOINING_ROLES]
         references = [one for one in item.inputs if one.role in REFERENCE_ROLES]
         if len(drawing) == len(references) == 1:
             self.drawn[drawing[0].key].setdefault(references[0].key)

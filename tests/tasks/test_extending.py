@@ -194,6 +194,41 @@ def test_a_content_that_changed_after_its_reference_went_is_drawn_another_one(pi
     assert item.inputs[1].key != old.inputs[1].key
 
 
+def test_masked_textures_are_drawn_as_contents_are(pictures):
+    """The textures of target masks, each with its own mask."""
+    for number, key in enumerate("ab"):
+        Image.new("L", (64, 64), 255 * number).save(save(pictures / "targets" / f"{key}.png", 0))
+    for key in "xy":
+        Image.new("L", (64, 64)).save(save(pictures / "sources" / f"{key}.png", 0))
+        Image.open(pictures / "style" / f"{key}.png").resize((64, 64)).save(
+            save(pictures / "textures" / f"{key}.png", 0)
+        )
+    roles = {"texture": "textures", "source_mask": "sources", "target_mask": "targets"}
+    job = {"task": "texture-masked", "inputs": roles, "pairing": "random"}
+    first = prepare(pictures, **job)
+    assert extended(pictures, **job) is None
+    old = next(
+        item for item in first.plan.iter_items() if item.of_role("target_mask")[0].key == "a"
+    )
+    drawn = old.of_role("texture")[0].key
+    Image.new("L", (64, 64), 99).save(pictures / "targets" / "a.png")
+    (pictures / "textures" / f"{drawn}.png").unlink()
+    (pictures / "sources" / f"{drawn}.png").unlink()
+    read: list[Any] = []
+    extended(pictures, read, **job)
+    (item,) = new_items(pictures, **job)
+    assert item.replaces == old.item_id
+    assert item.of_role("texture")[0].key != drawn
+
+
+def test_contents_that_a_limit_left_out_are_not_read(pictures):
+    job = {"pairing": "random", "limits": {"max_items": 1}}
+    prepare(pictures, **job)
+    read: list[Any] = []
+    assert extended(pictures, read, **job) is None
+    assert read == []
+
+
 def test_zip_joins_new_keys_and_does_not_miss_what_went(pictures):
     job = {"pairing": "zip", "inputs": {"content": "left", "style": "right"}}
     for number, key in enumerate("ab"):
