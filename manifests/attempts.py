@@ -210,9 +210,10 @@ def suspicion(attempts: Sequence[AttemptRecord], background: Background | None =
         if attempt.alone and len(attempt.in_hand) == 1:
             cases[attempt.in_hand[0]].deaths.append(attempt)
 
+    already = {item_id for attempt in ordered for item_id in attempt.convicted}
     convicted: dict[str, Problem] = {}
     for item_id, case in cases.items():
-        if _is_own(case.deaths):
+        if _is_own(case.deaths) or (case.deaths and item_id in already):
             convicted[item_id] = _problem(case.deaths)
     for item_id, case in cases.items():
         if item_id in convicted:

@@ -192,33 +192,37 @@ class ShardInWork:
         """Ends the attempt in which a renderer died, and begins the next one.
 
         The next one is there before this one ends: nobody else finds the shard free in between.
+
+        Raises:
+            WorkerFault: the renderer died before it had begun with anything.
         """
         ended, in_hand = self._holding, self._watch.lose()
-        number = ended.record.number + 1
+        ending = "hung" if isinstance(death, ChildHung) else "died"
+        found = self._found(death, in_hand)
+        if not in_hand and not ended.record.finished:
+            ended.end(ending, str(death), **found)
+            raise WorkerFault(f"{death}, before it had begun with any item")
+        place, number = self._place, ended.record.number + 1
         following = self._patiently(
-            lambda: take(
-                self._place.store, self._shard, number, self._place.worker, took_over=number - 1
-            )
+            lambda: take(place.store, self._shard, number, place.worker, took_over=number - 1)
         )
-        died_of_memory = num_oom_kills() != self._num_oom_kills
-        self._num_oom_kills = num_oom_kills()
-        record = ended.end(
-            "hung" if isinstance(death, ChildHung) else "died",
-            str(death),
-            in_hand=in_hand,
-            alone=len(in_hand) == 1,
-            signal=death.signal if isinstance(death, ChildDied) else None,
-            exit_code=death.exit_code if isinstance(death, ChildDied) else None,
-            out_of_memory=died_of_memory,
-        )
+        self._attempts.append(ended.end(ending, str(death), **found))
         if following is None:
             raise TakenAway(f"another worker has taken shard {self._shard}")
-        self._attempts.append(record)
         self._watch.next_attempt(following)
         logger.warning("shard %s: %s; %d items were in hand", self._shard, death, len(in_hand))
-        self._place.tell(Restarted(self._place.worker.id, shard=self._shard, reason=str(death)))
-        if not in_hand and not record.finished:
-            raise WorkerFault(f"{death}, before it had begun with any item")
+        place.tell(Restarted(place.worker.id, shard=self._shard, reason=str(death)))
+
+    def _found(self, death: ChildDied | ChildHung, in_hand: tuple[str, ...]) -> dict[str, Any]:
+        """How a renderer died, as the attempt records it."""
+        before, self._num_oom_kills = self._num_oom_kills, num_oom_kills()
+        return {
+            "in_hand": in_hand,
+            "alone": len(in_hand) == 1,
+            "signal": death.signal if isinstance(death, ChildDied) else None,
+            "exit_code": death.exit_code if isinstance(death, ChildDied) else None,
+            "out_of_memory": before != self._num_oom_kills,
+        }
 
     def _judge(self, items: Sequence[Item]) -> tuple[str, ...]:
         """Gives the convicted items their rows; returns the suspects, to be tried alone."""
@@ -317,11 +321,12 @@ def device_for(device: str, changes: Mapping[str, Any]) -> str:
 def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
     """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
 
-    Steps are counted as the plan's settings name them; where they name none, an item is one step.
+    Steps are the settings' `num_inference_steps`; where an item has none, it is one step.
     """
     if compute.hang_seconds is not None:
         return compute.hang_seconds
-    steps = [max(1, json.loads(item.params).get("num_inference_steps") or 1) for item in items]
+    settings = [json.loads(item.params).get("settings", {}) for item in items]
+    steps = [max(1, one.get("num_inference_steps") or 1) for one in settings]
     seconds = (item.cost_seconds / n for item, n in zip(items, steps, strict=True))
     longest = max(seconds, default=0.0)
     return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * compute.batch_size * longest)

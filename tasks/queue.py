@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from infra.store import ObjectNotFound, Store, local_path
@@ -102,6 +102,11 @@ class ShardQueue:
         self._order = sorted(plan.shards.values(), key=self._rank)
         self._next: Iterator[str] = iter(())
         self._listed_at = -math.inf
+
+    @property
+    def committed(self) -> Collection[str]:
+        """The shards with a commit, as of the last listing."""
+        return self._committed
 
     @property
     def num_left(self) -> int:

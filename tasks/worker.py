@@ -31,6 +31,7 @@ from tasks.finishing import (
     planned_model,
 )
 from tasks.holding import Holding
+from tasks.offer import forget_kept
 from tasks.patience import patiently
 from tasks.queue import ShardQueue
 from tasks.run_folder import open_run, recorded_job
@@ -136,6 +137,7 @@ class _Worker:
         try:
             if not self._place.run.conditional_put:
                 self._refuse_company()
+            self._forget_kept()
             while max_shards is None or self._num_committed + self._num_lost < max_shards:
                 self._check_stop()
                 self._warm_up()
@@ -147,6 +149,15 @@ class _Worker:
             logger.info("%s", reason)
             stopped = True
         return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+
+    def _forget_kept(self) -> None:
+        """Removes shards that wait here for a store which has them from another worker by now."""
+        self._patiently(self._queue.peek)
+        run = self._place.run
+        for planned in (run, *self._plan.generations):
+            forget_kept(
+                self._place.store.uri, run.fingerprint, planned.plan_digest, self._queue.committed
+            )
 
     def _warm_up(self) -> None:
         """Loads the model once there is a shard to take: nobody waits for it with a shard in hand.

@@ -35,6 +35,7 @@ from tasks.faults import (
     StoreTrouble,
     WorkerFault,
 )
+from tasks.finishing import hang_seconds
 from tasks.holding import Holding, take
 from tasks.planning import PreparedRun
 from tasks.report import publish
@@ -480,3 +481,11 @@ def test_a_damaged_attempt_holds_nobody_up(pictures):
     told: list[WorkEvent] = []
     assert work_here(run.uri, tell=told.append).num_committed == 3
     assert sum(isinstance(event, Committed) for event in told) == 3
+
+
+def test_a_renderer_may_be_silent_for_ten_steps_of_a_batch_by_the_estimate(pictures):
+    run = prepare(pictures, settings={"num_inference_steps": 20}, compute__seconds_per_item=4000.0)
+    items = run.plan.items("00000")
+    assert hang_seconds(Compute(batch_size=3), items) == pytest.approx(10 * 3 * 4000 / 20)
+    assert hang_seconds(Compute(batch_size=3, hang_seconds=2), items) == 2
+    assert hang_seconds(Compute(), ()) == 300
