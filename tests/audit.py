@@ -223,8 +223,6 @@ def _attempts(
         ids = {row["item_id"] for row in planned_in[shard].shards[shard]}
         for number, attempt in enumerate(found[shard], start=1):
             _check_attempt(attempt, shard, number, ids)
-        endings = [one.get("ending") for one in found[shard]]
-        assert endings.count("committed") <= (shard in commits), f"{shard} has no commit"
         if shard in commits and all("ending" in one for one in found[shard]):
             attempt_ids = [one["attempt_id"] for one in found[shard]]
             assert commits[shard]["attempt_id"] in attempt_ids, f"nobody held {shard}"
