@@ -91,7 +91,10 @@ def written_plan(tables: Iterable[pa.Table], *, generation: int = 0) -> PlanFile
 
 
 def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
-    """The run that the job's folder already holds, or None where it is empty.
+    """The run that the job's folder already holds, or None where there is none of this job.
+
+    A run folder with a date that another job has taken meanwhile is as good as none: `store_plan`
+    takes the next.
 
     Raises:
         FingerprintMismatch: the folder belongs to another job.
@@ -102,6 +105,8 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
     if run is None:
         return None
     if differing := differences_to(run, resolved):
+        if resolved.place.is_dated:
+            return None
         raise FingerprintMismatch(
             f"{resolved.output_uri} holds the run of another job; choose another output.uri for "
             "this one (nothing was changed). They differ in:",
@@ -129,18 +134,14 @@ def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
 
 def _of_the_winner(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     """The run that another planned meanwhile; where that is another job's of today, the next."""
-    try:
-        prepared = open_prepared(resolved)
-    except FingerprintMismatch:
-        if not resolved.place.is_dated:
-            raise
+    if prepared := open_prepared(resolved):
+        return prepared
+    if resolved.place.is_dated and find_run(open_store(resolved.output_uri)) is not None:
         return store_plan(replace(resolved, output_uri=new_run_uri(resolved.place)), plan)
-    if prepared is None:
-        raise RunFolderError(
-            f"{RUN_NAME} was refused by the store and is not there: does another program "
-            "delete files of this run folder? Run the job again"
-        )
-    return prepared
+    raise RunFolderError(
+        f"{RUN_NAME} was refused by the store and is not there: does another program delete files "
+        "of this run folder? Run the job again"
+    )
 
 
 def put_plan(store: Store, plan: PlanFile, sources: bytes | None = None) -> PlanReference:
