@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ from PIL import Image
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+import flows.cli
 from ad_lib import load_backbone
 from ad_lib.measure import METRIC_NAMES
 from ad_lib.presets import PRESETS
-from flows.cli import app, main
+from flows.cli import _explained, app, main
+from manifests.errors import FingerprintMismatch, JobError
+from tasks.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
@@ -56,6 +60,30 @@ def test_a_run_that_is_complete_is_left_alone(stylefarm: Stylefarm, finished: Fi
     for command in ("work", "report"):
         assert stylefarm(command, finished.run).code == 0
     assert everything_in(finished.run) == before
+
+
+def test_what_is_new_in_the_sources_is_told_by_run_and_made_by_extend(
+    cli: Cli, stylefarm: Stylefarm, pictures: Path
+):
+    job = write_job(pictures)
+    assert stylefarm("plan", job).code == 0
+    shutil.copy(pictures / "style" / "x.png", pictures / "content" / "d.png")
+    told = stylefarm("run", job, "--dry-run", "--set", "compute.shard_items=3")
+    assert "1 file came (d.png)" in told.out
+    assert "compute.shard_items: 3 is not followed" in told.out
+    planned = stylefarm("extend", job, "--dry-run")
+    assert "Planned 2 new items" in planned.out
+    assert not (pictures / "run" / "generations").exists()
+    answer = cli("extend", job)
+    assert answer.code == 0, answer
+    assert "Planned 2 new items" in answer.out
+    assert "8 of 8 items ok" in answer.out
+    again = stylefarm("extend", job)
+    assert (again.code, again.out) == (0, "Nothing is new: every input of the job is planned.")
+    retried = stylefarm("retry", "run")
+    assert retried.code == 0
+    assert "Nothing to try again" in retried.out
+    audit(pictures / "run")
 
 
 def test_what_the_readme_says_about_reading_a_run_works(finished: Finished):
@@ -189,6 +217,24 @@ def test_every_command_explains_itself_and_its_options(command: str):
     assert COMMANDS.commands[command].help
     for parameter in COMMANDS.commands[command].params:
         assert getattr(parameter, "help", None), f"{command}: {parameter.name} is not explained"
+
+
+EXIT_CODES: list[tuple[Exception, int]] = [
+    (JobError("x"), 2),
+    (SourcesGone("x"), 2),
+    (WorkerFault("x"), 4),
+    (StoreTrouble("x"), 4),
+    (Stopped("x"), 4),
+    (FingerprintMismatch("x", []), 5),
+    (BreakerTripped("x"), 6),
+    (LookupError("x"), 1),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), EXIT_CODES)
+def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int):
+    assert _explained(error)[1] == code
+    assert f"{code}  " in str(flows.cli.__doc__)
 
 
 WRONG = {
