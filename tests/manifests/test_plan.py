@@ -256,3 +256,33 @@ def test_a_shard_is_read_without_the_row_groups_of_others():
     assert plan.items("00002") == items[2000:]
     with pytest.raises(RunFolderError, match=r"^plan/\w{12}.parquet is damaged .*restore it"):
         plan.items("00001")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda item: replace(item, first_retry=-1), "the first_retry -1 is negative"),
+        (lambda item: replace(item, replaces="x"), "'x' is no item_id that it could replace"),
+        (
+            lambda item: replace(item, inputs=item.inputs * 1001),
+            "it has 1001 inputs, more than 1000",
+        ),
+        (
+            lambda item: replace(item, inputs=(replace(item.inputs[0], sha256=None),)),
+            "the texture has no sha256",
+        ),
+        (
+            lambda item: replace(item, inputs=(replace(item.inputs[0], offset=-1),)),
+            r"the texture lies at \(-1, 10\), which no file has",
+        ),
+        (
+            lambda item: replace(item, inputs=(replace(item.inputs[0], num_bytes=2**62 + 1),)),
+            "the texture lies at .*, which no file has",
+        ),
+    ],
+)
+def test_a_row_that_breaks_a_rule_is_named_with_the_rule(change, sentence):
+    sound = [replace(make_item([make_input("texture", key)]), shard="00000") for key in "ab"]
+    items = [sound[0], change(sound[1])]
+    with pytest.raises(RunFolderError, match=rf"\(row 2: {sentence}"):
+        read_back(write_plan(items), items)
