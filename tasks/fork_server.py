@@ -30,6 +30,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, NoReturn
 
+from tasks.scratch import scratch_errors
+
 logger = logging.getLogger(__name__)
 
 LAST_WORDS = 300
@@ -144,7 +146,7 @@ class ForkServer:
             self._end()
 
     def _start(self) -> None:
-        self._log = tempfile.TemporaryFile(prefix="stylefarm-")  # noqa: SIM115 - closed in _end
+        self._log = _log_file()
         self._control, theirs = socket.socketpair()
         arguments = [str(theirs.fileno()), str(os.getpid()), *self._modules]
         self._process = subprocess.Popen(
@@ -163,7 +165,7 @@ class ForkServer:
         ours, theirs = Pipe()
         status, status_of_child = os.pipe()
         os.set_blocking(status, False)
-        log = tempfile.TemporaryFile("a+b", 0, prefix="stylefarm-")  # noqa: SIM115 - ForkedChild's
+        log = _log_file()
         with theirs, suppress(BrokenPipeError):  # the status says then that nothing came of it
             numbers = [theirs.fileno(), status_of_child, log.fileno()]
             socket.send_fds(self._control, [target.encode().ljust(_MAX_NAME)], numbers)
@@ -183,6 +185,14 @@ class ForkServer:
 
 
 _MAX_NAME = 200
+
+
+def _log_file() -> IO[bytes]:
+    """A file for what a process writes; in memory where that can be, as disks may be full."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("stylefarm"), "a+b", 0)
+    with scratch_errors():
+        return tempfile.TemporaryFile("a+b", 0, prefix="stylefarm-")
 
 
 def serve(control_number: int, parent: int, modules: Sequence[str]) -> None:
