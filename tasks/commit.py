@@ -116,7 +116,7 @@ def pack_shard(
     """
     folder = scratch / "packed"
     try:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         tar_path = folder / "shard.tar"
         placed = write_tar(tar_path, outcomes, scratch, provenance)
         parquet = write_metadata(placed, provenance)

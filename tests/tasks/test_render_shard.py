@@ -17,6 +17,8 @@ import tasks.render as rendering
 from ad_lib.batch import Result
 from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
 from ad_lib.errors import ImageError, NumericsError, RequestError
+from ad_lib.measure import measure
+from ad_lib.requests import fit_role
 from infra.store import StoreBusy
 from manifests.errors import RunFolderError
 from manifests.identity import seed_of
@@ -26,6 +28,7 @@ from tasks.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
 from tasks.models import ModelCache
 from tasks.problems import problem_of
 from tasks.render import render_shard
+from tasks.requests import settings_of
 from tasks.shard_work import ShardWork
 from tests.bad_images import picture
 from tests.tasks.shards import Told, planted
@@ -290,3 +293,30 @@ def test_a_picture_of_another_plan_is_not_rendered(tmp_path, rendered):
     assert {one.problem.error_class for one in told.outcomes.values() if one.problem} == {
         ErrorClass.INPUT_MISSING
     }
+
+
+def test_who_asks_to_stop_is_heard_at_the_next_step(tmp_path, rendered):
+    work, told = planted(tmp_path, num_sound=1), Told()
+    told.on_begin = told.stopping.set
+    with pytest.raises(Stopped):
+        render_shard(work, fresh(work), told)
+    assert len(rendered) == 1
+    assert not told.outcomes
+
+
+def test_pictures_are_what_their_roles_say_to_rendering_and_to_measuring(tmp_path, monkeypatch):
+    asked: list[Any] = []
+    made_up(monkeypatch, asked.extend)
+    work = planted(tmp_path, num_sound=1)
+    told = render(work)
+    settings = settings_of(work.items[0])
+    content, style = (
+        fit_role(role, Image.fromarray(picture(seed=seed)), 64, 64, settings)
+        for role, seed in (("content", 0), ("style", 1))
+    )
+    (request,), (outcome,) = asked, told.outcomes.values()
+    assert request.content.tobytes() == content.tobytes()
+    assert [one.tobytes() for one in request.styles] == [style.tobytes()]
+    with Image.open(work.scratch / outcome.outputs[0].name) as made:
+        figures = measure(made, styles=(style,), content=content, reference_size=None)
+    assert figures.items() <= outcome.metrics.items()
