@@ -24,6 +24,7 @@ from infra.store import StoreError, open_store
 from manifests import parquet
 from manifests.errors import JobError, RunFolderError
 from manifests.identity import fingerprint
+from manifests.job import job_from_dict
 from manifests.records import MAX_RECORD_BYTES
 from tasks.committed import current_index
 from tasks.holding import take
@@ -856,9 +857,11 @@ def test_inputs_that_became_something_else_leave_a_gap_in_the_page(run, sound, t
 @pytest.mark.parametrize(
     "uri", ["/", "/.", "a\0b", "a\nb", "a\x1b[31mb", "x" * 2000, "s3://bucket/" + "x" * 2000]
 )
-def test_a_run_folder_of_an_impossible_name_is_refused_before_anything_is_read(resolved, uri):
+def test_a_run_folder_of_an_impossible_name_is_refused_before_anything_is_read(sound, uri):
+    content = make_job(**CHANGES).model_dump(mode="json", exclude_unset=True)
+    content["output"]["uri"] = uri
     with pytest.raises((JobError, StoreError)) as refused:
-        open_prepared(replace(resolved, output_uri=uri))
+        resolve_job(job_from_dict(content), str(sound))
     assert len(str(refused.value)) < 1500
     assert "\x1b" not in str(refused.value)
     assert "\0" not in str(refused.value)
