@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from manifests.errors import JobError
@@ -275,3 +276,4 @@ def test_planning_holds_some_hundred_bytes_for_each_item(resolved_jobs, monkeypa
         tracemalloc.stop()
     assert plan.num_items == 8100
     assert peak / plan.num_items < 700
+    assert pq.ParquetFile(plan.path).num_row_groups <= 9, "a row group has 1000 rows or more"
