@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -169,12 +169,26 @@ def _limit(cpu_seconds: int) -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def _render_here() -> None:
+    """Commands render in this process, so that everything is seen that rendering does."""
+    from flows import crew
+    from tests.tasks.runs import renderer
+
+    class NoServer:
+        def close(self) -> None:
+            pass
+
+    crew.rendering_fork_server = NoServer  # type: ignore[assignment]
+    crew.ChildProcess = lambda *_: nullcontext(renderer())  # type: ignore[assignment,misc]
+
+
 def _run(case: Case) -> int:
     """The command line in this process; what the process would end with."""
     from flows import cli
 
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
         stream.reconfigure(encoding=case.encoding, errors=errors)  # type: ignore[union-attr]
+    _render_here()
     sys.argv = ["stylefarm", *case.command]
     code = 0
     try:

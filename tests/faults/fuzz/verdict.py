@@ -22,6 +22,10 @@ _HIDDEN = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067",
 _LEFT_BEHIND = ("tmp",)
 
 
+SCRATCH = re.compile(r"tmp/stylefarm-[0-9]+(/lock)?")
+"""What stays in the folder for temporary files: where rendered shards would be kept."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the process of an input ended.
@@ -116,7 +120,9 @@ def _file_faults(workplace: Path, case: Case) -> list[Fault]:
         if name.startswith("case/run/attempts/") and name.endswith(".json"):
             faults += _note_faults(workplace / "place" / name)
     allowed = tuple(f"case/{name}" for name in case.may_write)
-    changed = changed_outside(before, after, allowed)
+    changed = [
+        name for name in changed_outside(before, after, allowed) if not SCRATCH.fullmatch(name)
+    ]
     planted = [name for name in changed if os.path.basename(name) == "pwned"]  # noqa: PTH119
     if planted:
         faults.append(Fault("executed", f"there is {planted[0]!r}"))
