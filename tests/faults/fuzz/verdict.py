@@ -116,9 +116,6 @@ def _file_faults(workplace: Path, case: Case) -> list[Fault]:
         faults.append(Fault("executed", "a program of PATH was started"))
     before = json.loads((workplace / "before.json").read_text())
     after = state_of(workplace / "place")
-    for name in sorted(after.keys() - before.keys()):
-        if name.startswith("case/run/attempts/") and name.endswith(".json"):
-            faults += _note_faults(workplace / "place" / name)
     allowed = tuple(f"case/{name}" for name in case.may_write)
     changed = [
         name for name in changed_outside(before, after, allowed) if not SCRATCH.fullmatch(name)
@@ -129,13 +126,6 @@ def _file_faults(workplace: Path, case: Case) -> list[Fault]:
     elif changed:
         faults.append(Fault("written outside", ", ".join(map(repr, changed))[:300]))
     return faults
-
-
-def _note_faults(note: Path) -> list[Fault]:
-    """What a shard failed of must be an error of ours, which is a sentence."""
-    error = str(json.loads(note.read_bytes())["error"])
-    known = re.match(r"(ad_lib|infra|manifests|tasks)\.[\w.]+: ", error)
-    return [] if known else [Fault("exit 1", f"a shard failed: {error[:300]}")]
 
 
 def _loss_faults(folder: Path, case: Case, code: int, said: bytes) -> list[Fault]:
