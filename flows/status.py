@@ -31,7 +31,7 @@ def show_status(terminal: Terminal, uri: str) -> None:
         f"shards · {index.stats.output_bytes / 1e6:.1f} MB · "
         f"{index.stats.render_seconds:.0f} s rendering"
     )
-    if has_pending_shards(store, run):
+    if has_pending_shards(store, run) and any(store.list("attempts/")):
         attempts = newest_attempts(store, open_plan(store, run))
         if attempts:
             terminal.say_table(("shard", "attempt", "worker", "state"), map(_told, attempts))
