@@ -173,4 +173,5 @@ class _Planter(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, _Planter())
+if __name__ == "sitecustomize":  # not where a test only asks for the names of the faults
+    sys.meta_path.insert(0, _Planter())
