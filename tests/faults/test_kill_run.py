@@ -16,7 +16,7 @@ from tests.audit import audit
 from tests.command_line import command_environment
 from tests.flows.jobs import write_job
 
-NUM_KILLS = 3
+NUM_KILLS = 2
 
 
 def content_digest(run: Path) -> str:
@@ -31,7 +31,7 @@ def test_a_run_that_was_killed_again_and_again_ends_like_an_undisturbed_one(
 ):
     job = write_job(
         pictures,
-        settings={"num_inference_steps": 40},
+        settings={"num_inference_steps": 20},
         compute={"shard_items": 1, "batch_size": 1, "device": "cpu"},
     )
     command = [sys.executable, "-m", "flows.cli", "run", str(job)]

@@ -34,8 +34,7 @@ STOPPED = "Stopped; run the same command again to finish."
 
 MOMENTS: dict[str, tuple[signal.Signals, Callable[[Path], object]]] = {
     "at once": (signal.SIGTERM, lambda folder: True),
-    "rendering": (signal.SIGHUP, scratch_in_use),
-    "after the first commit": (signal.SIGTERM, commits),
+    "rendering, after the first commit": (signal.SIGHUP, commits),
 }
 
 
