@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flows.terminal import Terminal
 
@@ -114,28 +114,22 @@ def run_stoppable(command: Callable[[Stopping], int], terminal: Terminal) -> int
             os._exit(EXIT_INCOMPLETE)
 
     worker = threading.Thread(target=work_and_report, name="stylefarm", daemon=True)
-    handlers = _install(on_signal)
-    try:
-        worker.start()
-        code = events.get()
-        if code is None:
-            _stop(worker, terminal, stopping)
-        worker.join()
-        return code
-    finally:
-        for number, handler in handlers.items():
+    _install(on_signal)
+    worker.start()
+    code = events.get()
+    if code is None:
+        _stop(worker, terminal, stopping)
+    worker.join()
+    _install(lambda number, frame: os._exit(code))  # the work is done, and its code stands
+    return code
+
+
+def _install(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Sets the handler. `nohup` keeps its meaning."""
+    for number in _SIGNALS:
+        may_be_ignored = number not in (signal.SIGINT, signal.SIGTERM)
+        if not (may_be_ignored and signal.getsignal(number) is signal.SIG_IGN):
             signal.signal(number, handler)
-
-
-def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Sets the handler; returns those before. `nohup` keeps its meaning."""
-    ignored = [
-        number
-        for number in _SIGNALS
-        if number not in (signal.SIGINT, signal.SIGTERM)
-        and signal.getsignal(number) is signal.SIG_IGN
-    ]
-    return {number: signal.signal(number, handler) for number in _SIGNALS if number not in ignored}
 
 
 def _stop(worker: threading.Thread, terminal: Terminal, stopping: Stopping) -> NoReturn:

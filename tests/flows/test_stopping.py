@@ -68,6 +68,31 @@ def test_a_run_that_is_stopped_at_any_moment_ends_with_4_and_then_like_an_undist
     assert content_digest(pictures / "run") == content_digest(pictures / "whole")
 
 
+ENDING = """
+import time
+from flows.stopping import run_stoppable
+from flows.terminal import Terminal
+
+assert run_stoppable(lambda stopping: 3, Terminal()) == 3
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_signal_that_comes_after_the_work_changes_no_exit_code(prefect_server: str):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING],
+        env=command_environment(prefect_server),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+    process.stdout.close()
+
+
 @pytest.mark.slow
 def test_a_run_whose_private_prefect_server_starts_stops_without_it(pictures: Path):
     home = str(pictures / "prefect")

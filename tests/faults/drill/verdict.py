@@ -88,8 +88,13 @@ def _content(row: Mapping[str, Any]) -> str:
 
 
 def _twice(attempts: list[dict[str, Any]], died_at: Mapping[int, float]) -> bool:
-    """Whether an attempt began while an earlier one's worker was alive and had not ended it."""
+    """Whether an attempt began while an earlier one's worker was alive and had not ended it.
+
+    A worker whose renderer has died begins the next attempt itself.
+    """
     for earlier, later in pairwise(attempts):
+        if earlier["worker"]["id"] == later["worker"]["id"]:
+            continue
         begun = _seconds(later["begun_at"])
         ended = _seconds(earlier["ended_at"]) if earlier["ended_at"] else float("inf")
         gone = min(ended, died_at.get(earlier["worker"]["pid"], float("inf")))
