@@ -150,6 +150,8 @@ class Launcher:
         code = one.process.returncode
         may_fail = float(self.scene.environment.get("STYLEFARM_STORE_FAULTS", "0")) > 0
         codes = CODES_WITH_A_BAD_STORE if may_fail or self.scene.proxy else SOUND_CODES
+        if one.killed_by == "SIGTERM":
+            codes = (*codes, -signal.SIGTERM)  # as Python starts and ends it answers no signal
         if code not in codes and "SIGKILL" not in one.killed_by:
             self.complaints.append(f"{_told(one)} ended with {code}: {said[-500:]}")
         if "Traceback (most recent call last)" in said:
