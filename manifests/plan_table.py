@@ -108,7 +108,7 @@ class PlanFile:
         Raises:
             RunFolderError: the bytes are not those that the reference names, or not a plan.
         """
-        weakref.finalize(self, file.close)
+        self._close = weakref.finalize(self, file.close)
         self._file = file
         self.reference = reference
         self._name = reference.plan_name
@@ -132,6 +132,10 @@ class PlanFile:
     def num_items(self) -> int:
         """The number of items in all shards."""
         return self.reference.num_items
+
+    def close(self) -> None:
+        """Closes the file now, and removes it if it has a name; nothing is read any more."""
+        self._close()
 
     def items(self, shard: str) -> list[Item]:
         """The items of a shard, in plan order; only its row groups are read.

@@ -121,8 +121,17 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
 def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     """Stores the plan, then `run.json`, which makes it binding; whoever is first wins.
 
-    A planning that loses, or is killed, leaves at worst files that nothing names.
+    A planning that loses, or is killed, leaves at worst files that nothing names. Where the store
+    refuses, the plan is closed.
     """
+    try:
+        return _stored(resolved, plan)
+    except BaseException:
+        plan.close()
+        raise
+
+
+def _stored(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     store = open_store(resolved.output_uri)
     reference = put_plan(store, plan, write_sources(listed_sources(resolved.inputs)))
     record = _run_record(resolved, reference, honours_put_if_absent(store))
