@@ -33,8 +33,6 @@ from manifests.plan_table import input_row
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
 
 SCHEMA_VERSION = 3
-OLDEST_VERSION = 2
-"""Files of earlier versions lack columns that cannot be made up."""
 
 VOLATILE_COLUMNS = (
     "seconds",
