@@ -8,6 +8,8 @@ a file is what a record says about it is checked where the file is opened (`task
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -30,6 +32,12 @@ RUN_SCHEMA_VERSION = 2
 device are not resolved, and the identity holds a digest of each source."""
 
 COMMIT_SCHEMA_VERSION = 2
+
+INDEX_SCHEMA_VERSION = 2
+"""Of `index.json`. Those of version 1 state no version, and hold neither etags nor commits."""
+
+MAX_INDEX_BYTES = 1 << 29
+"""Maximum size of an index that is read, some 500,000 shards; a larger one is made again."""
 
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
@@ -134,7 +142,7 @@ class _AnyVersion(Record):
 
 
 class StoredFile(Record):
-    """A file of a shard; the name is relative to the run folder and holds the file's hash."""
+    """A file that a record declares; the name is relative to the run folder."""
 
     name: str
     bytes: Count
@@ -222,18 +230,15 @@ class Commit(Record):
         return tuple(file for file in (self.tar, self.parquet) if file is not None)
 
 
-class IndexedShard(Record):
-    """A committed shard as the index lists it.
+class IndexedShard(Commit):
+    """A committed shard as the index lists it: its whole commit, so that nobody reads it again.
 
     Attributes:
+        etag: of the commit file in the store's listing as it was read; empty where nobody knows.
         superseded: planned anew by a later generation; its rows do not count.
     """
 
-    shard: str
-    tar: StoredFile | None
-    parquet: StoredFile
-    counts: Counts
-    content_digest: str
+    etag: str = ""
     superseded: bool = False
 
 
@@ -251,13 +256,17 @@ class Index(Record):
     """`index.json`: what has been committed so far; can be made again at any time.
 
     Attributes:
+        schema_version: an index of another version is made again from the commits.
         plan_digest: of the run's own plan; `generations` has those of the others.
         content_digest: over the ok items that count, whatever shards they lie in.
         complete: every planned shard that is not superseded is committed, and no item is pending.
         counts, stats.errors: of items, each counted once; the other figures are of all shards that
             are not superseded.
+        shards: in plan order; damaged commits of superseded shards are left out.
+        metadata: the files with one final row per planned item; none until the run is complete.
     """
 
+    schema_version: int = INDEX_SCHEMA_VERSION
     fingerprint: str
     plan_digest: str
     content_digest: str
@@ -266,6 +275,36 @@ class Index(Record):
     stats: ShardStats
     generations: tuple[IndexedGeneration, ...] = ()
     shards: tuple[IndexedShard, ...]
+    metadata: tuple[StoredFile, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """The index as JSON text, a line per shard; the first line holds the sha256 of the rest."""
+        told = self.model_dump(mode="json")
+        lines = ",\n".join(json.dumps(shard, sort_keys=True) for shard in told.pop("shards"))
+        values = {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
+        values["shards"] = f"[\n{lines}\n]"
+        rest = ",\n".join(f'"{name}": {value}' for name, value in sorted(values.items()))
+        data = f"{rest}}}\n".encode()
+        return _checksum_line(data) + data
+
+
+def read_index(data: bytes) -> Index | None:
+    """The index that the bytes are; None where they are damaged, or of another version.
+
+    Nothing rests on an index: whoever finds none makes it from the commits.
+    """
+    first, newline, rest = data.partition(b"\n")
+    if first + newline != _checksum_line(rest):
+        return None
+    try:
+        index = Index.model_validate_json(data)
+    except ValueError:
+        return None
+    return index if index.schema_version == INDEX_SCHEMA_VERSION else None
+
+
+def _checksum_line(rest: bytes) -> bytes:
+    return b'{"checksum": "%s",\n' % hashlib.sha256(rest).hexdigest().encode()
 
 
 def commit_name(shard: str) -> str:

@@ -175,11 +175,11 @@ def build_index(
         RunFolderError: a commit belongs to another plan, or there are more than were planned.
     """
     ordered = _in_order(commits)
-    refuse_foreign_commits(run, generations, ordered)
     superseded = superseded_shards(generations)
+    live = [commit for commit in ordered if commit.shard not in superseded]
+    refuse_foreign_commits(run, generations, live)
     contested = Contested(run.num_items) if contested is None else contested
     counted = count_items(ordered, contested, superseded, read_rows)
-    live = [commit for commit in ordered if commit.shard not in superseded]
     stats = sum((commit.stats for commit in live), ShardStats())
     wanted = sum(plan.num_shards for plan in (run, *generations)) - len(superseded)
     return Index(
@@ -190,8 +190,13 @@ def build_index(
         counts=counted.counts,
         stats=stats.model_copy(update={"errors": dict(sorted(counted.errors.items()))}),
         generations=tuple(_indexed_generations(run, generations)),
-        shards=tuple(_indexed(commit, superseded) for commit in ordered),
+        shards=tuple(indexed(commit, superseded=commit.shard in superseded) for commit in ordered),
     )
+
+
+def indexed(commit: Commit, **known: Any) -> IndexedShard:
+    """A commit with what else the index says of it: its `etag`, and whether it is `superseded`."""
+    return IndexedShard.model_construct(**{**dict(commit), **known})
 
 
 def superseded_shards(generations: Iterable[Generation]) -> frozenset[str]:
@@ -272,13 +277,6 @@ def _prefer(rows_of: dict[str, tuple[str, Row]], shard: str, row: Row) -> None:
 
 def _in_order(commits: Iterable[Commit]) -> list[Commit]:
     return sorted(commits, key=lambda commit: (generation_of(commit.shard), commit.shard))
-
-
-def _indexed(commit: Commit, superseded: Collection[str]) -> IndexedShard:
-    fields = IndexedShard.model_fields.keys() - {"superseded"}
-    return IndexedShard(
-        **{name: getattr(commit, name) for name in fields}, superseded=commit.shard in superseded
-    )
 
 
 def _indexed_generations(

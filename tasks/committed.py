@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from infra.store import Store
-from manifests.commits import Commit, Index, RunRecord, render_again
+from infra.store import ObjectNotFound, Store
+from manifests.commits import (
+    INDEX_NAME,
+    MAX_INDEX_BYTES,
+    Commit,
+    Index,
+    IndexedShard,
+    RunRecord,
+    read_index,
+    render_again,
+)
 from manifests.counting import (
     Counted,
     build_index,
     count_items,
+    indexed,
     refuse_foreign_commits,
     superseded_shards,
 )
@@ -27,7 +38,7 @@ from manifests.errors import RunFolderError
 from manifests.items import Item, Status
 from manifests.outcomes import content_digest_of, lines_digest_of
 from manifests.schema import read_metadata
-from tasks.run_folder import find_generations, read_commits, read_file
+from tasks.run_folder import READERS, find_commit, find_generations, listed_commits, read_file
 from tasks.run_plan import RunPlan, open_plan
 
 Row = dict[str, Any]
@@ -43,10 +54,10 @@ class Committed:
     """
 
     plan: RunPlan
-    commits: Mapping[str, Commit]
+    commits: Mapping[str, IndexedShard]
 
     @cached_property
-    def live(self) -> dict[str, Commit]:
+    def live(self) -> dict[str, IndexedShard]:
         """The commits of shards that are not superseded, in plan order."""
         return {shard: self.commits[shard] for shard in self.plan.shards if shard in self.commits}
 
@@ -109,17 +120,19 @@ def current_index(store: Store, run: RunRecord) -> Index:
     Raises:
         RunFolderError: a commit is damaged, or not of this run.
     """
-    commits = read_commits(store)
     generations = find_generations(store, run)
+    superseded = superseded_shards(generations)
+    commits = read_commits(store, superseded=superseded)
     if not generations and all(commit.schema_version > 1 for commit in commits.values()):
         return build_index(run, commits.values(), lambda commit: [])
-    refuse_foreign_commits(run, generations, commits.values())
+    live = (commit for shard, commit in commits.items() if shard not in superseded)
+    refuse_foreign_commits(run, generations, live)
     plan = open_plan(store, run)
     _refuse_unplanned(plan, commits)
     return Committed(plan, commits).index()
 
 
-def sound_commits(plan: RunPlan) -> dict[str, Commit]:
+def sound_commits(plan: RunPlan) -> dict[str, IndexedShard]:
     """Every commit of a run, by shard, after the sizes of all committed files were compared.
 
     This needs one listing of `data/`; the files are not read. Files of superseded shards may be
@@ -128,7 +141,7 @@ def sound_commits(plan: RunPlan) -> dict[str, Commit]:
     Raises:
         RunFolderError: a commit or a file is damaged, missing, or not of this plan.
     """
-    commits = read_commits(plan.store)
+    commits = read_commits(plan.store, superseded=superseded_shards(plan.generations))
     _refuse_unplanned(plan, commits)
     sizes = {found.key: found.size for found in plan.store.list("data/")} if commits else {}
     for shard, commit in commits.items():
@@ -137,8 +150,61 @@ def sound_commits(plan: RunPlan) -> dict[str, Commit]:
     return commits
 
 
+def read_commits(
+    store: Store, *, superseded: Collection[str] = frozenset()
+) -> dict[str, IndexedShard]:
+    """Every commit of a run, by shard; those that the index has are taken from there.
+
+    Args:
+        store: of the run folder.
+        superseded: shards whose commits do not count; damaged ones of them are left out.
+
+    Raises:
+        RunFolderError: a commit of another shard is damaged.
+    """
+    listed = listed_commits(store)
+    index = stored_index(store) if listed else None
+    commits = {
+        commit.shard: commit
+        for commit in (index.shards if index else ())
+        if commit.shard in listed and commit.etag == listed[commit.shard].etag
+    }
+    unknown = [shard for shard in listed if shard not in commits]
+
+    def read(shard: str) -> Commit | None:
+        try:
+            return find_commit(store, shard)
+        except RunFolderError:
+            if shard in superseded:
+                return None
+            raise
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for shard, commit in zip(unknown, pool.map(read, unknown), strict=True):
+            if commit is not None:
+                commits[shard] = indexed(commit, etag=listed[shard].etag)
+    return {shard: commits[shard] for shard in listed if shard in commits}
+
+
+def stored_index(store: Store) -> Index | None:
+    """The index as it was published last; None where none is there that this version can use."""
+    try:
+        data = store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES + 1)
+    except ObjectNotFound:
+        return None
+    return read_index(data) if len(data) <= MAX_INDEX_BYTES else None
+
+
 def _refuse_unplanned(plan: RunPlan, commits: Mapping[str, Commit]) -> None:
+    """Refuses commits of no planned shard, or of too many items; superseded ones may say anything.
+
+    Raises:
+        RunFolderError: there is one.
+    """
+    superseded = superseded_shards(plan.generations)
     for shard, commit in commits.items():
+        if shard in superseded:
+            continue
         planned = plan.every_shard.get(shard)
         if planned is None or commit.plan_digest != plan.reference(shard).plan_digest:
             raise RunFolderError(

@@ -57,7 +57,7 @@ PIECE_BYTES = 16 << 20
 FOLDERS = ("attempts", "commits", "data", "generations", "plan", "sources")
 """The folders that we write into; `run.json` and the derived files lie beside them."""
 
-_READERS = 16
+READERS = 16
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
 _NOTE = re.compile(rf"attempts/({SHARD_PATTERN})/([0-9]{{1,9}})\.json")
 
@@ -152,7 +152,7 @@ def find_generations(store: Store, run: RunRecord, *, known: int = 0) -> tuple[G
         data = store.get_range(generation_name(number), 0, MAX_RECORD_BYTES + 1)
         return read_generation(data, number, run)
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(read, numbers[known:]))
 
 
@@ -237,16 +237,9 @@ def read_file(store: Store, name: str, way_out: str, size: int | None = None) ->
     return data
 
 
-def read_commits(store: Store) -> dict[str, Commit]:
-    """Every commit of a run, by shard; other files in `commits/` are ignored.
-
-    Raises:
-        RunFolderError: a commit is damaged.
-    """
-    shards = [name[1] for _, name in _named(store, "commits/", _COMMIT)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        commits = pool.map(lambda shard: _read_commit(store, shard), shards)
-        return dict(zip(shards, commits, strict=True))
+def listed_commits(store: Store) -> dict[str, StoredObject]:
+    """The commits that lie in a run folder, by shard; other files in `commits/` are ignored."""
+    return {name[1]: found for found, name in _named(store, "commits/", _COMMIT)}
 
 
 def find_commit(store: Store, shard: str) -> Commit | None:
@@ -256,14 +249,15 @@ def find_commit(store: Store, shard: str) -> Commit | None:
         RunFolderError: the commit is damaged.
     """
     try:
-        return _read_commit(store, shard)
+        data = store.get_range(commit_name(shard), 0, MAX_COMMIT_BYTES + 1)
     except ObjectNotFound:
         return None
+    return read_commit(data[:MAX_COMMIT_BYTES], shard)
 
 
 def pending_shards(store: Store, plan: PlanFile | RunPlan) -> dict[str, PlannedShard]:
     """The planned shards without a commit, the longest first."""
-    committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)}
+    committed = listed_commits(store)
     pending = (shard for name, shard in plan.shards.items() if name not in committed)
     return {shard.name: shard for shard in sorted(pending, key=lambda shard: -shard.cost_seconds)}
 
@@ -279,7 +273,7 @@ def has_pending_shards(store: Store, run: RunRecord) -> bool:
     generations = find_generations(store, run)
     superseded = superseded_shards(generations)
     planned = run.num_shards + sum(one.num_shards for one in generations) - len(superseded)
-    committed = {name[1] for _, name in _named(store, "commits/", _COMMIT)} - superseded
+    committed = listed_commits(store).keys() - superseded
     return len(committed) < planned
 
 
@@ -327,11 +321,6 @@ def _named(
     for found in store.list(prefix):
         if name := pattern.fullmatch(found.key):
             yield found, name
-
-
-def _read_commit(store: Store, shard: str) -> Commit:
-    data = store.get_range(commit_name(shard), 0, MAX_COMMIT_BYTES + 1)
-    return read_commit(data[:MAX_COMMIT_BYTES], shard)
 
 
 def _read_attempt(store: Store, shard: str, number: int) -> AttemptRecord:

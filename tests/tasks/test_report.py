@@ -18,9 +18,10 @@ from manifests.errors import RunFolderError
 from manifests.generations import Generation, generation_name
 from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
+from tasks.committed import read_commits
 from tasks.planning import put_plan, written_plan
 from tasks.report import MAX_PICTURES, _evenly, publish
-from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards, read_commits
+from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending
 
