@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from flows.exit_codes import ExitCode
 from flows.terminal import Terminal
-
-EXIT_INCOMPLETE = 4
 
 STEP_SECONDS = 15.0
 """How long the current step may take to end: a child has 10 to stop, then it is killed."""
@@ -111,7 +110,7 @@ def run_stoppable(command: Callable[[Stopping], int], terminal: Terminal) -> int
         elif num_signals == 2:
             _end_now(terminal, stopping)
         else:
-            os._exit(EXIT_INCOMPLETE)
+            os._exit(ExitCode.INCOMPLETE)
 
     worker = threading.Thread(target=work_and_report, name="stylefarm", daemon=True)
     _install(on_signal)
@@ -146,7 +145,7 @@ def _stop(worker: threading.Thread, terminal: Terminal, stopping: Stopping) -> N
 
 def _end_at_the_latest(seconds: float) -> None:
     """Ends this process after so long, even where printing waits for a reader for ever."""
-    timer = threading.Timer(seconds, lambda: os._exit(EXIT_INCOMPLETE))
+    timer = threading.Timer(seconds, lambda: os._exit(ExitCode.INCOMPLETE))
     timer.daemon = True
     timer.start()
 
@@ -156,4 +155,4 @@ def _end_now(terminal: Terminal, stopping: Stopping) -> NoReturn:
     _end_at_the_latest(2 * FAREWELL_SECONDS)
     stopping.give_up()
     terminal.restore()
-    os._exit(EXIT_INCOMPLETE)
+    os._exit(ExitCode.INCOMPLETE)

@@ -6,11 +6,12 @@ characters and no passwords, and its length is bounded, whatever the run holds.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -106,6 +107,28 @@ class Terminal:
             table.add_row(*(Text(safe_text(cell)) for cell in row))
         self._print(self.console, table)
 
+    def keep_output_for_json(self) -> None:
+        """Sends whatever is said from now on to standard error."""
+        self.console = self._errors
+
+    def print_json(self, document: Mapping[str, Any]) -> None:
+        """Prints a JSON document to standard output, whole, in ASCII, each element on a line.
+
+        Args:
+            document: by name; an iterator among the values becomes an array and is read an element
+                at a time, so that it may be longer than memory.
+
+        Raises:
+            OSError: standard output takes no more, as its disk is full. A reader that goes away
+                ends the printing alone.
+        """
+        try:
+            for piece in _json_pieces(document):
+                sys.stdout.write(piece)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output(sys.stdout)
+
     def restore(self) -> None:
         """Makes the cursor visible again and writes out what is waiting."""
         with suppress(OSError, ValueError):
@@ -123,6 +146,26 @@ class Terminal:
             console.print(content, soft_wrap=isinstance(content, Text))
         except OSError:
             console.drop_output()
+
+
+def _json_pieces(document: Mapping[str, Any]) -> Iterator[str]:
+    opening = "{\n"
+    for name, value in document.items():
+        yield f"{opening}{json.dumps(name)}: "
+        if isinstance(value, list | tuple | Iterator):
+            yield from _array_pieces(value)
+        else:
+            yield json.dumps(value, allow_nan=False)
+        opening = ",\n"
+    yield "\n}\n" if document else "{}\n"
+
+
+def _array_pieces(elements: Iterable[Any]) -> Iterator[str]:
+    opening = "[\n"
+    for element in elements:
+        yield opening + json.dumps(element, allow_nan=False)
+        opening = ",\n"
+    yield "[]" if opening == "[\n" else "\n]"
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,0 +1,39 @@
+"""The commands that look and tell: status, report, presets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.verbs.opening import run_folder
+from flows.verbs.options import Call, RunUri
+
+
+def status(context: typer.Context, run_uri: RunUri) -> None:
+    """Say how far a run is, from its commits."""
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows.status import show_status
+
+    show_status(call.terminal, uri)
+
+
+def report(
+    context: typer.Context,
+    run_uri: RunUri,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Bring index.json and report.html up to date, and say where the page is."""
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows import session
+
+    session.show_report(call.terminal, uri, show)
+
+
+def presets(context: typer.Context) -> None:
+    """List the tasks: what each takes, its published numbers, and what it does."""
+    from flows.presets import show_presets
+
+    show_presets(context.ensure_object(Call).terminal)

@@ -1,0 +1,175 @@
+"""The commands that plan and render: run, extend, retry, plan, work, stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from flows.exit_codes import ExitCode
+from flows.verbs.opening import resolved_job, run_folder
+from flows.verbs.options import (
+    Call,
+    DryRun,
+    JobPath,
+    Limit,
+    OutputUri,
+    Overrides,
+    RunUri,
+    names_of,
+    pairs_of,
+)
+
+if TYPE_CHECKING:
+    from manifests.job import Job
+    from tasks.devices import DeviceType
+
+
+def run(
+    context: typer.Context,
+    job: JobPath,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    limit: Limit = None,
+    output: OutputUri = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a job's pictures; run it again to finish what was interrupted.
+
+    Every input is read and checked before anything is rendered. One worker renders on each device
+    of this machine; 'stylefarm work' adds workers of other machines. What is finished is in the
+    run folder, whatever happens; the same command continues from there and recomputes nothing.
+    """
+    call = context.ensure_object(Call)
+    resolved = resolved_job(job, overrides, limit, output, will_render=True)
+    from flows import planning
+
+    if dry_run:
+        planning.show_dry_run(call.terminal, resolved)
+        return
+    prepared = planning.prepare(call.terminal, resolved)
+    _finish(call, prepared.uri, resolved.job, job.stem)
+
+
+def extend(
+    context: typer.Context,
+    job: JobPath,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    limit: Limit = None,
+    output: OutputUri = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Add what is new in a job's sources to its run, and make those pictures.
+
+    What is planned stays as it is. New files become new items; a changed file makes an item that
+    replaces the old one. Files that were planned as they are now are not read again.
+    """
+    call = context.ensure_object(Call)
+    resolved = resolved_job(job, overrides, limit, output, will_render=True, for_extension=True)
+    from flows import planning
+
+    if planning.extend_run(call.terminal, resolved, dry_run=dry_run):
+        _finish(call, resolved.output_uri, resolved.job, job.stem)
+
+
+def retry(
+    context: typer.Context,
+    run_uri: RunUri,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--class",
+            metavar="CLASS,…",
+            help="Try items again that failed with these classes, such as oom,decode; all unless "
+            "given.",
+        ),
+    ] = "",
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="What differs this time: a key of compute, such as compute.batch_size=1, or "
+            "backbone.dtype. May be repeated.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    dry_run: DryRun = False,
+) -> None:
+    """Plan the failed items of a run once more, and try to make their pictures.
+
+    Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
+    """
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows import planning
+
+    wanted, values = names_of(classes), pairs_of(overrides)
+    retried = planning.retry_items(
+        call.terminal, uri, classes=wanted, overrides=values, dry_run=dry_run
+    )
+    if retried is not None:
+        job = planning.job_of(uri, retried.compute)
+        device_type = cast("DeviceType | None", retried.changes.get("device_type"))
+        _finish(call, uri, job, "retry", device_type)
+
+
+def plan(
+    context: typer.Context,
+    job: JobPath,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    limit: Limit = None,
+    output: OutputUri = None,
+) -> None:
+    """Check every input and write the plan, without rendering."""
+    call = context.ensure_object(Call)
+    resolved = resolved_job(job, overrides, limit, output, will_render=False)
+    from flows import planning
+
+    planning.prepare(call.terminal, resolved)
+
+
+def work(
+    context: typer.Context,
+    run_uri: RunUri,
+    device: Annotated[
+        str,
+        typer.Option(help="What renders: cpu, cuda, cuda:1, mps; auto takes the run's kind."),
+    ] = "auto",
+    max_shards: Annotated[
+        int | None, typer.Option(min=1, help="Commit so many shards at most, then end.")
+    ] = None,
+) -> None:
+    """Join a planned run from any machine that reaches its folder, with one device.
+
+    Any number of workers may join and leave at any time: each takes shards that nobody holds,
+    until every shard is committed. Whoever planned the run, or 'stylefarm report', publishes it.
+    """
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows import session
+
+    session.work_on(call.terminal, call.stopping, uri, device, max_shards)
+
+
+def stop(context: typer.Context, run_uri: RunUri) -> None:
+    """Ask all workers of a run to stop, wherever they are; nothing that is committed is lost."""
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows import session
+
+    session.stop_run(call.terminal, uri)
+
+
+def _finish(
+    call: Call, uri: str, job: Job, name: str, device_type: DeviceType | None = None
+) -> None:
+    """Renders what is pending, publishes, and ends with the run's exit code."""
+    from flows import session
+
+    shown = job.name or name
+    index = session.finish(call.terminal, call.stopping, uri, job, shown, device_type)
+    session.show_outcome(call.terminal, job, uri, index)
+    if not index.complete:
+        raise typer.Exit(ExitCode.INCOMPLETE)
+    if not job.limits.allows(index.counts.failed, index.counts.planned):
+        session.show_failed_items(call.terminal, job, uri, index)
+        raise typer.Exit(ExitCode.FAILED_ITEMS)

@@ -1,0 +1,87 @@
+"""What commands are given: the terminal, whether to stop, and the options that several share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.stopping import Stopping
+from flows.terminal import Terminal
+
+
+@dataclass
+class Call:
+    """One call of the command line.
+
+    Attributes:
+        terminal: what is printed goes through it.
+        stopping: whether this process was asked to stop; without `main` it never is.
+    """
+
+    terminal: Terminal = field(default_factory=Terminal)
+    stopping: Stopping = field(default_factory=Stopping)
+
+
+def _keep_output_for_json(context: typer.Context, wanted: bool) -> bool:
+    if wanted:
+        context.ensure_object(Call).terminal.keep_output_for_json()
+    return wanted
+
+
+JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+RunUri = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run folder, local or s3://bucket/prefix.")
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a key of the job file, such as output.size=256. May be repeated.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Plan only so many items, picked by hash; needs its own run folder."),
+]
+OutputUri = Annotated[
+    str | None,
+    typer.Option("--output", metavar="URI", help="The run folder, relative to where you are."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check and plan, write nothing, render nothing.")
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_keep_output_for_json,
+        help="Print one JSON document and nothing else; whatever else is said goes to standard "
+        "error.",
+    ),
+]
+
+
+def pairs_of(texts: list[str]) -> dict[str, str]:
+    """The keys and values of `--set KEY=VALUE`.
+
+    Raises:
+        BadParameter: one of them has no equals sign, or no key.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(
+                f"--set takes KEY=VALUE, such as output.size=256; got {text!r}"
+            )
+        pairs[key] = value
+    return pairs
+
+
+def names_of(text: str) -> list[str]:
+    """The names in a text such as `oom,decode`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
