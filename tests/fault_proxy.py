@@ -1,4 +1,4 @@
-"""What a bad network does to a client: a loopback HTTP proxy that breaks chosen requests.
+"""What a bad network does to a client: an HTTP proxy that breaks chosen requests.
 
 Every byte passes untouched, `Host` included, so an S3 signature still verifies at the server behind
 it. One connection carries one request.
@@ -60,9 +60,19 @@ class Fault:
 
 
 class FaultProxy:
-    """Forwards to a port on loopback; the first of `faults` that wants a request gets it."""
+    """Listens on `host` and forwards to a port on loopback.
 
-    def __init__(self, upstream_port: int, faults: Sequence[Fault] = (), *, seed: int = 0) -> None:
+    The first of `faults` that wants a request gets it.
+    """
+
+    def __init__(
+        self,
+        upstream_port: int,
+        faults: Sequence[Fault] = (),
+        *,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self._upstream_port = upstream_port
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -81,8 +91,8 @@ class FaultProxy:
             block_on_close = False
             request_queue_size = 128
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = Server((host, 0), Handler)
+        self.url = f"http://{host}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self) -> FaultProxy:

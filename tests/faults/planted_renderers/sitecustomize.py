@@ -6,6 +6,7 @@ means the n-th of `FAULTS`; every other picture is rendered. The environment say
     STYLEFARM_PLANTED_SECONDS  how much longer each batch takes, spread over its steps
     STYLEFARM_PLANTED_NOTHING  pictures are not rendered but made up
     STYLEFARM_PLANTED_CURE     a file; once it is there, `heals` does no more harm
+    STYLEFARM_PLANTED_LEASE    seconds after which a holder that is silent has lost its shard
     STYLEFARM_STORE_FAULTS     the share of a local store's calls that fail, and
     STYLEFARM_STORE_LOG        the file that gets a letter for each of them
 """
@@ -126,6 +127,12 @@ def _plant_in_encode(encode: ModuleType) -> None:
     encode.encode_image = raising("encode", encode.encode_image)  # type: ignore[attr-defined]
 
 
+def _plant_in_holding(holding: ModuleType) -> None:
+    if seconds := float(os.environ.get("STYLEFARM_PLANTED_LEASE", "0")):
+        holding.LEASE_SECONDS, holding.BEAT_SECONDS = seconds, seconds / 6  # type: ignore[attr-defined]
+        holding.NUM_BEATS = round(60 / holding.BEAT_SECONDS)  # type: ignore[attr-defined]
+
+
 def _plant_in_store(local_store: ModuleType) -> None:
     share = float(os.environ.get("STYLEFARM_STORE_FAULTS", "0"))
     if not share:
@@ -151,6 +158,7 @@ PLANTED = {
     "ad_lib.batch": _plant_in_batch,
     "tasks.decode": _plant_in_decode,
     "tasks.encode": _plant_in_encode,
+    "tasks.holding": _plant_in_holding,
     "infra.local_store": _plant_in_store,
 }
 
