@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from infra.objects import (
     AccessDenied,
@@ -95,16 +96,24 @@ class LocalStore:
         with _local_errors(path):
             if path.is_symlink() or path.is_file():
                 path.unlink(missing_ok=True)
+                _remove_if_empty(path.parent, self._root)
 
-    def delete_unfinished(self, older_than: timedelta) -> int:
-        num_deleted = 0
-        with _local_errors(self._root):
-            for path in self._root.rglob(TEMPORARY.format("*")):
-                with contextlib.suppress(FileNotFoundError):  # its writer has just finished
-                    if path.stat().st_mtime <= time.time() - older_than.total_seconds():
-                        path.unlink()
-                        num_deleted += 1
-        return num_deleted
+    def unfinished(self) -> Iterator[StoredObject]:
+        for folder, _, names in os.walk(self._root):
+            for name in sorted(names):
+                if fnmatch(name, TEMPORARY.format("*")) and _is_left(path := Path(folder) / name):
+                    with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+                        yield _stored(path, path.relative_to(self._root).as_posix())
+
+    def delete_unfinished(self, found: StoredObject) -> None:
+        path = self._path(found.key)
+        with _local_errors(path), _locked(path) as is_ours:
+            if is_ours:
+                path.unlink(missing_ok=True)
+                _remove_if_empty(path.parent, self._root)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     def _path(self, key: str) -> Path:
         check_key(key)
@@ -138,12 +147,11 @@ class LocalStore:
             stack.enter_context(_local_errors(path))
             if path.is_dir():
                 raise IsADirectoryError
-            _make_folder(path.parent)
             stack.callback(temporary.unlink, missing_ok=True)
-            with temporary.open("xb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
+            file = stack.enter_context(_new_file(temporary))
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
             yield temporary
 
 
@@ -221,6 +229,46 @@ def _stored(path: Path, key: str) -> StoredObject:
     )
 
 
+def _new_file(path: Path) -> IO[bytes]:
+    """Open a new temporary file, locked as long as it is open: its writer is seen to be alive."""
+    for _ in range(NUM_TRIES):
+        _make_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):  # the folder was empty and has just gone
+            file = path.open("xb")
+            with contextlib.suppress(OSError):  # a filesystem without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else it was taken for a dead writer's just now
+                return file
+            file.close()
+    raise StoreBusy(f"{path.parent} comes and goes while it is written to: try again")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a temporary file's lock; False where its writer is alive or done, or nobody can tell."""
+    number = _try_lock(path)
+    try:
+        yield number is not None
+    finally:
+        if number is not None:
+            os.close(number)
+
+
+def _try_lock(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return number
+        os.close(number)
+    return None
+
+
+def _is_left(temporary: Path) -> bool:
+    with _locked(temporary) as is_ours:
+        return is_ours
+
+
 def _make_folder(folder: Path) -> None:
     """Make a folder and its parents, and sync them, so that they survive a power cut."""
     missing: list[Path] = []
@@ -230,6 +278,13 @@ def _make_folder(folder: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
+
+
+def _remove_if_empty(folder: Path, root: Path) -> None:
+    """Remove a folder inside one of the store's folders once nothing is left in it, as on S3."""
+    if root in folder.parent.parents:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:

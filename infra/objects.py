@@ -27,7 +27,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -146,8 +146,20 @@ class Store(Protocol):
         """Remove an object; one that is absent is fine."""
         ...
 
-    def delete_unfinished(self, older_than: timedelta) -> int:
-        """Remove what killed writers left half-written, which no listing shows; return how many."""
+    def unfinished(self) -> Iterator[StoredObject]:
+        """Yield the writes that are not finished, which no listing shows.
+
+        Locally these are the temporary files of writers that are gone. S3 cannot tell whether a
+        writer is gone: there a key is what an upload would become, and `etag` is the upload's.
+        """
+        ...
+
+    def delete_unfinished(self, found: StoredObject) -> None:
+        """Remove an unfinished write; its writer, if it is alive, begins again."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the time by the clock that `StoredObject.modified` is told by, rounded up."""
         ...
 
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,10 @@ NUM_TRIES = 4  # where boto3 does not try again: a body cut off, a commit of unk
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 PART_BYTES = 8 << 20
 TRANSFER = TransferConfig(multipart_threshold=2 * PART_BYTES, multipart_chunksize=PART_BYTES)
+
+
+class UploadGone(StoreBusy):
+    """Somebody gave up an upload that was not finished, or an answer was lost at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +84,16 @@ class S3Store:
             with self._client(key) as client:
                 client.put_object(**self._place(key), Body=data)
             return
-        with data.open("rb") as source, self._client(key) as client:
-            client.upload_fileobj(source, **self._place(key), Config=TRANSFER)
+        for attempt in range(NUM_TRIES):
+            _pause(attempt)
+            with (
+                contextlib.suppress(UploadGone),
+                data.open("rb") as source,
+                self._client(key) as client,
+            ):
+                client.upload_fileobj(source, **self._place(key), Config=TRANSFER)
+                return
+        raise UploadGone(f"{self.uri}/{key} was given up while it was written: try again later")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)
@@ -142,16 +155,26 @@ class S3Store:
         with contextlib.suppress(ObjectNotFound), self._client(key) as client:
             client.delete_object(**self._place(key))
 
-    def delete_unfinished(self, older_than: timedelta) -> int:
-        num_deleted = 0
+    def unfinished(self) -> Iterator[StoredObject]:
         with self._client("") as client:
             pages = client.get_paginator("list_multipart_uploads").paginate(**self._places(""))
             for upload in (upload for page in pages for upload in page.get("Uploads", ())):
-                if upload["Initiated"] <= datetime.now(UTC) - older_than:
-                    place = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                    client.abort_multipart_upload(Bucket=self.bucket, **place)
-                    num_deleted += 1
-        return num_deleted
+                yield StoredObject(
+                    key=upload["Key"].removeprefix(self._prefix),
+                    size=0,
+                    etag=upload["UploadId"],
+                    modified=upload["Initiated"],
+                )
+
+    def delete_unfinished(self, found: StoredObject) -> None:
+        with contextlib.suppress(ObjectNotFound, UploadGone), self._client(found.key) as client:
+            client.abort_multipart_upload(**self._place(found.key), UploadId=found.etag)
+
+    def now(self) -> datetime:
+        with self._client("") as client:
+            answer = client.list_objects_v2(**self._places(""), MaxKeys=1)
+        told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return told + timedelta(seconds=1)
 
     def _stored(self, found: Any) -> StoredObject:
         return StoredObject(
@@ -297,6 +320,8 @@ def _from_answer(error: boto_errors.ClientError, uri: str, endpoint: str) -> Sto
         return BucketNotFound(message)
     if code in UNREADABLE:
         return ObjectUnreadable(f"{uri} cannot be read ({code}): {UNREADABLE[code]}")
+    if code == "NoSuchUpload":
+        return UploadGone(f"{uri} was given up while it was written: try again later")
     if status == 404:
         return ObjectNotFound(f"{uri} is not there: check the name")
     if code == "AccessDenied":

@@ -184,7 +184,7 @@ def _has_one_winner(store: Store, pool: ThreadPoolExecutor, num_writers: int) ->
         wait(writes)
         winners = [data for data, write in zip(writers, writes, strict=True) if write.result()]
         return not store.put_if_absent(key, b"too late") and winners == [store.get(key)]
-    except Unsupported:
+    except (Unsupported, ObjectNotFound):  # lacks it, or somebody deletes what is written
         return False
     finally:
         store.delete(key)

@@ -236,8 +236,12 @@ def test_an_upload_that_was_never_finished_is_not_listed_and_can_be_swept(s3_buc
         client.upload_part(Bucket=s3_bucket, Key=key, Body=b"half", **part)
     store = open_store(f"s3://{s3_bucket}/run")
     assert keys(store) == []
-    assert store.delete_unfinished(timedelta(hours=1)) == 0
-    assert store.delete_unfinished(timedelta(seconds=-2)) == 1  # S3 rounds times up
+    [found] = store.unfinished()
+    assert found.key == "data/half.tar"
+    assert found.modified <= store.now() < found.modified + timedelta(minutes=2)
+    for _ in range(2):  # whoever comes second finds it gone
+        store.delete_unfinished(found)
+    assert list(store.unfinished()) == []
     left = client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]
     assert [upload.get("Key") for upload in left] == ["other/half.tar"]
     client.close()
@@ -275,10 +279,35 @@ def test_a_writer_killed_before_its_last_step_changes_nothing(tmp_path, method, 
     assert subprocess.run(command, check=False).returncode == -9
     assert len(list((tmp_path / "commits").iterdir())) == 1 + bool(held)  # the temporary file
     assert keys(store) == ["commits/0001.json"] * bool(held)
-    assert store.delete_unfinished(timedelta(hours=1)) == 0
-    assert store.delete_unfinished(timedelta(0)) == 1
+    [found] = store.unfinished()
+    assert found.modified <= store.now()
+    for _ in range(2):  # whoever comes second finds it gone
+        store.delete_unfinished(found)
+    assert len(list((tmp_path / "commits").iterdir())) == bool(held)
     assert store.put_if_absent("commits/0001.json", b"again") == (not held)
     assert store.get("commits/0001.json") == (held or b"again")
+
+
+def test_what_a_writer_that_is_alive_has_not_finished_is_not_swept(tmp_path):
+    store, source = LocalStore(tmp_path / "run"), tmp_path / "source"
+    os.mkfifo(source)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(store.put, "data/slow.tar", source)
+        with source.open("wb") as file:
+            while not any(store.uri in str(path) for path in tmp_path.rglob("*.tmp")):
+                time.sleep(0.01)
+            assert list(store.unfinished()) == []
+            file.write(b"data")
+        written.result()
+    assert store.get("data/slow.tar") == b"data"
+
+
+def test_a_folder_inside_a_folder_goes_with_its_last_object_and_comes_again(tmp_path):
+    store = LocalStore(tmp_path)
+    for _ in range(2):
+        store.put("attempts/00000/1.json", b"")
+        store.delete("attempts/00000/1.json")
+        assert [path.name for path in tmp_path.rglob("*")] == ["attempts"]
 
 
 def test_a_local_write_leaves_one_file_with_ordinary_permissions(tmp_path):

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,8 @@ OPERATIONS: dict[str, Callable[[S3Store], object]] = {
     "get_range": lambda store: store.get_range("key", 0, 1),
     "list": lambda store: list(store.list()),
     "delete": lambda store: store.delete("key"),
-    "delete_unfinished": lambda store: store.delete_unfinished(timedelta(0)),
+    "unfinished": lambda store: list(store.unfinished()),
+    "now": lambda store: store.now(),
 }
 each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 WAYS = ["put", "put_if_absent", "get", "list"]  # through the module, for what costs time
@@ -185,10 +185,24 @@ def test_a_large_file_that_loses_a_part_for_good_leaves_nothing(store, direct, p
     with pytest.raises(StoreUnreachable):
         store.put("data/large.tar", source)
     assert list(direct.list()) == []
-    assert direct.delete_unfinished(timedelta(seconds=-2)) == 0
+    assert list(direct.unfinished()) == []
     proxy.faults = [Fault("reset", method="PUT", path="partNumber=2", first=1)]
     store.put("data/large.tar", source)
     assert [found.size for found in direct.list()] == [20 << 20]
+
+
+def test_an_upload_that_somebody_gives_up_is_begun_again(store, direct, proxy, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(20 << 20))
+    proxy.faults = [Fault("latency", method="PUT", path="partNumber=2", first=1, seconds=1.0)]
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(store.put, "data/large.tar", source)
+        while not (found := list(direct.unfinished())):
+            assert not written.done()
+        direct.delete_unfinished(found[0])
+        written.result()
+    assert [found.size for found in direct.list()] == [20 << 20]
+    assert list(direct.unfinished()) == []
 
 
 @each_operation
