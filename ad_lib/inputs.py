@@ -20,13 +20,13 @@ from ad_lib.denoise import Control, NoisePredictor
 from ad_lib.errors import RequestError
 from ad_lib.features import References
 from ad_lib.guide import noised_start
-from ad_lib.images import image_to_tensor, pad_to_multiple
 from ad_lib.labels import Regions, label_map
 from ad_lib.losses import Attend, distilled_attention
 from ad_lib.noise import Noise, draw_together
 from ad_lib.presets import Settings
 from ad_lib.prompts import PromptEmbeds, joined
 from ad_lib.requests import Request, fit_role
+from ad_lib.tensors import image_to_tensor, pad_to_multiple
 from ad_lib.textures import region_random
 
 

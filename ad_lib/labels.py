@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad_lib.errors import RequestError
-
-MAX_LABELS = 256
-"""More colours than this are a photograph, or a mask with soft edges."""
+from ad_lib.requests import MAX_LABELS
 
 FINEST_GRIDS = (8, 16)
 """Pixels per token on the grids of the published layers; a region must not vanish on them."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.images import fit_image, image_to_tensor, scaled_size
+from ad_lib.images import fit_image, scaled_size
 from ad_lib.metrics import (
     autocorr_peak,
     chroma_gain,
@@ -25,6 +25,7 @@ from ad_lib.metrics import (
     ssim_luma,
     swd_patch,
 )
+from ad_lib.tensors import image_to_tensor
 
 METRIC_NAMES = (
     "swd_patch",

@@ -10,7 +10,6 @@ from PIL import Image
 
 from ad_lib.errors import RequestError
 from ad_lib.images import fit_image, fit_mask, scaled_size
-from ad_lib.labels import check_labels
 from ad_lib.presets import REQUEST_FIELDS, Preset, Settings, find_preset
 
 MIN_SIDE = 64
@@ -21,6 +20,9 @@ LATENT_CELL = 8
 
 MAX_REFERENCE_SIDE = 8192
 """Pixels; a narrow picture whose shorter side is scaled up would have a far longer one."""
+
+MAX_LABELS = 256
+"""Colours of a mask; more are a photograph, or a mask with soft edges."""
 
 MAX_SEED = 2**64 - 1
 
@@ -245,6 +247,8 @@ def _check_combination(request: Request, preset: Preset) -> None:
 
 
 def _check_masks(request: Request, source: Image.Image, target: Image.Image) -> None:
+    from ad_lib.labels import check_labels  # loads torch
+
     if len(request.styles) != 1:
         raise RequestError(
             f"{request.task} takes one texture, the one that source_mask labels; got "

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ad_lib.errors import BackboneError
-from ad_lib.images import pad_to_multiple
+from ad_lib.tensors import pad_to_multiple
 
 Decode = Callable[[Tensor], Tensor]
 """(B, C, h, w) latents to (B, 3, factor * h, factor * w) pictures."""

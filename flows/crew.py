@@ -16,9 +16,10 @@ from types import TracebackType
 
 from flows.stopping import Stopping
 from manifests.job import Compute
-from tasks.child import ChildProcess, rendering_fork_server
+from tasks.child import ChildProcess
 from tasks.events import Committed, WorkEvent
 from tasks.faults import SourcesGone, WorkerFault
+from tasks.fork_server import ForkServer
 from tasks.worker import Worked, work
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,15 @@ MAX_UNREAD_COMMITS = 10_000
 
 class Crew:
     """Workers on one run folder, from `with` to the end of the block.
+
+    Args:
+        run_uri: the run folder.
+        devices: one for each worker, such as `cuda:0`; a device may be there twice.
+        compute: batch size, threads and patience.
+        server: forks the rendering processes; it is closed by whoever made it.
+        stopping: whether to stop.
+        tell: is told what happens, by the workers' threads.
+        max_shards: each worker ends after so many.
 
     Attributes:
         run_uri: the run folder.
@@ -41,6 +51,7 @@ class Crew:
         devices: Sequence[str],
         compute: Compute,
         *,
+        server: ForkServer,
         stopping: Stopping,
         tell: Callable[[WorkEvent], None] = lambda event: None,
         max_shards: int | None = None,
@@ -48,6 +59,7 @@ class Crew:
         self.run_uri = run_uri
         self.devices = tuple(devices)
         self._compute = compute
+        self._server = server
         self._stopping = stopping
         self._tell = tell
         self._max_shards = max_shards
@@ -59,7 +71,6 @@ class Crew:
         self._workers: list[Future[Worked]] = []
 
     def __enter__(self) -> Crew:
-        self._server = rendering_fork_server()
         num_threads = _threads_of_each(self.devices)
         self._workers = [
             self._threads.submit(self._work, number, num_threads)
@@ -75,7 +86,6 @@ class Crew:
     ) -> None:
         self._ending.set()
         self._threads.shutdown()
-        self._server.close()
 
     def commits(self, number: int) -> Iterator[Committed]:
         """The commits of one worker as they come, until it ends; to be read once."""

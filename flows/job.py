@@ -23,6 +23,7 @@ from infra.store import join_uri
 from manifests.commits import REPORT_NAME, Counts, Index
 from manifests.job import Limits, job_from_dict
 from tasks.devices import devices_for
+from tasks.fork_server import rendering_fork_server
 from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.report import publish
 from tasks.resolving import resolve_job
@@ -42,12 +43,13 @@ def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
         Completed with the run's counts, or Failed where shards are still pending or more items
         failed than the job allows.
     """
-    run_uri = prepare(job, base)
-    parsed = job_from_dict(job)
-    device_type = open_run(run_uri)[1].device_type
-    devices = devices_for(device_type, parsed.compute.device, parsed.compute.workers)
-    with Crew(run_uri, devices, parsed.compute, stopping=Stopping()) as crew:
-        return _follow(crew, parsed.limits, lambda: publish(run_uri))
+    with rendering_fork_server() as server:
+        run_uri = prepare(job, base)
+        parsed = job_from_dict(job)
+        device_type = open_run(run_uri)[1].device_type
+        devices = devices_for(device_type, parsed.compute.device, parsed.compute.workers)
+        with Crew(run_uri, devices, parsed.compute, server=server, stopping=Stopping()) as crew:
+            return _follow(crew, parsed.limits, lambda: publish(run_uri))
 
 
 def show_crew(name: str, crew: Crew, limits: Limits, finish: Callable[[], Index]) -> State[Any]:

@@ -22,6 +22,7 @@ from tasks.committed import failed_rows, open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.devices import DeviceType, devices_for
 from tasks.faults import Stopped
+from tasks.fork_server import rendering_fork_server
 from tasks.report import publish
 from tasks.run_folder import open_run, recorded_job
 from tasks.stop_request import ask_to_stop
@@ -66,8 +67,11 @@ def finish(
         return publish_once()
 
     with (
+        rendering_fork_server() as server,
         progress_shown(terminal, progress),
-        Crew(uri, devices, job.compute, stopping=stopping, tell=progress.tell) as crew,
+        Crew(
+            *(uri, devices, job.compute), server=server, stopping=stopping, tell=progress.tell
+        ) as crew,
     ):
         _show_in_prefect(terminal, name, crew, job.limits, finish_run)
         if crew.wait():
@@ -86,13 +90,17 @@ def work_on(
         terminal.say("Nothing to do: every planned item is done.")
         return
     devices = devices_for(run.device_type, device, 1)
-    crew = Crew(
-        *(uri, devices, compute),
-        stopping=stopping,
-        tell=progress.tell,
-        max_shards=max_shards,
-    )
-    with progress_shown(terminal, progress), crew:
+    with (
+        rendering_fork_server() as server,
+        progress_shown(terminal, progress),
+        Crew(
+            *(uri, devices, compute),
+            server=server,
+            stopping=stopping,
+            tell=progress.tell,
+            max_shards=max_shards,
+        ) as crew,
+    ):
         if crew.wait():
             raise _stopped(terminal, stopping)
     num_committed = crew.result(0).num_committed

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.outcomes import Outcome
 from tasks.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
-from tasks.fork_server import ForkedChild, ForkServer
+from tasks.fork_server import ForkedChild, ForkServer, rendering_fork_server
 from tasks.shard_work import ShardWork, Watch
 
 if TYPE_CHECKING:
     from tasks.models import ModelCache
+    from tasks.weights import FoundModel
 
 LOADING_SECONDS = 1800.0
 """How long a model may take to load, where `hang_seconds` is less."""
@@ -34,12 +35,27 @@ TICK_SECONDS = 0.25
 TELL_SECONDS = 0.1
 """How often progress is told at most."""
 
-_PRELOADED = ("tasks.render", "tasks.models")
 
+def check_in_child(server: ForkServer, model: FoundModel) -> None:
+    """Checks the weights of a run as `tasks.weights.check_model` does, and loads no torch here.
 
-def rendering_fork_server() -> ForkServer:
-    """A fork server for rendering processes, which several `ChildProcess`es may share."""
-    return ForkServer(_PRELOADED)
+    Raises:
+        BackboneError: weights that do not fit their configuration, or networks that do not fit
+            each other.
+        WorkerFault: the process that checked them is gone.
+    """
+    child = server.fork("tasks.child.answer_check")
+    try:
+        child.connection.send(model)
+        error = child.connection.recv()
+    except (EOFError, OSError):
+        child.poll(STOP_SECONDS)
+        words = child.last_words() or server.last_words()
+        raise WorkerFault(f"the process that checks the model has ended: {words}") from None
+    finally:
+        child.close()
+    if error is not None:
+        raise error
 
 
 class InThisProcess:
@@ -303,6 +319,21 @@ def serve_parent(connection: Connection) -> None:
             parent.ended(_portable(error))
         else:
             parent.ended(None)
+
+
+def answer_check(connection: Connection) -> None:
+    """What a child does that checks weights: tells its parent what is wrong with them, if anything.
+
+    It ends with its server, which ends with the parent.
+    """
+    from tasks.weights import check_model
+
+    try:
+        check_model(connection.recv())
+    except BaseException as error:
+        connection.send(_portable(error))
+    else:
+        connection.send(None)
 
 
 def _portable(error: BaseException) -> BaseException:

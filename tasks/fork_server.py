@@ -11,6 +11,7 @@ happens in a process, and keeps the environment of its first start; hence this o
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import logging
@@ -34,6 +35,9 @@ from tasks.scratch import scratch_errors
 
 logger = logging.getLogger(__name__)
 
+_PRELOADED = ("tasks.render", "tasks.models", "ad_lib.loading")
+"""What rendering, and checking a model, needs: torch and diffusers with it."""
+
 LAST_WORDS = 300
 """Letters of a child's standard error that are told when it dies."""
 
@@ -43,6 +47,11 @@ _START = (
 )
 _PR_SET_PDEATHSIG = 1
 _NUMBER = struct.Struct("q")
+
+
+def rendering_fork_server() -> ForkServer:
+    """A fork server for rendering processes, which several `ChildProcess`es may share."""
+    return ForkServer(_PRELOADED)
 
 
 @dataclass(eq=False)
@@ -127,6 +136,12 @@ class ForkServer:
         self._lock = threading.Lock()
         self._start()
 
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def fork(self, target: str) -> ForkedChild:
         """A new child, which calls `target` with its connection; a server that died is replaced.
 
@@ -135,10 +150,16 @@ class ForkServer:
         """
         with self._lock:
             if self._process.poll() is not None:
-                logger.warning("the fork server ended and is started again: %s", self._words())
+                logger.warning("the fork server ended and is started again: %s", self.last_words())
                 self._end()
                 self._start()
             return self._fork(target)
+
+    def last_words(self) -> str:
+        """The last line that it wrote itself, or how it ended."""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:LAST_WORDS] if lines else f"exit code {self._process.poll()}"
 
     def close(self) -> None:
         """Ends the server at once, and its children."""
@@ -178,11 +199,6 @@ class ForkServer:
         self._control.close()
         self._log.close()
 
-    def _words(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:LAST_WORDS] if lines else f"exit code {self._process.returncode}"
-
 
 _MAX_NAME = 200
 
@@ -199,8 +215,10 @@ def serve(control_number: int, parent: int, modules: Sequence[str]) -> None:
     """What the fork server does: forks a child for each request until its parent is gone."""
     _ignore_signals()
     control = socket.socket(fileno=control_number)
+    gc.disable()  # a quarter of the time of importing torch and diffusers is spent on collecting
     for module in modules:
         importlib.import_module(module)
+    gc.freeze()  # children share what was imported, and never look through it
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -252,6 +270,7 @@ def _become(target: str, connection: int, log: int, server_only: Sequence[int]) 
         server = os.getppid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        gc.enable()
         _die_with(server)
         for number in server_only:
             os.close(number)

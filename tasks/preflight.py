@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ad_lib.decoding import inspect_image
 from ad_lib.errors import ImageError
-from ad_lib.labels import MAX_LABELS
 from ad_lib.memory import MemoryBudget
+from ad_lib.requests import MAX_LABELS
 from infra.store import BucketNotFound, ObjectNotFound, ObjectUnreadable, UriError
 from manifests.items import ErrorClass, Input, Problem
 from tasks.sources import read_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -135,7 +135,12 @@ class _Run:
 
 
 def resolve_job(
-    job: Job, base: str, *, will_render: bool = False, for_extension: bool = False
+    job: Job,
+    base: str,
+    *,
+    will_render: bool = False,
+    for_extension: bool = False,
+    check: Callable[[FoundModel], None] = check_model,
 ) -> ResolvedJob:
     """Looks up everything that a job names.
 
@@ -147,6 +152,7 @@ def resolve_job(
         base: the folder that relative paths start from.
         will_render: this machine must have the job's device.
         for_extension: of several run folders with dates a complete one is gone on with, too.
+        check: raises where the weights do not fit their networks; `check_model` loads torch.
 
     Raises:
         RequestError, BackboneError: an unknown preset, setting or backbone, or a setting that a
@@ -168,7 +174,7 @@ def resolve_job(
     inputs = _list_inputs(job, preset, base, place.uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
-    check_model(found.model)
+    check(found.model)
     return ResolvedJob(
         job=job,
         preset=preset,

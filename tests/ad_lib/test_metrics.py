@@ -16,7 +16,7 @@ from skimage.feature import match_template
 from skimage.metrics import structural_similarity
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ad_lib.images import fit_image, image_to_tensor, tensor_to_image
+from ad_lib.images import fit_image
 from ad_lib.measure import METRIC_NAMES, _at_one_scale, measure, measure_with_controls
 from ad_lib.metrics import (
     autocorr_peak,
@@ -35,6 +35,7 @@ from ad_lib.metrics import (
     ssim_luma,
     swd_patch,
 )
+from ad_lib.tensors import image_to_tensor, tensor_to_image
 from manifests import examples
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from ad_lib import PRESETS, finish, render
 from ad_lib.colour import rgb_to_lab
-from ad_lib.images import fit_image, image_to_tensor
+from ad_lib.images import fit_image
 from ad_lib.inputs import BatchInputs
 from ad_lib.measure import measure
 from ad_lib.noise import seeded_noise
 from ad_lib.synthesis import ordered_timesteps
+from ad_lib.tensors import image_to_tensor
 from tests.ad_lib.requests_of_every_task import photo, request
 
 TASKS = sorted(PRESETS)

@@ -50,10 +50,10 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
     def make(first: Callable[..., Worked], second: Callable[..., Worked]) -> Crew:
         acted = dict(zip(DEVICES, (first, second), strict=True))
         monkeypatch.setattr(crews, "work", lambda uri, *, device, **rest: acted[device](**rest))
-        monkeypatch.setattr(crews, "rendering_fork_server", lambda: ForkServer([]))
-        return Crew("run", DEVICES, Compute(), stopping=Stopping())
+        return Crew("run", DEVICES, Compute(), server=server, stopping=Stopping())
 
-    return make
+    with ForkServer([]) as server:
+        yield make
 
 
 def test_a_worker_whose_device_fails_ends_alone(crew: Callable[..., Crew]):

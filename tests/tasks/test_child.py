@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.child import ChildProcess, InThisProcess, rendering_fork_server
-from tasks.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped
-from tasks.fork_server import ForkServer
+from ad_lib.errors import BackboneError
+from tasks.child import ChildProcess, InThisProcess, check_in_child
+from tasks.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
+from tasks.fork_server import ForkServer, rendering_fork_server
+from tasks.weights import check_model, find_model
+from tests.conftest import TINY_BACKBONE
 from tests.tasks.shards import Told, item_id, planted, without
 
 PLANTED = Path(__file__).parents[1] / "faults" / "planted_renderers"
@@ -133,6 +138,28 @@ def test_closing_from_another_thread_stops_what_hangs(tmp_path, child):
     told.on_begin = threading.Timer(0.5, child.close).start
     with pytest.raises(Stopped):
         child.render(work, told, hang_seconds=600)
+
+
+def test_a_model_that_a_child_checks_is_refused_with_the_same_sentence(tmp_path, server):
+    check_in_child(server, find_model(str(TINY_BACKBONE)))
+    folder = Path(shutil.copytree(TINY_BACKBONE, tmp_path / "model"))
+    config = folder / "unet" / "config.json"
+    wider = {**json.loads(config.read_text()), "cross_attention_dim": 48}
+    config.write_text(json.dumps(wider))
+    broken = find_model(str(folder))
+    with pytest.raises(BackboneError) as here:
+        check_model(broken)
+    with pytest.raises(BackboneError) as there:
+        check_in_child(server, broken)
+    assert str(there.value) == str(here.value)
+
+
+def test_a_process_that_dies_while_it_checks_a_model_is_a_fault_of_the_machine():
+    with (
+        ForkServer(["no_such_module"]) as server,
+        pytest.raises(WorkerFault, match="no_such_module"),
+    ):
+        check_in_child(server, find_model(str(TINY_BACKBONE)))
 
 
 PARENT = """

@@ -171,14 +171,10 @@ def _limit(cpu_seconds: int) -> None:
 
 def _render_here() -> None:
     """Commands render in this process, so that everything is seen that rendering does."""
-    from flows import crew
+    from flows import crew, session
     from tests.tasks.runs import renderer
 
-    class NoServer:
-        def close(self) -> None:
-            pass
-
-    crew.rendering_fork_server = NoServer  # type: ignore[assignment]
+    session.rendering_fork_server = nullcontext  # type: ignore[assignment]
     crew.ChildProcess = lambda *_: nullcontext(renderer())  # type: ignore[assignment,misc]
 
 

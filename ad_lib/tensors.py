@@ -1,0 +1,35 @@
+"""How pictures become tensors, and back.
+
+Invariant: what does not divide by the autoencoder's factor is padded, never squashed, and cropped
+back later.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1], float32."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def tensor_to_image(pixels: Tensor) -> Image.Image:
+    """The picture of a (3, H, W) tensor in [0, 1], rounded to 8 bits."""
+    rounded = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
+
+
+def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
+    """Pads (B, 3, H, W) to multiples of `factor`, right and bottom, by repeating the edge."""
+    height, width = pixels.shape[-2:]
+    right = math.ceil(width / factor) * factor - width
+    bottom = math.ceil(height / factor) * factor - height
+    return F.pad(pixels, (0, right, 0, bottom), mode="replicate")
