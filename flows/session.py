@@ -22,7 +22,7 @@ from tasks.committed import failed_rows, open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.devices import DeviceType, devices_for
 from tasks.faults import Stopped
-from tasks.fork_server import rendering_fork_server
+from tasks.fork_server import ForkServer
 from tasks.report import publish
 from tasks.run_folder import open_run, recorded_job
 from tasks.stop_request import ask_to_stop
@@ -31,6 +31,7 @@ from tasks.stop_request import ask_to_stop
 def finish(
     terminal: Terminal,
     stopping: Stopping,
+    server: ForkServer,
     uri: str,
     job: Job,
     name: str,
@@ -41,6 +42,7 @@ def finish(
     Args:
         terminal: where progress is shown.
         stopping: whether to stop.
+        server: forks the rendering processes.
         uri: the run folder.
         job: its `compute` says how, its `limits` how much may fail.
         name: what Prefect calls the flow run.
@@ -67,7 +69,6 @@ def finish(
         return publish_once()
 
     with (
-        rendering_fork_server() as server,
         progress_shown(terminal, progress),
         Crew(
             *(uri, devices, job.compute), server=server, stopping=stopping, tell=progress.tell
@@ -80,7 +81,12 @@ def finish(
 
 
 def work_on(
-    terminal: Terminal, stopping: Stopping, uri: str, device: str, max_shards: int | None
+    terminal: Terminal,
+    stopping: Stopping,
+    server: ForkServer,
+    uri: str,
+    device: str,
+    max_shards: int | None,
 ) -> None:
     """Renders pending shards of a run with one device, beside whoever else does."""
     store, run = open_run(uri)
@@ -91,7 +97,6 @@ def work_on(
         return
     devices = devices_for(run.device_type, device, 1)
     with (
-        rendering_fork_server() as server,
         progress_shown(terminal, progress),
         Crew(
             *(uri, devices, compute),

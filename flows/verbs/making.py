@@ -23,6 +23,7 @@ from flows.verbs.options import (
 if TYPE_CHECKING:
     from manifests.job import Job
     from tasks.devices import DeviceType
+    from tasks.fork_server import ForkServer
 
 
 def run(
@@ -40,14 +41,15 @@ def run(
     run folder, whatever happens; the same command continues from there and recomputes nothing.
     """
     call = context.ensure_object(Call)
-    resolved = resolved_job(job, overrides, limit, output, will_render=True)
+    server = _fork_server(context)
+    resolved = resolved_job(server, job, overrides, limit, output, will_render=True)
     from flows import planning
 
     if dry_run:
         planning.show_dry_run(call.terminal, resolved)
         return
     prepared = planning.prepare(call.terminal, resolved)
-    _finish(call, prepared.uri, resolved.job, job.stem)
+    _finish(call, server, prepared.uri, resolved.job, job.stem)
 
 
 def extend(
@@ -64,11 +66,14 @@ def extend(
     replaces the old one. Files that were planned as they are now are not read again.
     """
     call = context.ensure_object(Call)
-    resolved = resolved_job(job, overrides, limit, output, will_render=True, for_extension=True)
+    server = _fork_server(context)
+    resolved = resolved_job(
+        server, job, overrides, limit, output, will_render=True, for_extension=True
+    )
     from flows import planning
 
     if planning.extend_run(call.terminal, resolved, dry_run=dry_run):
-        _finish(call, resolved.output_uri, resolved.job, job.stem)
+        _finish(call, server, resolved.output_uri, resolved.job, job.stem)
 
 
 def retry(
@@ -99,6 +104,7 @@ def retry(
     Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
     """
     call = context.ensure_object(Call)
+    server = _fork_server(context)
     uri = run_folder(run_uri)
     from flows import planning
 
@@ -109,7 +115,7 @@ def retry(
     if retried is not None:
         job = planning.job_of(uri, retried.compute)
         device_type = cast("DeviceType | None", retried.changes.get("device_type"))
-        _finish(call, uri, job, "retry", device_type)
+        _finish(call, server, uri, job, "retry", device_type)
 
 
 def plan(
@@ -121,7 +127,8 @@ def plan(
 ) -> None:
     """Check every input and write the plan, without rendering."""
     call = context.ensure_object(Call)
-    resolved = resolved_job(job, overrides, limit, output, will_render=False)
+    server = _fork_server(context)
+    resolved = resolved_job(server, job, overrides, limit, output, will_render=False)
     from flows import planning
 
     planning.prepare(call.terminal, resolved)
@@ -144,10 +151,11 @@ def work(
     until every shard is committed. Whoever planned the run, or 'stylefarm report', publishes it.
     """
     call = context.ensure_object(Call)
+    server = _fork_server(context)
     uri = run_folder(run_uri)
     from flows import session
 
-    session.work_on(call.terminal, call.stopping, uri, device, max_shards)
+    session.work_on(call.terminal, call.stopping, server, uri, device, max_shards)
 
 
 def stop(context: typer.Context, run_uri: RunUri) -> None:
@@ -159,14 +167,29 @@ def stop(context: typer.Context, run_uri: RunUri) -> None:
     session.stop_run(call.terminal, uri)
 
 
+def _fork_server(context: typer.Context) -> ForkServer:
+    """The process that forks those that render; it ends with the command.
+
+    It starts before anything is looked up, because importing torch takes longer than all of that.
+    """
+    from tasks.fork_server import rendering_fork_server
+
+    return context.with_resource(rendering_fork_server())
+
+
 def _finish(
-    call: Call, uri: str, job: Job, name: str, device_type: DeviceType | None = None
+    call: Call,
+    server: ForkServer,
+    uri: str,
+    job: Job,
+    name: str,
+    device_type: DeviceType | None = None,
 ) -> None:
     """Renders what is pending, publishes, and ends with the run's exit code."""
     from flows import session
 
     shown = job.name or name
-    index = session.finish(call.terminal, call.stopping, uri, job, shown, device_type)
+    index = session.finish(call.terminal, call.stopping, server, uri, job, shown, device_type)
     session.show_outcome(call.terminal, job, uri, index)
     if not index.complete:
         raise typer.Exit(ExitCode.INCOMPLETE)

@@ -6,6 +6,7 @@ What is wrong is told before anything large is imported.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from flows.verbs.options import pairs_of
 
 if TYPE_CHECKING:
     from manifests.job import Job
+    from tasks.fork_server import ForkServer
     from tasks.resolving import ResolvedJob
 
 PACKAGES = ("ad_lib", "manifests", "infra", "tasks")
@@ -34,6 +36,7 @@ def run_folder(uri: str) -> str:
 
 
 def resolved_job(
+    server: ForkServer,
     path: Path,
     overrides: list[str],
     limit: int | None,
@@ -44,6 +47,15 @@ def resolved_job(
 ) -> ResolvedJob:
     """The job with everything looked up that it names.
 
+    Args:
+        server: forks the process that checks the model.
+        path: the job file.
+        overrides: keys of it that are replaced, as typed.
+        limit: of the items that are planned.
+        output: the run folder, as typed.
+        will_render: this machine must have the job's device.
+        for_extension: see `tasks.resolving.resolve_job`.
+
     Raises:
         ManifestError, RequestError, BackboneError, StoreError: something that it names is wrong,
             or cannot be used.
@@ -52,11 +64,17 @@ def resolved_job(
 
     job = _load(path, overrides, limit, output)
     find_preset(job.task).settings_with(job.settings)
+    from tasks.child import check_in_child
     from tasks.resolving import resolve_job
 
     _refuse_shadowed_packages()
-    base = str(path.absolute().parent)
-    return resolve_job(job, base, will_render=will_render, for_extension=for_extension)
+    return resolve_job(
+        job,
+        str(path.absolute().parent),
+        will_render=will_render,
+        for_extension=for_extension,
+        check=partial(check_in_child, server),
+    )
 
 
 def _load(path: Path, overrides: list[str], limit: int | None, output: str | None) -> Job:

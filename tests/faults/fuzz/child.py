@@ -171,10 +171,12 @@ def _limit(cpu_seconds: int) -> None:
 
 def _render_here() -> None:
     """Commands render in this process, so that everything is seen that rendering does."""
-    from flows import crew, session
+    from flows import crew
+    from tasks import child, fork_server, weights
     from tests.tasks.runs import renderer
 
-    session.rendering_fork_server = nullcontext  # type: ignore[assignment]
+    fork_server.rendering_fork_server = nullcontext  # type: ignore[assignment]
+    child.check_in_child = lambda _, model: weights.check_model(model)
     crew.ChildProcess = lambda *_: nullcontext(renderer())  # type: ignore[assignment,misc]
 
 
