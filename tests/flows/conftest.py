@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from flows.cli import main
+from tasks import fork_server
+from tasks.fork_server import ForkServer
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import Answer, run_command
@@ -55,11 +58,23 @@ def finished(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> F
     return Finished(job, folder / "run", answer)
 
 
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[ForkServer]:
+    """A fork server for all commands of this process, so that torch is imported once."""
+    with fork_server.rendering_fork_server() as server:
+        yield server
+
+
 @pytest.fixture
 def stylefarm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shared_server: ForkServer,
 ) -> Stylefarm:
     """`stylefarm` in this process, in `tmp_path`; its words are folded to one line."""
+
+    monkeypatch.setattr(fork_server, "rendering_fork_server", lambda: nullcontext(shared_server))
 
     def call(*arguments: str | Path) -> Answer:
         monkeypatch.chdir(tmp_path)
