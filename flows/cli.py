@@ -18,7 +18,7 @@ from flows.exit_codes import DEBUG_VARIABLE, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal, prepare_streams
-from flows.verbs import looking, making, picture
+from flows.verbs import looking, making, mending, picture
 from flows.verbs.options import Call
 
 app = typer.Typer(
@@ -35,7 +35,8 @@ VERBS = {
         *(making.run, making.extend, making.retry, making.plan, making.work, making.stop),
         picture.render,
     ),
-    "Look": (looking.status, looking.report, looking.presets),
+    "Look": (looking.status, looking.report, looking.failures, looking.presets),
+    "Mend": (mending.verify,),
 }
 """Every command, under the heading that the help has for it."""
 

@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     UNUSABLE = (
         2,
         "wrong usage, or an input, a store, a device or a model that cannot be used; also where "
-        "the sources of a run are gone",
+        "the sources of a run are gone, or a record that only a copy brings back",
     )
     FAILED_ITEMS = (
         3,
@@ -37,8 +37,9 @@ class ExitCode(IntEnum):
     INCOMPLETE = (
         4,
         "incomplete: stopped by a signal or by 'stylefarm stop', or the store of the run folder or "
-        "every worker of this machine failed. What is committed stays; run it again",
-        ("run", "extend", "retry", "work", "render", "plan"),
+        "every worker of this machine failed. What is committed stays; run it again. Also where "
+        "'stylefarm verify' found damage that rendering mends",
+        ("run", "extend", "retry", "work", "render", "plan", "verify"),
     )
     OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan")
     FAILING = (

@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from flows.bars import progress_shown
@@ -18,9 +19,10 @@ from infra.prefect_api import PrefectUnavailable
 from infra.store import Store, join_uri
 from manifests.commits import REPORT_NAME, Index, RunRecord
 from manifests.job import Job, Limits
-from tasks.committed import failed_rows, open_committed
+from tasks.committed import open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.devices import DeviceType, devices_for
+from tasks.failures import find_failures
 from tasks.faults import Stopped
 from tasks.fork_server import ForkServer
 from tasks.report import publish
@@ -146,7 +148,7 @@ def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> N
     terminal.say(f"{counted(index.counts.failed, 'item')} failed ({classes}):", "red")
     lines = (
         f"{row['key']}: {row['error_class']}: {row['error_message']}"
-        for row in failed_rows(*open_run(uri), MAX_LINES)
+        for row in islice(find_failures(uri).rows, MAX_LINES)
     )
     terminal.say_list(lines, "red", rest="more", num_lines=index.counts.failed)
     terminal.say(

@@ -21,7 +21,7 @@ from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
 from manifests.outcomes import Outcome
 from manifests.plan import PLAN_NAME, SHARD_PATTERN, plan_name, sources_name
-from manifests.records import Count, Record, Seconds, Sha256, Words, read_record
+from manifests.records import Count, Record, SealedRecord, Seconds, Sha256, Words, read_record
 
 RUN_NAME = "run.json"
 INDEX_NAME = "index.json"
@@ -42,7 +42,7 @@ MAX_INDEX_BYTES = 1 << 29
 ShardName = Annotated[str, Field(pattern=rf"^{SHARD_PATTERN}$")]
 
 
-class PlanReference(Record):
+class PlanReference(SealedRecord):
     """A frozen plan, and what its sources listed when it was made.
 
     Attributes:
@@ -189,7 +189,7 @@ class ShardStats(Record):
         )
 
 
-class Commit(Record):
+class Commit(SealedRecord):
     """`commits/<shard>.json`: the one write that makes a shard exist.
 
     Attributes:
@@ -317,12 +317,8 @@ def data_name(shard: str, sha256: str, extension: str) -> str:
     return f"data/{shard}-{sha256[:12]}.{extension}"
 
 
-def render_again(shard: str) -> str:
-    """What the user can do where a file of a committed shard is damaged or missing."""
-    return (
-        f"restore it, or delete {commit_name(shard)} and run the job again, which renders shard "
-        f"{shard} anew"
-    )
+MEND = "restore it, or call 'stylefarm verify', which names all that is damaged and plans it anew"
+"""What the user can do where a file of a committed shard is damaged or missing."""
 
 
 def count(outcomes: Sequence[Outcome]) -> Counts:
@@ -354,16 +350,15 @@ def read_commit(data: bytes, shard: str) -> Commit:
         RunFolderError: it is damaged, another shard's, or of a later version of stylefarm.
     """
     name = commit_name(shard)
-    way_out = "restore it, or delete it and run the job again, which renders the shard anew"
-    version = read_record(_AnyVersion, data, name, way_out=way_out).schema_version
+    version = read_record(_AnyVersion, data, name, way_out=MEND).schema_version
     if isinstance(version, int) and version > COMMIT_SCHEMA_VERSION:
         raise RunFolderError(
             f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
             f"reads {COMMIT_SCHEMA_VERSION}): update stylefarm"
         )
-    commit = read_record(Commit, data, name, way_out=way_out)
+    commit = read_record(Commit, data, name, way_out=MEND)
     if version is None:
         commit = commit.model_copy(update={"schema_version": 1})
     if commit.shard != shard:
-        raise RunFolderError(f"{name} is the commit of shard {commit.shard}: {way_out}")
+        raise RunFolderError(f"{name} is the commit of shard {commit.shard}: {MEND}")
     return commit

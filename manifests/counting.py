@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.commits import (
+    MEND,
     RUN_NAME,
     Commit,
     Counts,
@@ -225,7 +226,7 @@ def refuse_foreign_commits(
         if commit.plan_digest != plans[number].plan_digest:
             raise RunFolderError(
                 f"{commit_name(commit.shard)} belongs to another plan ({commit.plan_digest[:12]}…, "
-                f"this run has {plans[number].plan_digest[:12]}…): move it away"
+                f"this run has {plans[number].plan_digest[:12]}…): {MEND}"
             )
         num_shards[number] += 1
         num_items[number] += commit.counts.planned
@@ -234,8 +235,8 @@ def refuse_foreign_commits(
             name = generation_name(number) if number else RUN_NAME
             raise RunFolderError(
                 f"commits/ counts {num_items[number]} items in {num_shards[number]} shards, {name} "
-                f"only {plan.num_items} in {plan.num_shards}: move away the commits that are not "
-                "of this run"
+                f"only {plan.num_items} in {plan.num_shards}: call 'stylefarm verify', which "
+                "names the commits that are not of this run and moves them away"
             )
 
 

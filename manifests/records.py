@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +12,9 @@ from manifests.errors import RunFolderError
 
 MAX_RECORD_BYTES = 16 << 20
 """Maximum size of a record; the largest is `run.json`, which holds a whole job."""
+
+CHECKSUM = "checksum"
+"""The key of a sealed record's checksum."""
 
 MAX_DEPTH = 40
 """Maximum number of lists and mappings inside each other."""
@@ -29,8 +33,53 @@ class Record(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The record as JSON text, keys sorted."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1)
-        return f"{text}\n".encode()
+        return _written(self.model_dump(mode="json"))
+
+
+class SealedRecord(Record):
+    """A record whose text has a `checksum`: the sha256 of the text without it.
+
+    Readers take a record without a checksum, or with another one; `is_as_written` tells.
+    """
+
+    def to_bytes(self) -> bytes:
+        """The record as JSON text, keys sorted, with its checksum."""
+        return _sealed(self.model_dump(mode="json"))
+
+
+def fits_its_seal(data: bytes) -> bool:
+    """Whether the bytes are a sealed record as it was written, of whatever version."""
+    try:
+        content = _json_object(data)
+    except (ValueError, RecursionError):
+        return False
+    return content.pop(CHECKSUM, None) is not None and data == _sealed(content)
+
+
+def is_as_written(record: type[Record], data: bytes) -> bool:
+    """Whether a record that can be read has the very bytes that stylefarm wrote.
+
+    What was written before there were checksums is held to the form that it was written in.
+
+    Args:
+        record: what the bytes are.
+        data: the file's bytes.
+    """
+    content = _json_object(data)
+    if CHECKSUM in content:
+        return fits_its_seal(data)
+    return data == _written(
+        record.model_validate(content).model_dump(mode="json", exclude_unset=True)
+    )
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
+    return _written({**content, CHECKSUM: hashlib.sha256(_written(content)).hexdigest()})
+
+
+def _written(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True, indent=1)
+    return f"{text}\n".encode()
 
 
 RecordType = TypeVar("RecordType", bound=Record)

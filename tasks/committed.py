@@ -12,19 +12,18 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from infra.store import ObjectNotFound, Store
 from manifests.commits import (
     INDEX_NAME,
     MAX_INDEX_BYTES,
+    MEND,
     Commit,
     Index,
     IndexedShard,
     RunRecord,
     read_index,
-    render_again,
 )
 from manifests.counting import (
     Counted,
@@ -209,22 +208,21 @@ def _refuse_unplanned(plan: RunPlan, commits: Mapping[str, Commit]) -> None:
         if planned is None or commit.plan_digest != plan.reference(shard).plan_digest:
             raise RunFolderError(
                 f"commits/{shard}.json does not belong to this run, which has no such shard in its "
-                "plan: move it away"
+                "plan: call 'stylefarm verify', which moves it away or plans its shard anew"
             )
         if commit.counts.planned != planned.num_items:
             raise RunFolderError(
                 f"commits/{shard}.json is damaged (it counts {commit.counts.planned} items, "
-                f"{planned.num_items} were planned): {render_again(shard)}"
+                f"{planned.num_items} were planned): {MEND}"
             )
 
 
 def _check_size(shard: str, name: str, wanted: int, sizes: Mapping[str, int]) -> None:
     if name not in sizes:
-        raise RunFolderError(f"{name} is missing: {render_again(shard)}")
+        raise RunFolderError(f"{name} is missing: {MEND}")
     if sizes[name] != wanted:
         raise RunFolderError(
-            f"{name} is damaged (it has {sizes[name]} bytes, its commit says {wanted}): "
-            f"{render_again(shard)}"
+            f"{name} is damaged (it has {sizes[name]} bytes, its commit says {wanted}): {MEND}"
         )
 
 
@@ -234,8 +232,12 @@ def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
     Raises:
         RunFolderError: its Parquet part is damaged, or does not say what its commit says.
     """
-    name, way_out = commit.parquet.name, render_again(commit.shard)
-    data = read_file(store, name, way_out, commit.parquet.bytes)
+    return rows_of(read_file(store, commit.parquet.name, MEND, commit.parquet.bytes), commit, items)
+
+
+def rows_of(data: bytes, commit: Commit, items: list[Item]) -> list[Row]:
+    """The rows in the bytes of a committed Parquet part; see `shard_rows`."""
+    name, way_out = commit.parquet.name, MEND
     if hashlib.sha256(data).hexdigest() != commit.parquet.sha256:
         raise RunFolderError(f"{name} is damaged (its sha256 is not its commit's): {way_out}")
     rows = read_metadata(data, name, items, plan_digest=commit.plan_digest, way_out=way_out)
@@ -250,20 +252,3 @@ def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
             f"{name} is damaged (its content_digest is not its commit's): {way_out}"
         )
     return rows
-
-
-def failed_rows(store: Store, run: RunRecord, most: int) -> list[Row]:
-    """The rows of the first failed items of a run, `most` at most.
-
-    Raises:
-        RunFolderError: a plan or a committed file is damaged.
-    """
-    committed = open_committed(store, run)
-    failed = (
-        row
-        for shard, commit in committed.live.items()
-        if commit.counts.failed
-        for row, _ in committed.counting_rows(shard)
-        if row["status"] == Status.FAILED
-    )
-    return list(islice(failed, most))

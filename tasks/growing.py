@@ -36,6 +36,7 @@ def add_generation(
     reason: str,
     sources: bytes | None = None,
     changes: Mapping[str, Any] | None = None,
+    superseded: Iterable[str] = (),
 ) -> Generation | None:
     """Freezes items as the next generation of a run.
 
@@ -49,6 +50,7 @@ def add_generation(
         reason: for people.
         sources: what the sources list now, as `manifests.source_table` writes it.
         changes: what changes pixels in it.
+        superseded: shards that no longer count, since it plans their items.
 
     Returns:
         The generation; None where somebody else has taken its number.
@@ -79,6 +81,7 @@ def add_generation(
         fingerprint=run.fingerprint,
         reason=reason,
         changes=dict(changes or {}),
+        superseded=tuple(superseded),
         created_by=worker_name(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ad_lib.decoding import MAX_PIXELS, decoded_image
 from infra.store import Store, StoreError, open_store, read_uri
-from manifests.commits import Commit, render_again
+from manifests.commits import MEND, Commit
 from manifests.errors import RunFolderError
 from manifests.items import Input
 from tasks.sources import read_input
@@ -38,14 +38,14 @@ def result_picture(
     if commit.tar is None:
         raise RunFolderError(
             f"{commit.parquet.name} is damaged (it names {output['name']}, and shard "
-            f"{commit.shard} has no tar): {render_again(commit.shard)}"
+            f"{commit.shard} has no tar): {MEND}"
         )
     tar = commit.tar
     try:
         return _small(_member_bytes(store, tar.name, tar.bytes, output), MAX_PIXELS, size)
     except ValueError as error:  # of the tar's headers, the row, or the picture's bytes
         reason = " ".join(str(error).split())
-    raise RunFolderError(f"{tar.name} is damaged ({reason}): {render_again(commit.shard)}")
+    raise RunFolderError(f"{tar.name} is damaged ({reason}): {MEND}")
 
 
 def input_picture(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ad_lib.presets import find_preset
 from manifests.commits import RunRecord
-from manifests.errors import JobError, nearest
+from manifests.errors import JobError
 from manifests.generations import Generation
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Input, Item, Status
@@ -24,6 +24,7 @@ from manifests.job import BackboneChoice, Compute, Job
 from manifests.records import first_problem
 from manifests.yaml_text import YamlError, compose, value_of
 from tasks.committed import Committed, Row, open_committed
+from tasks.failures import known_classes
 from tasks.growing import add_generation
 from tasks.items import Shape, problem_of, result_size, shaping_place
 from tasks.preflight import inspect_inputs
@@ -81,7 +82,7 @@ def retry(
         RunFolderError: the run folder is damaged.
         StoreError: a store refuses or does not answer.
     """
-    wanted = _known_classes(classes)
+    wanted = known_classes(classes)
     while True:
         store, run = open_run(run_uri)
         job = recorded_job(run)
@@ -106,17 +107,6 @@ def retry(
         )
         if generation is not None:
             return replace(planned, generation=generation)
-
-
-def _known_classes(names: Sequence[str]) -> frozenset[str]:
-    known = [error_class.value for error_class in ErrorClass]
-    for name in names:
-        if name not in known:
-            raise JobError(
-                f"--class {name}: no item fails so; {nearest(name, known)} (the classes are "
-                f"{', '.join(known)})"
-            )
-    return frozenset(names or known)
 
 
 def _changed(

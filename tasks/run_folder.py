@@ -291,12 +291,17 @@ def newest_attempts(
         Attempts; one that cannot be read is an attempt that ended, with the reason as its error.
     """
     pending = pending_shards(store, plan)
+    numbers = sorted(newest_attempt_numbers(store).items())
+    chosen = islice((one for one in numbers if one[0] in pending), most)
+    return [_read_attempt(store, *one) for one in chosen]
+
+
+def newest_attempt_numbers(store: Store) -> dict[str, int]:
+    """The number of the newest attempt at each shard that was ever tried."""
     newest: dict[str, int] = {}
     for _, name in _named(store, "attempts/", _NOTE):
-        shard, number = name[1], int(name[2])
-        if shard in pending and number > newest.get(shard, 0):
-            newest[shard] = number
-    return [_read_attempt(store, *one) for one in islice(sorted(newest.items()), most)]
+        newest[name[1]] = max(int(name[2]), newest.get(name[1], 0))
+    return newest
 
 
 def write_index(store: Store, index: Index) -> None:

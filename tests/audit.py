@@ -15,7 +15,8 @@ import re
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -57,8 +58,8 @@ class Audit:
         generations: in order.
         items: the newest plan row of each item that counts: that nothing replaces.
         rows: of each of them the row that counts, where there is one, in the order of shards.
-        all_rows: those of every committed shard.
-        commits: by shard.
+        all_rows: those of every committed shard that is not superseded.
+        commits: by shard, of the same shards.
         attempts: by shard, in order.
         superseded: shards whose rows do not count.
         content_digest: the sum over the (key, output sha256) of the rows that count.
@@ -121,7 +122,8 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
     planned_in = {shard: one for one in generations for shard in one.shards}
     assert superseded <= planned_in.keys(), "what no plan has cannot be superseded"
 
-    commits = {path.stem: _json(path) for path in sorted(folder.glob("commits/*.json"))}
+    paths = [path for path in sorted(folder.glob("commits/*.json")) if path.stem not in superseded]
+    commits = {path.stem: _json(path) for path in paths}
     assert commits.keys() <= planned_in.keys(), "a commit that nothing planned"
     all_rows: list[Row] = []
     for shard, commit in commits.items():
@@ -129,6 +131,7 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
     items = _items_that_count(generations)
     rows = _rows_that_count(all_rows, items, superseded)
     named = {commit[kind]["name"] for commit in commits.values() for kind in _kinds(commit)}
+    named |= set(_superseded_files(folder, superseded))
     lying = sorted(path.relative_to(folder).as_posix() for path in folder.glob("data/*"))
     found = Audit(
         generations=generations,
@@ -147,6 +150,14 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
     if published:
         _check_index(_json(folder / "index.json"), run, found)
     return found
+
+
+def _superseded_files(folder: Path, superseded: frozenset[str]) -> Iterator[str]:
+    """What commits of superseded shards name; any of them may be damaged or gone."""
+    for shard in superseded:
+        with suppress(ValueError, OSError, KeyError, TypeError):
+            commit = _json(folder / f"commits/{shard}.json")
+            yield from [commit[kind]["name"] for kind in _kinds(commit)]
 
 
 # ------------------------------------------------------------------------------------- records
@@ -415,12 +426,15 @@ def _check_index(index: Row, run: Row, found: Audit) -> None:
     assert index["complete"] == (not found.uncommitted and counts["pending"] == 0)
     assert index["fingerprint"] == run["fingerprint"]
     assert index["plan_digest"] == run["plan_digest"]
-    assert sorted(one["shard"] for one in index["shards"]) == sorted(found.commits)
-    for one in index["shards"]:
+    shards = {one["shard"]: one for one in index["shards"]}
+    gone = {shard for shard, one in shards.items() if one.get("superseded", False)}
+    assert len(shards) == len(index["shards"])
+    assert gone <= found.superseded
+    assert shards.keys() - gone == found.commits.keys()
+    for one in (shards[shard] for shard in found.commits):
         commit = found.commits[one["shard"]]
         for name in ("tar", "parquet", "counts", "content_digest"):
             assert one[name] == commit[name]
-        assert one.get("superseded", False) == (one["shard"] in found.superseded)
     errors = Counter(row["error_class"] for row in found.rows if row["error_class"])
     assert index["stats"]["errors"] == errors
     if "generations" not in index:  # published by the first layout's code

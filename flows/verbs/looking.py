@@ -1,4 +1,4 @@
-"""The commands that look and tell: status, report, presets."""
+"""The commands that look and tell: status, report, failures, presets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.verbs.opening import run_folder
-from flows.verbs.options import Call, RunUri
+from flows.verbs.options import AsJson, Call, RunUri, names_of
 
 
 def status(context: typer.Context, run_uri: RunUri) -> None:
@@ -30,6 +30,28 @@ def report(
     from flows import session
 
     session.show_report(call.terminal, uri, show)
+
+
+def failures(
+    context: typer.Context,
+    run_uri: RunUri,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--class",
+            metavar="CLASS,…",
+            help="Tell of items that failed with these classes, such as oom,decode; all unless "
+            "given.",
+        ),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the items of a run that failed, each with the reason."""
+    call = context.ensure_object(Call)
+    uri = run_folder(run_uri)
+    from flows.failures import show_failures
+
+    show_failures(call.terminal, uri, names_of(classes), as_json=as_json)
 
 
 def presets(context: typer.Context) -> None:

@@ -465,11 +465,14 @@ RECORDS: dict[str, tuple[Damage, str]] = {
 """Damaged records: whoever looks at the run refuses them."""
 
 FILES: dict[str, tuple[Damage, str]] = {
-    "tar-missing": (of_file("tar", Path.unlink), r"^data/0000\d-.*.tar is missing: .*delete comm"),
+    "tar-missing": (
+        of_file("tar", Path.unlink),
+        r"^data/0000\d-.*.tar is missing: .*'stylefarm verify'",
+    ),
     "part-missing": (of_file("parquet", Path.unlink), r"^data/.*.parquet is missing: restore it"),
     "tar-short": (
         of_file("tar", lambda path: os.truncate(path, 512)),
-        r"^data/.*.tar is damaged \(it has 512 bytes, its commit says \d+\): restore it, or delete",
+        r"^data/.*.tar is damaged \(it has 512 bytes, its commit says \d+\): .*'stylefarm verify'",
     ),
     "tar-long": (
         of_file("tar", lambda path: path.write_bytes(path.read_bytes() + b"\0" * 512)),
@@ -611,7 +614,7 @@ FILES: dict[str, tuple[Damage, str]] = {
 CONTENTS: dict[str, tuple[Damage, str]] = {
     "part-flipped": (
         of_file("parquet", lambda path: path.write_bytes(flipped(path.read_bytes(), 100))),
-        r"^data/.*.parquet is damaged \(its sha256 is not its commit's\): restore it, or delete",
+        r"^data/.*.parquet is damaged \(its sha256 is not its commit's\): .*'stylefarm verify'",
     ),
     "part-no-parquet": (forged_file("parquet", lambda data: b"x" * 99), r"^data/.* is damaged"),
     "part-fewer-rows": (forged_part(lambda table: table.slice(1)), r"it has 0 rows, but 1 were"),
