@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from manifests.commits import Counts, Index
+from manifests.job import Limits
 from tasks.events import (
     Committed,
     CommittedElsewhere,
+    Ended,
     ItemDone,
     Phase,
     Progress,
@@ -60,6 +63,31 @@ class Snapshot:
         if self.seconds_left is None:
             return "not known yet"
         return str(timedelta(seconds=round(self.seconds_left)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """How a command's part of a run has ended.
+
+    Attributes:
+        is_good: whether the run is complete, with no more failed items than the job allows.
+        message: counts, or what ended it.
+        counts: of the published run; None where it was not published.
+    """
+
+    is_good: bool
+    message: str
+    counts: Counts | None = None
+
+    @staticmethod
+    def of(index: Index, limits: Limits) -> RunEnd:
+        """That of a run that was published."""
+        counts = index.counts
+        return RunEnd(
+            is_good=index.complete and limits.allows(counts.failed, counts.planned),
+            message=", ".join(f"{number} {status}" for status, number in counts),
+            counts=counts,
+        )
 
 
 class Readable(Protocol):
@@ -153,6 +181,8 @@ class RunProgress:
                 self._failed += event.error_class is not None
             elif isinstance(event, Committed | CommittedElsewhere):
                 self._count(event.shard)
+            elif isinstance(event, Ended) and len(self._workers) > 1:
+                del self._workers[event.worker]  # what it had in hand is begun anew by another
 
     @property
     def num_shards_left(self) -> int:

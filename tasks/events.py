@@ -18,6 +18,21 @@ class WorkEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Began(WorkEvent):
+    """The worker is there, and renders on `device` of `host`; the first that it tells."""
+
+    host: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(WorkEvent):
+    """The worker works no more; `reason` is the fault that ended it. The last that it tells."""
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Phase(WorkEvent):
     """What the worker does from now on.
 

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from infra.store import Store
+from manifests.attempts import Worker as WorkerIdentity
 from manifests.commits import RunRecord
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.breaker import Breaker
-from tasks.events import Committed, CommittedElsewhere, Phase, Waiting, WorkEvent
+from tasks.events import (
+    Began,
+    Committed,
+    CommittedElsewhere,
+    Ended,
+    Phase,
+    Waiting,
+    WorkEvent,
+)
 from tasks.faults import BreakerTripped, ChildDied, ChildHung, SourcesGone, Stopped, WorkerFault
 from tasks.finishing import (
     ShardInWork,
@@ -92,7 +102,22 @@ def work(
     """
     store, run = open_run(run_uri)
     worker = _Worker(store, run, device, compute, renderer, should_stop, tell)
-    return worker.work(max_shards)
+    with _told(worker.identity, tell):
+        return worker.work(max_shards)
+
+
+@contextmanager
+def _told(worker: WorkerIdentity, tell: Callable[[WorkEvent], None]) -> Iterator[None]:
+    """Tells that a worker has begun, and with what it ended."""
+    tell(Began(worker.id, host=worker.host, device=worker.device))
+    reason = None
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise
+    finally:
+        tell(Ended(worker.id, reason=reason))
 
 
 class _Worker:
@@ -108,7 +133,8 @@ class _Worker:
         should_stop: Callable[[], bool],
         tell: Callable[[WorkEvent], None],
     ) -> None:
-        self._worker, self._tell = this_worker(device), tell
+        self.identity = self._worker = this_worker(device)
+        self._tell = tell
         self._asked_to_stop, self._requests = should_stop, StopRequests(store)
         self._plan = open_plan(store, run)
         job = recorded_job(run)

@@ -1,0 +1,180 @@
+"""What does the process do that shows a command's run in Prefect?
+
+It finds an API, shows what it is told until the run has ended, and ends. Whatever goes wrong with
+Prefect ends this process alone, with one sentence for the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flows.progress import RunEnd
+from infra.prefect_api import PATIENCE_SECONDS, PrefectApi, PrefectUnavailable, prefect_api
+
+if TYPE_CHECKING:
+    from flows.showing import Told
+
+NICENESS = 10
+"""What is rendered comes first."""
+
+LOOK_SECONDS = 1.0
+"""The time between two looks at whether the API still answers."""
+
+ORPHAN_SECONDS = 8.0
+"""How long a process may go on whose command is gone."""
+
+SETTLE_SECONDS = 5.0
+"""How long a private server may take to record the task states that were sent to it."""
+
+
+def main(number: int, name: str, run_uri: str) -> NoReturn:
+    """Shows a run, then ends this process and its private server.
+
+    Args:
+        number: of the connection to the command, which sends what happens, and is sent a sentence
+            where Prefect does not work, or None once the end of the run is on record.
+        name: what Prefect calls the flow run.
+        run_uri: the run folder.
+    """
+    os.nice(NICENESS)
+    _ignore_signals()
+    speaker = _Speaker(Connection(number))
+    try:
+        _show(speaker, _Listener(speaker.connection), name, run_uri)
+        speaker.say(None)
+    except BaseException as error:
+        kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
+        speaker.say(f"{kind}{error}")
+    _end()
+
+
+class _Speaker:
+    """Says one thing at most; the command needs no more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._speaking = threading.Lock()
+        self._has_spoken = False
+
+    def say(self, sentence: str | None) -> None:
+        with self._speaking:
+            if not self._has_spoken or sentence is None:
+                self._has_spoken = True
+                with suppress(OSError):
+                    self.connection.send(sentence)
+
+
+class _Listener:
+    """Takes in at once what the command tells, so that it never waits."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        self.has_ended = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def told(self) -> Iterator[Told]:
+        """What was told, in order, waiting for what comes."""
+        while True:
+            yield self._told.get()
+
+    def _listen(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                one = self._connection.recv()
+                self._told.put(one)
+                if isinstance(one, RunEnd):
+                    self.has_ended.set()
+        if not self.has_ended.is_set():
+            message = "the command was killed; run it again to finish"
+            self._told.put(RunEnd(is_good=False, message=message))
+            self.has_ended.set()
+        time.sleep(ORPHAN_SECONDS)
+        _end()
+
+
+def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> None:
+    began = time.monotonic()
+
+    def on_wait(reason: str) -> None:
+        if listener.has_ended.is_set():
+            raise PrefectUnavailable(reason)
+        if time.monotonic() - began > PATIENCE_SECONDS:
+            speaker.say(reason)
+
+    with prefect_api(on_wait) as api:
+        from prefect import flow
+
+        from flows.showing import send_all, show_run
+
+        threading.Thread(target=_watch, args=[api, speaker], daemon=True).start()
+
+        @flow(name="stylefarm", flow_run_name=name, persist_result=False)
+        def work(run_uri: str) -> Any:
+            return show_run(run_uri, listener.told())
+
+        work(run_uri, return_state=True)
+        send_all()
+        if api.record is not None:
+            _settle(api.url)
+
+
+def _watch(api: PrefectApi, speaker: _Speaker) -> None:
+    """Ends this process when the API is lost: Prefect would try again and again in silence."""
+    silent_since: float | None = None
+    while True:
+        time.sleep(LOOK_SECONDS)
+        trouble = api.trouble()
+        if trouble is None:
+            silent_since = None
+            continue
+        silent_since = silent_since or time.monotonic()
+        if api.is_private or time.monotonic() - silent_since > PATIENCE_SECONDS:
+            speaker.say(trouble)
+            _end()
+
+
+def _settle(url: str) -> None:
+    """Waits until a private server has recorded the task states on their way."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        if _count_running_tasks(url) == 0:
+            return
+        time.sleep(0.1)
+
+
+def _count_running_tasks(url: str) -> int:
+    body = json.dumps({"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}})
+    request = urllib.request.Request(
+        f"{url}/task_runs/count", body.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=SETTLE_SECONDS) as answer:
+        return int(answer.read())
+
+
+def _ignore_signals() -> None:
+    """Leaves to the command what is sent to all processes of a session."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end() -> NoReturn:
+    """Ends this process and its private server: they are a process group of their own."""
+    with suppress(OSError):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:4])
