@@ -1,29 +1,26 @@
-"""The Prefect flows that make a job's pictures. Run one again to finish what was interrupted.
+"""The Prefect flow that makes a job's pictures. Run it again to finish what was interrupted.
 
-The workers of `crew` do the work; here Prefect shows them: a task run for each worker, with its
-commits as log lines. Prefect is never asked what is done, so that it may be absent.
+The workers do the work and Prefect shows them; it is never asked what is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import wait
-from prefect.states import Completed, Failed
 
 from flows.crew import Crew
+from flows.progress import RunEnd, RunProgress
+from flows.showing import end_state, show_run
 from flows.stopping import Stopping
-from infra.store import join_uri
-from manifests.commits import REPORT_NAME, Counts, Index
-from manifests.job import Limits, job_from_dict
+from flows.telling import Telling, tell_all
+from manifests.job import Job, job_from_dict
+from tasks.committed import open_committed
 from tasks.devices import devices_for
-from tasks.fork_server import rendering_fork_server
+from tasks.fork_server import ForkServer, rendering_fork_server
 from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.report import publish
 from tasks.resolving import resolve_job
@@ -43,59 +40,55 @@ def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
         Completed with the run's counts, or Failed where shards are still pending or more items
         failed than the job allows.
     """
-    with rendering_fork_server() as server:
-        run_uri = prepare(job, base)
-        parsed = job_from_dict(job)
-        device_type = open_run(run_uri)[1].device_type
-        devices = devices_for(device_type, parsed.compute.device, parsed.compute.workers)
-        with Crew(run_uri, devices, parsed.compute, server=server, stopping=Stopping()) as crew:
-            return _follow(crew, parsed.limits, lambda: publish(run_uri))
+    with rendering_fork_server() as server, ThreadPoolExecutor(1) as pool:
+        run_uri, parsed = prepare(job, base), job_from_dict(job)
+        stopping, progress = Stopping(), _progress(run_uri)
+        telling = Telling(progress)
+        work = pool.submit(_work, run_uri, parsed, server, stopping, progress, telling)
+        try:
+            state = show_run(run_uri, telling)
+        except Exception as error:
+            get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
+            state = end_state(work.result())
+        finally:
+            stopping.ask()
+        work.result()  # raises what ended the workers
+        return state
 
 
-def show_crew(name: str, crew: Crew, limits: Limits, finish: Callable[[], Index]) -> State[Any]:
-    """Shows workers that work already, as a flow run that ends when they have.
-
-    Args:
-        name: the name that Prefect shows.
-        crew: the workers.
-        limits: how many items may fail in a run that Prefect calls completed.
-        finish: publishes the run.
-
-    Returns:
-        The state of the flow run; it is no judgement that the caller has to know.
-    """
-
-    @flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
-    def work(name: str, run_uri: str) -> State[Any]:
-        return _follow(crew, limits, finish)
-
-    return work(name, crew.run_uri, return_state=True)
+def _progress(run_uri: str) -> RunProgress:
+    committed = open_committed(*open_run(run_uri))
+    shards = {name: shard.num_items for name, shard in committed.plan.shards.items()}
+    return RunProgress(shards, committed.live)
 
 
-def _follow(crew: Crew, limits: Limits, finish: Callable[[], Index]) -> State[Any]:
-    """A task run for each worker until all have ended; then the run is published and described."""
-
-    @task(name="work", task_run_name="work-{number}-{device}", cache_policy=NO_CACHE)
-    def follow_worker(number: int, device: str) -> State[Any]:
-        logger, num_committed = get_run_logger(), 0
-        for commit in crew.commits(number):
-            num_committed += 1
-            logger.info(
-                "shard %s is committed after %.1f s: %s",
-                *(commit.shard, commit.seconds, _told(commit.counts)),
-            )
-        crew.result(number)  # raises what ended it
-        return Completed(message=f"{num_committed} shards committed")
-
-    wait([follow_worker.submit(number, device) for number, device in enumerate(crew.devices)])
-    if crew.wait():
-        return Failed(message="stopped; run the same job again to finish")
-    index = finish()
-    counts = index.counts
-    _describe(crew.run_uri, counts)
-    allowed = limits.allows(counts.failed, counts.planned)
-    outcome = Completed if allowed and index.complete else Failed
-    return outcome(message=_told(counts))
+def _work(
+    run_uri: str,
+    job: Job,
+    server: ForkServer,
+    stopping: Stopping,
+    progress: RunProgress,
+    telling: Telling,
+) -> RunEnd:
+    """Renders what is pending, publishes, and tells how that ended."""
+    end = RunEnd(is_good=False, message="ended by a fault")
+    try:
+        _, run = open_run(run_uri)
+        devices = devices_for(run.device_type, job.compute.device, job.compute.workers)
+        tell = tell_all(progress.tell, telling.tell)
+        crew = Crew(run_uri, devices, job.compute, server=server, stopping=stopping, tell=tell)
+        with crew:
+            if crew.wait():
+                end = RunEnd(is_good=False, message="stopped; run the same job again to finish")
+            else:
+                progress.publish()
+                end = RunEnd.of(publish(run_uri), job.limits)
+    except Exception as error:
+        end = RunEnd(is_good=False, message=str(error))
+        raise
+    finally:
+        telling.end(end)
+    return end
 
 
 @task(name="prepare", cache_policy=NO_CACHE, persist_result=False)
@@ -111,16 +104,3 @@ def prepare(job: dict[str, Any], base: str) -> str:
         if item.problem is not None:
             get_run_logger().warning("%s: %s", item.problem.error_class.value, item.problem.message)
     return prepared.uri
-
-
-def _describe(run_uri: str, counts: Counts) -> None:
-    """Saves the counts and a link to the report with the flow run, as Prefect artifacts."""
-    table = [counts.model_dump()]
-    create_table_artifact(key="stylefarm-counts", table=table, description=f"Items of {run_uri}")
-    report = join_uri(run_uri, REPORT_NAME)
-    link = report if "://" in report else Path(report).absolute().as_uri()
-    create_link_artifact(key="stylefarm-report", link=link, link_text="Report with pictures")
-
-
-def _told(counts: Counts) -> str:
-    return ", ".join(f"{number} {status}" for status, number in counts)

@@ -17,19 +17,20 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from flows.progress import RunEnd
-from infra.prefect_api import PATIENCE_SECONDS, PrefectApi, PrefectUnavailable, prefect_api
-
-if TYPE_CHECKING:
-    from flows.showing import Told
+from flows.telling import Told
+from infra.prefect_api import PrefectApi, PrefectUnavailable, prefect_api
 
 NICENESS = 10
 """What is rendered comes first."""
 
-LOOK_SECONDS = 1.0
-"""The time between two looks at whether the API still answers."""
+LATE_SECONDS = 10.0
+"""How long a configured server may let itself be waited for before that is told."""
+
+LOOK_SECONDS, SILENT_SECONDS = 1.0, 30.0
+"""The time between two looks at whether an API still answers, and how long it may be silent."""
 
 ORPHAN_SECONDS = 8.0
 """How long a process may go on whose command is gone."""
@@ -110,21 +111,14 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
     def on_wait(reason: str) -> None:
         if listener.has_ended.is_set():
             raise PrefectUnavailable(reason)
-        if time.monotonic() - began > PATIENCE_SECONDS:
+        if time.monotonic() - began > LATE_SECONDS:
             speaker.say(reason)
 
     with prefect_api(on_wait) as api:
-        from prefect import flow
-
-        from flows.showing import send_all, show_run
-
         threading.Thread(target=_watch, args=[api, speaker], daemon=True).start()
+        from flows.showing import send_all, show_flow_run
 
-        @flow(name="stylefarm", flow_run_name=name, persist_result=False)
-        def work(run_uri: str) -> Any:
-            return show_run(run_uri, listener.told())
-
-        work(run_uri, return_state=True)
+        show_flow_run(name, run_uri, listener.told())
         send_all()
         if api.record is not None:
             _settle(api.url)
@@ -132,16 +126,16 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
 
 def _watch(api: PrefectApi, speaker: _Speaker) -> None:
     """Ends this process when the API is lost: Prefect would try again and again in silence."""
-    silent_since: float | None = None
+    answered = time.monotonic()
     while True:
         time.sleep(LOOK_SECONDS)
-        trouble = api.trouble()
-        if trouble is None:
-            silent_since = None
-            continue
-        silent_since = silent_since or time.monotonic()
-        if api.is_private or time.monotonic() - silent_since > PATIENCE_SECONDS:
-            speaker.say(trouble)
+        loss, silence = api.loss(), api.silence()
+        if silence is None:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > SILENT_SECONDS:
+            loss = loss or f"{api.url} does not answer any more ({silence})"
+        if loss is not None:
+            speaker.say(loss)
             _end()
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Callable
-from functools import cache
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from flows.bars import progress_shown
 from flows.crew import Crew
-from flows.progress import RunProgress
+from flows.observing import Observer
+from flows.progress import RunEnd, RunProgress
 from flows.stopping import Stopping
+from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
-from infra.prefect_api import PrefectUnavailable
 from infra.store import Store, join_uri
 from manifests.commits import REPORT_NAME, Index, RunRecord
-from manifests.job import Job, Limits
+from manifests.job import Job
 from tasks.committed import open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.devices import DeviceType, devices_for
@@ -62,24 +62,20 @@ def finish(
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         return publish(uri)
-    publish_once = cache(lambda: publish(uri))
     kind = device_type or run.device_type
     devices = devices_for(kind, job.compute.device, job.compute.workers)
 
-    def finish_run() -> Index:
-        progress.publish()
-        return publish_once()
-
-    with (
-        progress_shown(terminal, progress),
-        Crew(
-            *(uri, devices, job.compute), server=server, stopping=stopping, tell=progress.tell
-        ) as crew,
-    ):
-        _show_in_prefect(terminal, name, crew, job.limits, finish_run)
+    say = partial(terminal.say, style="yellow")
+    observer = Observer(name, uri, progress, stopping=stopping, say=say)
+    tell = tell_all(progress.tell, observer.tell)
+    crew = Crew(uri, devices, job.compute, server=server, stopping=stopping, tell=tell)
+    with progress_shown(terminal, progress), observer, crew:
         if crew.wait():
             raise _stopped(terminal, stopping)
-        return finish_run()
+        progress.publish()
+        index = publish(uri)
+        observer.tell_end(RunEnd.of(index, job.limits))
+        return index
 
 
 def work_on(
@@ -184,30 +180,6 @@ def _progress(terminal: Terminal, store: Store, run: RunRecord) -> RunProgress:
     if now.milestones and progress.num_shards_left:
         terminal.say(f"Resuming: {now.done:.0f} of {now.total:.0f} items are committed.")
     return progress
-
-
-def _show_in_prefect(
-    terminal: Terminal, name: str, crew: Crew, limits: Limits, finish_run: Callable[[], Index]
-) -> None:
-    """Shows the workers in Prefect until they have ended. Where Prefect does not work, says so.
-
-    Prefect only watches, so its trouble is never the run's.
-    """
-    try:
-        from infra.prefect_api import prefect_api
-
-        with prefect_api():
-            from flows.job import show_crew
-
-            state = show_crew(name, crew, limits, finish_run)
-            error = state.result(raise_on_failure=False)
-            if isinstance(error, BaseException) and crew.is_working():
-                raise error
-    except Exception as error:
-        kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
-        terminal.say(
-            f"Rendering goes on without Prefect, which only shows it: {kind}{error}", "yellow"
-        )
 
 
 def _stopped(terminal: Terminal, stopping: Stopping) -> Stopped:

@@ -1,4 +1,4 @@
-"""How does Prefect show a run? A task run for each worker, with its commits as log lines and events.
+"""How does Prefect show a run? A task run for each worker, its commits as log lines and events.
 
 What is shown is only told: nothing that Prefect answers changes what is rendered.
 """
@@ -10,9 +10,8 @@ import queue
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_link_artifact,
     create_progress_artifact,
@@ -22,18 +21,39 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
+from prefect.exceptions import FailedRun
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed
 
 from flows.progress import RunEnd, Snapshot
+from flows.telling import Told
 from infra.store import join_uri
 from manifests.commits import REPORT_NAME, Counts
 from tasks.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
 
-Told = WorkEvent | Snapshot | RunEnd
-"""What a run is shown by: what its workers tell, how far it is now and then, and last its end."""
-
 WorkerEvents = queue.SimpleQueue[WorkEvent | None]
+
+
+def show_flow_run(name: str, run_uri: str, told: Iterable[Told]) -> None:
+    """Shows a run as a flow run of its own, until its end is told.
+
+    Args:
+        name: what Prefect calls the flow run.
+        run_uri: the run folder.
+        told: as in `show_run`.
+
+    Raises:
+        Exception: Prefect does not show it; whatever its client, or its server, was refused.
+    """
+
+    @flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
+    def work(name: str, run_uri: str) -> State[Any]:
+        return show_run(run_uri, told)
+
+    state = work(name, run_uri, return_state=True)
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, Exception) and not isinstance(error, FailedRun):  # that is the run's
+        raise error
 
 
 def show_run(run_uri: str, told: Iterable[Told]) -> State[Any]:
@@ -59,6 +79,11 @@ def show_run(run_uri: str, told: Iterable[Told]) -> State[Any]:
     workers.end()
     if end.counts is not None:
         _describe(run_uri, end.counts)
+    return end_state(end)
+
+
+def end_state(end: RunEnd) -> State[Any]:
+    """The state of a flow run whose run has ended so."""
     outcome = Completed if end.is_good else Failed
     return outcome(message=end.message)
 
@@ -127,7 +152,7 @@ class _ShownProgress:
     """The progress artifact of a flow run, made when the first progress is told."""
 
     def __init__(self) -> None:
-        self._artifact: UUID | None = None
+        self._artifact: Any = None
 
     def show(self, now: Snapshot) -> None:
         percent = 100 * now.done / max(1, now.total)

@@ -1,7 +1,6 @@
 """Which Prefect API a run reports to: the configured one, or that of a private server.
 
-Nothing here raises for an API that does not answer before somebody has waited for it as long as
-they want to: a server may come late.
+A configured server may come late; whoever asks decides how long to wait for it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.prefect_server import PrivateServer, ServerFailed, private_server
 
+if TYPE_CHECKING:
+    from prefect.settings import Settings
+
 TRY_SECONDS, PAUSE_SECONDS = 3.0, 0.5
 """How long a configured server may take to answer one question, and the time between two."""
-
-PATIENCE_SECONDS = 10.0
-"""How long a configured server may be away before that is told."""
 
 RECORDS = "stylefarm"
 """The folder in Prefect's own that holds the records of private servers."""
@@ -40,13 +40,16 @@ class PrefectApi:
     Attributes:
         url: its URL.
         record: the SQLite file of a private server that keeps one for this run.
-        trouble: what is the matter with it by now, if anything; asked at any time, and takes
-            `TRY_SECONDS` at most.
+        loss: tells what has ended it for good, if anything has.
     """
 
     url: str
     record: Path | None
-    trouble: Callable[[], str | None]
+    loss: Callable[[], str | None]
+
+    def silence(self) -> str | None:
+        """Why it does not answer just now; None where it does. Takes `TRY_SECONDS` at most."""
+        return _silence(self.url)
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def prefect_api(on_wait: Callable[[str], None]) -> Iterator[PrefectApi]:
         PrefectUnavailable: Prefect's settings are damaged, or the private server did not start.
     """
     _spare_loopback_from_proxies()
-    configured = os.environ.get("PREFECT_API_URL") or _url_of_profile()
+    configured = os.environ.get("PREFECT_API_URL") or _settings().api.url
     if configured:
         while (reason := _silence(configured)) is not None:
             on_wait(
@@ -69,7 +72,8 @@ def prefect_api(on_wait: Callable[[str], None]) -> Iterator[PrefectApi]:
                 f"which does not answer ({reason}); start that server, or remove PREFECT_API_URL"
             )
             time.sleep(PAUSE_SECONDS)
-        yield PrefectApi(configured, None, lambda: _trouble(configured))
+        _settings()
+        yield PrefectApi(configured, None, lambda: None)
         return
     from prefect.settings import temporary_settings
 
@@ -79,7 +83,7 @@ def prefect_api(on_wait: Callable[[str], None]) -> Iterator[PrefectApi]:
         open_parts.enter_context(
             temporary_settings({"api.url": server.url, "client.max_retries": 1})
         )
-        yield PrefectApi(server.url, server.record, server.trouble)
+        yield PrefectApi(server.url, server.record, server.loss)
 
 
 def _private(open_parts: ExitStack) -> PrivateServer:
@@ -103,13 +107,14 @@ def _spare_loopback_from_proxies() -> None:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(names))
 
 
-def _url_of_profile() -> str | None:
+def _settings() -> Settings:
+    """Prefect's settings; they are read when Prefect is first imported."""
     from pydantic import ValidationError
 
     try:
         from prefect.settings import get_current_settings
 
-        return get_current_settings().api.url
+        return get_current_settings()
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         name = ".".join(map(str, wrong["loc"])) or "a setting"
@@ -121,19 +126,12 @@ def _url_of_profile() -> str | None:
 
 def _record_folder() -> Path | None:
     """Where private servers keep their records; None where Prefect's settings name a database."""
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
+    settings = _settings()
     url = settings.server.database.connection_url
     default = f"sqlite+aiosqlite:///{settings.home}/prefect.db"
     if url is not None and url.get_secret_value() != default:
         return None
     return settings.home / RECORDS
-
-
-def _trouble(url: str) -> str | None:
-    reason = _silence(url)
-    return None if reason is None else f"{url} does not answer any more ({reason})"
 
 
 def _silence(url: str) -> str | None:

@@ -75,13 +75,21 @@ class PrivateServer:
     record: Path | None
     _process: subprocess.Popen[bytes]
 
-    def trouble(self) -> str | None:
-        """What has happened to it since it started, if anything."""
+    def loss(self) -> str | None:
+        """What has ended it since it started, if anything has."""
         if (code := self._process.poll()) is not None:
             return f"its private server has ended (exit code {code})"
         if self.record and not self.record.exists():
             return f"its record {self.record} is gone"
         return None
+
+    def close(self) -> None:
+        """Ends it, in order if that is possible."""
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._process.kill()
+        self._process.wait()
 
 
 @contextmanager
@@ -96,21 +104,14 @@ def private_server(folder: Path | None) -> Iterator[PrivateServer]:
         OSError: the folder cannot be written.
     """
     with tempfile.TemporaryFile() as log:
-        if folder is None:
-            process, url = _start(log, {})
-        else:
-            process, url, record = _start_with_record(folder, log)
+        server = _start(log, None, {}) if folder is None else _start_with_record(log, folder)
         try:
-            yield PrivateServer(url, record if folder else None, process)
+            yield server
         finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            process.kill()
-            process.wait()
+            server.close()
 
 
-def _start_with_record(folder: Path, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str, Path]:
+def _start_with_record(log: IO[bytes], folder: Path) -> PrivateServer:
     """Starts a server on a fresh record, a copy of an empty one that an earlier server made."""
     import prefect
 
@@ -120,14 +121,13 @@ def _start_with_record(folder: Path, log: IO[bytes]) -> tuple[subprocess.Popen[b
     empty = folder / f"empty-{prefect.__version__}.sqlite"
     if _copied(empty, record):
         with suppress(ServerFailed):
-            process, url = _start(log, _on(record) | _MIGRATED)
-            return process, url, record
+            return _start(log, record, _on(record) | _MIGRATED)
         logger.warning("Prefect's empty record %s does not serve, and is made again", empty)
         for path in (empty, record):
             path.unlink(missing_ok=True)
-    process, url = _start(log, _on(record))
+    server = _start(log, record, _on(record))
     _copied(record, empty)
-    return process, url, record
+    return server
 
 
 def _on(record: Path) -> dict[str, str]:
@@ -166,14 +166,16 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _start(log: IO[bytes], settings: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts a server and waits until it answers; gives its process and the URL of its API."""
+def _start(log: IO[bytes], record: Path | None, settings: dict[str, str]) -> PrivateServer:
+    """Starts a server and waits until it answers."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     log.truncate(0)
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra.prefect_server", str(port), str(os.getpid())],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **_SETTINGS, **settings},
+        [sys.executable, "-P", "-m", __name__, str(port), str(os.getpid())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        | _SETTINGS
+        | settings,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=log,
@@ -184,7 +186,7 @@ def _start(log: IO[bytes], settings: dict[str, str]) -> tuple[subprocess.Popen[b
         process.kill()
         process.wait()
         raise
-    return process, url
+    return PrivateServer(url, record, process)
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.prefect_api import private_server
+from infra.prefect_server import private_server
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,8 @@ Cli = Callable[..., Answer]
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a server with a database of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        with private_server() as url:
-            yield url
+    with private_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server.url
 
 
 @pytest.fixture

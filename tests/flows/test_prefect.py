@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.audit import audit
 from tests.command_line import Cli, command_environment
@@ -92,14 +89,3 @@ def test_a_proxy_is_not_asked_for_a_server_on_this_machine(cli: Cli, pictures: P
     answer = cli("run", write_job(pictures), "--limit", "1", env=proxy)
     assert answer.code == 0, answer
     assert "without Prefect" not in answer.out
-
-
-@pytest.mark.slow
-def test_a_damaged_database_of_prefect_is_named_and_the_run_goes_on(cli: Cli, pictures: Path):
-    home = pictures / "prefect"
-    home.mkdir()
-    shutil.copy(pictures / "style" / "x.png", home / "prefect.db")
-    answer = cli("run", write_job(pictures), env={"PREFECT_API_URL": "", "PREFECT_HOME": str(home)})
-    assert answer.code == 0, answer
-    assert f"{home}/prefect.db is of another version of Prefect or damaged" in answer.out
-    audit(pictures / "run")

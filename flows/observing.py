@@ -1,0 +1,166 @@
+"""How does a command show its run in Prefect, and never wait for it?
+
+Prefect works in a process of its own, which is told what happens through a pipe. Whatever becomes
+of that process, the command says one sentence at most and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from types import TracebackType
+from typing import IO
+
+from flows.progress import Readable, RunEnd
+from flows.stopping import FAREWELL_SECONDS, Stopping
+from flows.telling import Telling
+from manifests.wording import safe_line
+from tasks.events import WorkEvent
+
+RECORD_SECONDS = 10.0
+"""How long Prefect may take to record the end of a run; after a signal, `FAREWELL_SECONDS`."""
+
+MAX_REASON_LETTERS = 500
+
+_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
+}
+
+
+class Observer:
+    """Prefect, told of a run from `with` to the end of the block; its methods never raise."""
+
+    def __init__(
+        self,
+        name: str,
+        run_uri: str,
+        progress: Readable,
+        *,
+        stopping: Stopping,
+        say: Callable[[str], None],
+    ) -> None:
+        """Prepares to show a run.
+
+        Args:
+            name: what Prefect calls the flow run.
+            run_uri: the run folder.
+            progress: how far the run is.
+            stopping: a command that is asked to stop waits a moment only.
+            say: is told a sentence, once, where Prefect does not work.
+        """
+        self._name, self._run_uri = name, run_uri
+        self._telling, self._stopping, self._say = Telling(progress), stopping, say
+        self._end: RunEnd | None = None
+        self._has_spoken = self._is_recorded = False
+        self._over = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Observer:
+        try:
+            self._start()
+        except OSError as error:
+            self._speak(f"its process did not start: {error}")
+            self._over.set()
+        return self
+
+    def tell(self, event: WorkEvent) -> None:
+        """Passes on what a worker tells, without waiting."""
+        if not self._over.is_set():
+            self._telling.tell(event)
+
+    def tell_end(self, end: RunEnd) -> None:
+        """Passes on how the run has ended."""
+        self._end = end
+        self._telling.end(end)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._end is None:
+            self.tell_end(RunEnd(is_good=False, message=str(error) or "ended by a fault"))
+        if self._process is None:
+            return
+        is_asked = self._stopping.asked()
+        if not self._over.wait(FAREWELL_SECONDS if is_asked else RECORD_SECONDS):
+            if not is_asked:
+                self._speak(f"it did not record the end of the run within {RECORD_SECONDS:.0f} s")
+            _kill(self._process)
+            self._over.wait(FAREWELL_SECONDS)
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        self._connection, self._log = ours, _log_file()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "flows.prefect_process"),
+                    *(str(theirs.fileno()), self._name, self._run_uri),
+                ],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                | _SETTINGS,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        threading.Thread(target=self._write, daemon=True).start()
+        threading.Thread(target=self._listen, args=[self._process], daemon=True).start()
+
+    def _write(self) -> None:
+        """Writes what is told until the end of the run; a full pipe holds up this thread alone."""
+        with suppress(OSError):
+            for one in self._telling:
+                self._connection.send(one)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits for the end of the process, and passes on the sentence that it may say."""
+        with suppress(EOFError, OSError):
+            while True:
+                sentence = self._connection.recv()
+                if sentence is None:
+                    self._is_recorded = True
+                else:
+                    self._speak(sentence)
+        _kill(process)
+        code = process.wait()
+        if not self._is_recorded:
+            words = self._last_words()
+            self._speak(f"its process ended with exit code {code}" + (words and f": {words}"))
+        self._over.set()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def _speak(self, reason: str) -> None:
+        if not self._has_spoken:
+            self._has_spoken = True
+            self._say(
+                "This run goes on without Prefect, which only shows it: "
+                f"{safe_line(reason, MAX_REASON_LETTERS)}"
+            )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills the process, and its private server, which is of the same group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _log_file() -> IO[bytes]:
+    return tempfile.TemporaryFile()

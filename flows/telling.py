@@ -1,0 +1,66 @@
+"""What is told of a run to whoever shows it: its workers' events, how far it is, and its end.
+
+Whoever tells never waits; whoever listens gets everything in order. Steps are too many to be told
+one by one: now and then comes how far the run is instead.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from flows.progress import Readable, RunEnd, Snapshot
+from tasks.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
+
+Told = WorkEvent | Snapshot | RunEnd
+
+SNAPSHOT_SECONDS = 2.0
+"""The time between two moments at which it is told how far the run is."""
+
+_TOLD = (Began, Committed, Ended, Restarted, Waiting)
+
+
+class Telling:
+    """What is told and not yet heard; told by any threads, heard by one."""
+
+    def __init__(self, progress: Readable) -> None:
+        self._progress = progress
+        self._unheard: queue.SimpleQueue[WorkEvent | RunEnd] = queue.SimpleQueue()
+
+    def tell(self, event: WorkEvent) -> None:
+        """Takes in what a worker tells; steps and single items are left to the progress."""
+        if isinstance(event, _TOLD):
+            self._unheard.put(event)
+
+    def end(self, end: RunEnd) -> None:
+        """Takes in how the run has ended: the last that is heard."""
+        self._unheard.put(end)
+
+    def __iter__(self) -> Iterator[Told]:
+        """Waits for what is told; ends after a `RunEnd`."""
+        heard, shown = time.monotonic(), None
+        while True:
+            one = None
+            with suppress(queue.Empty):
+                one = self._unheard.get(timeout=SNAPSHOT_SECONDS)
+            if isinstance(one, RunEnd) or time.monotonic() - heard >= SNAPSHOT_SECONDS:
+                heard, now = time.monotonic(), self._progress.read()
+                if now != shown:
+                    shown = now
+                    yield now
+            if one is not None:
+                yield one
+            if isinstance(one, RunEnd):
+                return
+
+
+def tell_all(*listeners: Callable[[WorkEvent], None]) -> Callable[[WorkEvent], None]:
+    """A function that tells each of them."""
+
+    def tell(event: WorkEvent) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
