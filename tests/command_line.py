@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +44,15 @@ def cli(prefect_server: str, tmp_path: Path) -> Cli:
 
 
 def run_command(
-    *arguments: str | Path, folder: Path, server: str, env: dict[str, str] | None = None
+    *arguments: str | Path,
+    folder: Path,
+    server: str,
+    env: dict[str, str] | None = None,
+    start: Sequence[str] = ("-m", "flows.cli"),
 ) -> Answer:
-    """`stylefarm` in a process of its own, in a folder."""
+    """`stylefarm` in a process of its own, in a folder; `start` is what Python is told."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, *start, *map(str, arguments)],
         cwd=folder,
         env=command_environment(server) | (env or {}),
         capture_output=True,

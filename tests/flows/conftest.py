@@ -30,11 +30,24 @@ class Finished:
 
     Attributes:
         answer: what `stylefarm run` said.
+        imported: the modules that its process had imported in the end.
     """
 
     job: Path
     run: Path
     answer: Answer
+    imported: frozenset[str]
+
+
+NOTE_IMPORTS = """
+import sys
+from pathlib import Path
+from flows.cli import main
+try:
+    main()
+finally:
+    Path("imported").write_text("\\n".join(sys.modules))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +66,12 @@ def finished(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> F
     folder = write_pictures(tmp_path_factory.mktemp("finished"))
     write_truncated_jpeg(folder / "content")
     job = write_job(folder)
-    answer = run_command("run", job, folder=folder, server=prefect_server)
+    answer = run_command(
+        "run", job, folder=folder, server=prefect_server, start=("-c", NOTE_IMPORTS)
+    )
     audit(folder / "run")
-    return Finished(job, folder / "run", answer)
+    imported = frozenset((folder / "imported").read_text().split())
+    return Finished(job, folder / "run", answer, imported)
 
 
 @pytest.fixture(scope="session")

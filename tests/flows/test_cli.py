@@ -50,6 +50,12 @@ def test_a_run_tells_what_it_plans_what_it_does_and_what_came_of_it(finished: Fi
     assert "without Prefect" not in answer.out
 
 
+def test_only_the_processes_that_render_load_networks(finished: Finished):
+    assert "tasks.report" in finished.imported
+    heavy = {"accelerate", "diffusers", "scipy", "tasks.render", "torch", "transformers"}
+    assert not heavy & finished.imported
+
+
 def test_a_run_that_is_complete_is_left_alone(stylefarm: Stylefarm, finished: Finished):
     before = everything_in(finished.run)
     again = stylefarm("run", finished.job)
