@@ -18,7 +18,7 @@ from flows.exit_codes import DEBUG_VARIABLE, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal, prepare_streams
-from flows.verbs import looking, making, mending, picture
+from flows.verbs import cleaning, looking, making, mending, picture
 from flows.verbs.options import Call
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ VERBS = {
         picture.render,
     ),
     "Look": (looking.status, looking.report, looking.failures, looking.presets),
-    "Mend": (mending.verify,),
+    "Keep in order": (mending.verify, cleaning.gc),
 }
 """Every command, under the heading that the help has for it."""
 

@@ -20,7 +20,7 @@ from manifests.job import Compute
 from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
 from tasks.environment import versions, worker_name
-from tasks.planning import put_plan, written_plan
+from tasks.planning import put_back, put_plan, written_plan
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ def add_generation(
     if not store.put_if_absent(generation_name(number), generation.to_bytes()):
         logger.info("%s was taken by somebody else: planning again", generation_name(number))
         return None
+    put_back(store, plan, sources)
     logger.info(
         "%s plans %d items in %d shards (%s)",
         *(generation_name(number), generation.num_items, generation.num_shards, reason),

@@ -14,18 +14,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from infra.store import Store
-from manifests.commits import Commit, commit_name, read_commit
+from infra.store import Store, StoreError, local_path, open_store
+from manifests.commits import RUN_NAME, Commit, commit_name, read_commit
 from manifests.errors import RunFolderError
 from tasks.commit import COMMIT_FILE, PackedShard, file_sha256
 from tasks.faults import ScratchFull, StoreTrouble
 from tasks.patience import patiently
 from tasks.run_folder import find_commit
-from tasks.scratch import in_use, scratch_home
+from tasks.scratch import find_scratch, in_use, scratch_home
 
 logger = logging.getLogger(__name__)
 
 _KEPT = "kept-"
+_RUN_URI = "run_uri"
+"""Holds the URI of the run that a kept shard belongs to."""
 
 
 def offer(
@@ -50,8 +52,8 @@ def offer(
         StoreTrouble: the store is full, read-only, or away for too long; the shard is kept.
         Stopped: `should_stop` said so; the shard is kept.
     """
-    kept = _kept(store, packed)
-    with in_use(kept.folder):
+    with in_use(packed.folder):  # nobody else's from here on, wherever it is moved to
+        kept = _kept(store, packed)
         try:
             found = patiently(lambda: _declared(store, kept), should_stop, on_wait)
         except StoreTrouble as trouble:
@@ -90,19 +92,58 @@ def forget_kept(
     run_uri: str, fingerprint: str, plan_digest: str, committed: Container[str]
 ) -> None:
     """Removes the shards of a plan that wait here although they are committed."""
-    with suppress(OSError, ScratchFull):
-        prefix = _prefix(run_uri, fingerprint, plan_digest)
-        for folder in scratch_home().glob(f"{prefix}*"):
-            with in_use(folder) as is_mine:
-                if is_mine and folder.name.removeprefix(prefix) in committed:
-                    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(ScratchFull):
+        for shard, folder in kept_shards(run_uri, fingerprint, plan_digest).items():
+            if shard in committed:
+                remove_kept(folder)
+
+
+def kept_shards(run_uri: str, fingerprint: str, plan_digest: str) -> dict[str, Path]:
+    """Where the shards of a plan wait here; see `find_kept`."""
+    prefix = _prefix(run_uri, fingerprint, plan_digest)
+    return {path.name.removeprefix(prefix): path for path in find_scratch(prefix)}
+
+
+def kept_of_lost_runs() -> list[Path]:
+    """Where shards wait here whose run folder is gone.
+
+    One whose store does not answer is not gone; nor is one above which nothing is left, as that may
+    be a disk that is not mounted.
+    """
+    folders: dict[str, list[Path]] = {}
+    for folder in find_scratch(_KEPT):
+        with suppress(OSError, UnicodeDecodeError):
+            folders.setdefault((folder / _RUN_URI).read_text(), []).append(folder)
+    return [folder for uri, found in folders.items() if _is_lost(uri) for folder in found]
+
+
+def remove_kept(folder: Path) -> None:
+    """Removes a shard that waits here, unless a worker is offering it."""
+    with in_use(folder) as is_mine:
+        if is_mine:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_lost(run_uri: str) -> bool:
+    try:
+        path = local_path(run_uri)
+        if path is not None and not any(Path(path).parent.iterdir()):
+            return False
+        return open_store(run_uri).find(RUN_NAME) is None
+    except (OSError, StoreError):
+        return False
 
 
 def _declared(store: Store, packed: PackedShard) -> tuple[Commit, bool]:
     """Stores the files, then the commit; safe to repeat."""
-    for file in packed.commit.files:
-        store.put(file.name, packed.path_of(file))
     shard = packed.commit.shard
+    try:
+        for file in packed.commit.files:
+            store.put(file.name, packed.path_of(file))
+    except FileNotFoundError as error:  # another worker here had it kept, and has stored it
+        if winner := find_commit(store, shard):
+            return winner, False
+        raise ScratchFull(f"{error.filename} is gone before it was stored") from None
     if store.put_if_absent(commit_name(shard), packed.commit.to_bytes()):
         return packed.commit, True
     if winner := find_commit(store, shard):
@@ -124,6 +165,7 @@ def _kept(store: Store, packed: PackedShard) -> PackedShard:
         with in_use(place) as is_mine:
             if is_mine:
                 shutil.rmtree(place, ignore_errors=True)
+        (packed.folder / _RUN_URI).write_text(store.uri)
         packed.folder.rename(place)
         return replace(packed, folder=place)
     return packed

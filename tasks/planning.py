@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
 
@@ -27,6 +26,7 @@ from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
 from tasks.run_folder import find_run, recorded_job
 from tasks.run_plan import RunPlan, open_plan
+from tasks.scratch import scratch_file
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def written_plan(tables: Iterable[pa.Table], *, generation: int = 0) -> PlanFile
         RunFolderError: nobody could read such a plan again.
     """
     with ExitStack() as until_opened:
-        file = until_opened.enter_context(NamedTemporaryFile(prefix="stylefarm-"))
-        reference = write_plan(file.file, tables)  # the tables are gone now, and their memory
+        file = until_opened.enter_context(scratch_file())
+        reference = write_plan(file, tables)  # the tables are gone now, and their memory
         plan = PlanFile(file, reference, generation=generation)
         until_opened.pop_all()  # the plan closes it
     return plan
@@ -133,10 +133,12 @@ def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
 
 def _stored(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     store = open_store(resolved.output_uri)
-    reference = put_plan(store, plan, write_sources(listed_sources(resolved.inputs)))
-    record = _run_record(resolved, reference, honours_put_if_absent(store))
+    conditional_put = honours_put_if_absent(store)
+    sources = write_sources(listed_sources(resolved.inputs))
+    record = _run_record(resolved, put_plan(store, plan, sources), conditional_put)
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         return _of_the_winner(resolved, plan)
+    put_back(store, plan, sources)
     run_plan = RunPlan(store, record, (), (plan,))
     return PreparedRun(resolved.output_uri, record, run_plan, is_new=True)
 
@@ -170,6 +172,14 @@ def put_plan(store: Store, plan: PlanFile, sources: bytes | None = None) -> Plan
     store.put(sources_name(digest), sources)
     named = {"sources_name": sources_name(digest), "sources_digest": digest}
     return plan.reference.model_copy(update=named)
+
+
+def put_back(store: Store, plan: PlanFile, sources: bytes | None) -> None:
+    """Stores again what `gc` took away before a record named it; see `tasks.collecting`."""
+    if store.find(plan.reference.plan_name) is None:
+        store.put(plan.reference.plan_name, plan.path)
+    if sources is not None and store.find(sources_name(sources_digest(sources))) is None:
+        store.put(sources_name(sources_digest(sources)), sources)
 
 
 def _run_record(

@@ -1,8 +1,8 @@
 """Temporary folders of shards that are rendered here, and shards that wait here for their store.
 
-All of a user's lie in one folder that nobody else can read. A folder is in use as long as its lock
-is held, so what a killed process left behind is known, and removed by the next one. A kept shard
-(`tasks/offer.py`) is no leftover: it stays until it is committed.
+All of a user's lie in one folder that nobody else can read. What is in use has its lock held, so
+what a killed process left behind is known, and removed by the next one, whatever its run. A kept
+shard (`tasks/offer.py`) is no leftover: it stays until it is committed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from tasks.faults import ScratchFull
 
@@ -31,18 +32,61 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         ScratchFull: it cannot be made.
     """
-    with scratch_errors():
-        home = scratch_home()
-        with _locked(home / "lock"):
-            _remove_leftovers(home)
-            path = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
-            lock = _try_lock(path)
+    with scratch_errors(), _cleaned_home() as home:
+        path = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
+        lock = _try_lock(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def scratch_file() -> IO[bytes]:
+    """A new temporary file with a name, which goes when it is closed.
+
+    Raises:
+        ScratchFull: it cannot be made.
+    """
+    with scratch_errors(), _cleaned_home() as home:
+        file = tempfile.NamedTemporaryFile(prefix=_WORK, dir=home)  # noqa: SIM115 - the caller's
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+
+
+def find_leftovers() -> list[Path]:
+    """What processes that are gone left behind on this machine, folders and files.
+
+    Raises:
+        ScratchFull: the place of all scratch is somebody else's.
+    """
+    if not (found := find_scratch(_WORK)):
+        return []
+    with scratch_errors(), _locked(scratch_home() / "lock"):
+        return [path for path in found if not _is_in_use(path)]
+
+
+def find_scratch(prefix: str) -> list[Path]:
+    """What lies in the place of all scratch under names that begin so; nothing is made.
+
+    Raises:
+        ScratchFull: the place is somebody else's.
+    """
+    if not _home_path().exists():
+        return []
+    with scratch_errors():
+        return sorted(scratch_home().glob(f"{prefix}*"))
+
+
+def remove_leftovers() -> None:
+    """Removes what `find_leftovers` finds.
+
+    Raises:
+        ScratchFull: the place of all scratch is somebody else's.
+    """
+    with scratch_errors(), _cleaned_home():
+        pass
 
 
 def scratch_home() -> Path:
@@ -52,7 +96,7 @@ def scratch_home() -> Path:
         ScratchFull: it cannot be made, or is somebody else's.
         OSError: the disk refuses.
     """
-    home = Path(tempfile.gettempdir()) / f"stylefarm-{os.getuid()}"
+    home = _home_path()
     home.mkdir(mode=0o700, exist_ok=True)
     found = home.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
@@ -61,9 +105,9 @@ def scratch_home() -> Path:
 
 
 @contextmanager
-def in_use(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock inside the block; False where it is gone or another process has it."""
-    lock = _try_lock(folder)
+def in_use(path: Path) -> Iterator[bool]:
+    """Holds the lock of a folder or file inside the block; False where it is gone or another's."""
+    lock = _try_lock(path)
     try:
         yield lock is not None
     finally:
@@ -81,18 +125,41 @@ def scratch_errors() -> Iterator[None]:
         raise ScratchFull(f"{place} cannot be written ({error.strerror})") from error
 
 
-def _remove_leftovers(home: Path) -> None:
-    """Removes the working folders of processes that are gone."""
-    for path in home.glob(f"{_WORK}*"):
-        with in_use(path) as is_mine:
-            if is_mine:
-                logger.info("removing %s, which a process that is gone left behind", path)
-                shutil.rmtree(path, ignore_errors=True)
+def _home_path() -> Path:
+    return Path(tempfile.gettempdir()) / f"stylefarm-{os.getuid()}"
 
 
-def _try_lock(folder: Path) -> int | None:
+@contextmanager
+def _cleaned_home() -> Iterator[Path]:
+    """The folder of all scratch without leftovers; what is made in the block has a lock at its end.
+
+    Nobody takes for a leftover what is being made.
+    """
+    home = scratch_home()
+    with _locked(home / "lock"):
+        for path in home.glob(f"{_WORK}*"):
+            with in_use(path) as is_mine:
+                if is_mine:
+                    logger.info("removing %s, which a process that is gone left behind", path)
+                    _remove(path)
+        yield home
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_in_use(path: Path) -> bool:
+    with in_use(path) as is_mine:
+        return not is_mine
+
+
+def _try_lock(path: Path) -> int | None:
     with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with suppress(OSError):
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return number

@@ -46,6 +46,15 @@ def wait_for(worker: BaseProcess) -> int | None:
     return worker.exitcode
 
 
+def with_environment(environment: dict[str, str], target: Callable[..., None], *args: Any) -> None:
+    """What a worker does that began with these variables."""
+    import tempfile
+
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    target(*args)
+
+
 def work_and_die(run_uri: str, when: When, name: str) -> None:
     """Works on a run, and dies before, within or after the first write of that name."""
     from tests.tasks.runs import work_here

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tasks.patience as patience
-from infra.store import open_store
+from infra.store import LocalStore, open_store
 from manifests.commits import ShardStats
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome
+from tasks.collecting import collect
 from tasks.commit import Attempt, PackedShard, pack_shard, provenance_of
 from tasks.faults import ScratchFull, Stopped, StoreTrouble
 from tasks.offer import find_kept, forget_kept, offer
@@ -198,6 +201,42 @@ def test_a_kept_shard_is_that_of_its_run_and_plan_alone(pictures):
     assert kept(run) is not None
     forget_kept(uri, record.fingerprint, record.plan_digest, committed={SHARD})
     assert kept(run) is None
+
+
+@pytest.mark.parametrize("end", ["committed", "lost"])
+def test_a_kept_shard_is_garbage_once_it_is_committed_or_its_run_is_gone(pictures, end):
+    run, other = prepare(pictures), prepare(pictures, output__uri="other", seed=5)
+    keep(run)
+    [folder] = scratch_home().glob("kept-*")
+
+    def garbage(uri: str) -> list[str]:
+        found = collect(uri, older_than=timedelta(0), delete=True).garbage
+        return [one.name for one in found if one.kind == "kept"]
+
+    assert garbage(run.uri) == garbage(other.uri) == []
+    if end == "committed":
+        away = shutil.copytree(folder, folder.with_name("away"))
+        offer_now(run, kept(run))
+        away.rename(folder)
+    else:
+        shutil.rmtree(run.uri)
+    assert garbage(run.uri if end == "committed" else other.uri) == [str(folder)]
+    assert not folder.exists()
+
+
+def test_a_kept_shard_that_another_worker_stores_first_is_its_commit(pictures, monkeypatch):
+    run = prepare(pictures)
+    keep(run)
+    first, second = kept(run), kept(run)
+    put = LocalStore.put
+
+    def slower(store: LocalStore, key: str, data: Any) -> None:
+        monkeypatch.setattr(LocalStore, "put", put)
+        offer_now(run, first)
+        store.put(key, data)
+
+    monkeypatch.setattr(LocalStore, "put", slower)
+    assert offer_now(run, second) == (first and first.commit, False)
 
 
 def test_who_comes_second_takes_the_winners_commit_and_keeps_nothing(pictures):
