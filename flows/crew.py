@@ -1,4 +1,4 @@
-"""The workers of this process: one thread, and one child process, for each device.
+"""The workers of a command: one thread for each, which follows it or is its parent.
 
 Whose end concerns whom: what is the matter with a device or a scratch disk ends that worker alone;
 anything else (the run folder's store, its records, the sources, the breaker) ends them all.
@@ -10,9 +10,11 @@ import logging
 import os
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Self
 
 from flows.stopping import Stopping
 from manifests.job import Compute
@@ -28,17 +30,14 @@ MAX_UNREAD_COMMITS = 10_000
 """Of one worker; later ones are not told where nobody reads them."""
 
 
-class Crew:
+class Crew(ABC):
     """Workers on one run folder, from `with` to the end of the block.
 
     Args:
         run_uri: the run folder.
-        devices: one for each worker, such as `cuda:0`; a device may be there twice.
-        compute: batch size, threads and patience.
-        server: forks the rendering processes; it is closed by whoever made it.
+        devices: one for each worker.
         stopping: whether to stop.
         tell: is told what happens, by the workers' threads.
-        max_shards: each worker ends after so many.
 
     Attributes:
         run_uri: the run folder.
@@ -49,20 +48,14 @@ class Crew:
         self,
         run_uri: str,
         devices: Sequence[str],
-        compute: Compute,
         *,
-        server: ForkServer,
         stopping: Stopping,
         tell: Callable[[WorkEvent], None] = lambda event: None,
-        max_shards: int | None = None,
     ) -> None:
         self.run_uri = run_uri
         self.devices = tuple(devices)
-        self._compute = compute
-        self._server = server
         self._stopping = stopping
         self._tell = tell
-        self._max_shards = max_shards
         self._ending = threading.Event()
         self._commits: list[queue.SimpleQueue[Committed | None]] = [
             queue.SimpleQueue() for _ in devices
@@ -70,11 +63,9 @@ class Crew:
         self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="worker")
         self._workers: list[Future[Worked]] = []
 
-    def __enter__(self) -> Crew:
-        num_threads = _threads_of_each(self.devices)
+    def __enter__(self) -> Self:
         self._workers = [
-            self._threads.submit(self._work, number, num_threads)
-            for number in range(len(self.devices))
+            self._threads.submit(self._work, number) for number in range(len(self.devices))
         ]
         return self
 
@@ -117,39 +108,79 @@ class Crew:
             raise WorkerFault("\n".join(dict.fromkeys(map(str, errors))))
         return any(worker.result().stopped for worker in self._workers if not worker.exception())
 
-    def _work(self, number: int, num_threads: int | None) -> Worked:
-        device = self.devices[number]
-        try:
-            with (
-                ChildProcess(num_threads, self._server) as renderer,
-                self._stopping.step(renderer.close),
-            ):
-                return work(
-                    self.run_uri,
-                    device=device,
-                    compute=self._compute,
-                    renderer=renderer,
-                    max_shards=self._max_shards,
-                    should_stop=self._should_stop,
-                    tell=lambda event: self._pass_on(number, event),
-                )
-        except Exception as error:
-            if not _concerns_one(error):
-                self._ending.set()
-            elif len(self.devices) > 1:
-                logger.warning("the worker on %s has ended: %s", device, error)
-            raise
-        finally:
-            self._commits[number].put(None)
+    @abstractmethod
+    def work(self, number: int) -> Worked:
+        """What one worker does from its start to its end; raises what ended it."""
 
-    def _should_stop(self) -> bool:
+    def should_stop(self) -> bool:
+        """Whether the workers shall end: somebody asks for it, or one has ended for all."""
         return self._ending.is_set() or self._stopping.asked()
 
-    def _pass_on(self, number: int, event: WorkEvent) -> None:
+    def pass_on(self, number: int, event: WorkEvent) -> None:
+        """Tells what a worker has told."""
         self._tell(event)
         unread = self._commits[number]
         if isinstance(event, Committed) and unread.qsize() < MAX_UNREAD_COMMITS:
             unread.put(event)
+
+    def _work(self, number: int) -> Worked:
+        try:
+            return self.work(number)
+        except Exception as error:
+            if not _concerns_one(error):
+                self._ending.set()
+            elif len(self.devices) > 1:
+                logger.warning("the worker on %s has ended: %s", self.devices[number], error)
+            raise
+        finally:
+            self._commits[number].put(None)
+
+
+class LocalCrew(Crew):
+    """Workers on the devices of this machine.
+
+    Args:
+        run_uri: the run folder.
+        devices: one for each worker.
+        compute: batch size, threads and patience.
+        server: forks the rendering processes; it is closed by whoever made it.
+        stopping: whether to stop.
+        tell: is told what happens, by the workers' threads.
+        max_shards: each worker ends after so many.
+    """
+
+    def __init__(
+        self,
+        run_uri: str,
+        devices: Sequence[str],
+        compute: Compute,
+        *,
+        server: ForkServer,
+        stopping: Stopping,
+        tell: Callable[[WorkEvent], None] = lambda event: None,
+        max_shards: int | None = None,
+    ) -> None:
+        super().__init__(run_uri, devices, stopping=stopping, tell=tell)
+        self._compute = compute
+        self._server = server
+        self._max_shards = max_shards
+        self._num_threads = _threads_of_each(self.devices)
+
+    def work(self, number: int) -> Worked:
+        """One worker and its child."""
+        with (
+            ChildProcess(self._num_threads, self._server) as renderer,
+            self._stopping.step(renderer.close),
+        ):
+            return work(
+                self.run_uri,
+                device=self.devices[number],
+                compute=self._compute,
+                renderer=renderer,
+                max_shards=self._max_shards,
+                should_stop=self.should_stop,
+                tell=lambda event: self.pass_on(number, event),
+            )
 
 
 def _concerns_one(error: BaseException) -> bool:

@@ -12,14 +12,13 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from flows.crew import Crew
+from flows.crews import crew_of
 from flows.progress import RunEnd, RunProgress
 from flows.showing import end_state, show_run
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.job import Job, job_from_dict
 from tasks.committed import open_committed
-from tasks.devices import devices_for
 from tasks.fork_server import ForkServer, rendering_fork_server
 from tasks.planning import open_prepared, plan_items, store_plan
 from tasks.report import publish
@@ -29,7 +28,7 @@ from tasks.run_folder import open_run
 
 @flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
 def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
-    """Plans a job, works on it with every device of this machine, and publishes the result.
+    """Plans a job, works on it with the workers that it asks for, and publishes the result.
 
     Args:
         name: the name that Prefect shows.
@@ -74,10 +73,10 @@ def _work(
     end = RunEnd(is_good=False, message="ended by a fault")
     try:
         _, run = open_run(run_uri)
-        devices = devices_for(run.device_type, job.compute.device, job.compute.workers)
         tell = tell_all(progress.tell, telling.tell)
-        crew = Crew(run_uri, devices, job.compute, server=server, stopping=stopping, tell=tell)
-        with crew:
+        with crew_of(
+            *(run_uri, run, job.compute), server=server, stopping=stopping, tell=tell
+        ) as crew:
             if crew.wait():
                 end = RunEnd(is_good=False, message="stopped; run the same job again to finish")
             else:

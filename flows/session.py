@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from flows.bars import progress_shown
-from flows.crew import Crew
+from flows.crew import LocalCrew
+from flows.crews import crew_of
 from flows.observing import Observer
 from flows.progress import RunEnd, RunProgress
 from flows.stopping import Stopping
@@ -39,7 +40,7 @@ def finish(
     name: str,
     device_type: DeviceType | None = None,
 ) -> Index:
-    """Renders what is pending with every device of this machine, and publishes.
+    """Renders what is pending with the workers that the job asks for, and publishes.
 
     Args:
         terminal: where progress is shown.
@@ -62,14 +63,20 @@ def finish(
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         return publish(uri)
-    kind = device_type or run.device_type
-    devices = devices_for(kind, job.compute.device, job.compute.workers)
-
     say = partial(terminal.say, style="yellow")
     observer = Observer(name, uri, progress, stopping=stopping, say=say)
     tell = tell_all(progress.tell, observer.tell)
-    crew = Crew(uri, devices, job.compute, server=server, stopping=stopping, tell=tell)
-    with progress_shown(terminal, progress), observer, crew:
+    with (
+        progress_shown(terminal, progress),
+        observer,
+        crew_of(
+            *(uri, run, job.compute),
+            device_type=device_type,
+            server=server,
+            stopping=stopping,
+            tell=tell,
+        ) as crew,
+    ):
         if crew.wait():
             raise _stopped(terminal, stopping)
         progress.publish()
@@ -96,7 +103,7 @@ def work_on(
     devices = devices_for(run.device_type, device, 1)
     with (
         progress_shown(terminal, progress),
-        Crew(
+        LocalCrew(
             *(uri, devices, compute),
             server=server,
             stopping=stopping,

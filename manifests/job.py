@@ -44,7 +44,7 @@ MAX_PIXELS = 1_000_000_000
 """The highest `limits.max_pixels`: a picture of so many pixels takes 3 GB as it is decoded."""
 
 MAX_WORKERS = 256
-"""The highest `compute.workers`: workers that are started on one machine."""
+"""The highest `compute.workers`: workers that one command starts."""
 
 
 def _usable(text: str) -> str:
@@ -289,6 +289,22 @@ class Limits(_Part):
         return share is not None and failing > finished * float(share.rstrip("%")) / 100
 
 
+def check_ray_address(value: str) -> str:
+    """The address, if it is one of a cluster that runs.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value != "auto" and not re.fullmatch(
+        r"(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}", value, re.ASCII
+    ):
+        raise ValueError(
+            "give host:port of a running cluster (as 'ray start --head' says it), or auto; the "
+            "command runs on a node of it, so no ray:// URL"
+        )
+    return value
+
+
 class Compute(_Part):
     """Where and how fast a run is computed.
 
@@ -302,7 +318,11 @@ class Compute(_Part):
             embedded backbone and for weights of less than 256 MiB in all, a ControlNet's included,
             and `cuda` for larger ones.
         workers: workers that `stylefarm run` starts; one for each CUDA device, or one on a CPU,
-            unless given. Those on a CPU divide its cores.
+            unless given. Those on a CPU divide its cores. On a Ray cluster: one for each of its
+            GPUs, or one for each node where it has none.
+        runner: who starts the workers: `local` on this machine, `ray` on the nodes of a cluster.
+        ray_address: of a cluster that runs, `host:port`; RAY_ADDRESS unless given, else the
+            cluster that this machine is a node of.
         hang_seconds: a worker whose rendering makes no progress for so long is taken as hung, and
             ended; ten times the estimate of a step, and 300 at least, unless given.
         shard_seconds: estimated rendering time of one shard, the most that a kill can lose.
@@ -314,11 +334,22 @@ class Compute(_Part):
     batch_size: Annotated[Count, Field(le=1024)] = 4
     device: Name = "auto"
     workers: Annotated[Count, Field(le=MAX_WORKERS)] | None = None
+    runner: Literal["local", "ray"] = "local"
+    ray_address: Annotated[NonEmpty, AfterValidator(check_ray_address)] | None = None
     hang_seconds: Seconds | None = None
     shard_seconds: Seconds = 300.0
     shard_items: Annotated[Count, Field(le=MAX_ITEMS)] = 1000
     seconds_per_item: Seconds | None = None
     io_threads: Annotated[Count, Field(le=256)] = 8
+
+    @model_validator(mode="after")
+    def _ray_chooses_gpus(self) -> Compute:
+        if self.runner == "ray" and ":" in self.device:
+            raise ValueError(
+                f"with runner: ray, Ray gives each worker its GPU: write device: "
+                f"{self.device.partition(':')[0]}, without a number"
+            )
+        return self
 
 
 MAX_SENTENCES = 6

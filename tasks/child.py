@@ -316,7 +316,7 @@ def serve_parent(connection: Connection) -> None:
         try:
             render_shard(work, models, parent)
         except BaseException as error:
-            parent.ended(_portable(error))
+            parent.ended(portable(error))
         else:
             parent.ended(None)
 
@@ -331,14 +331,14 @@ def answer_check(connection: Connection) -> None:
     try:
         check_model(connection.recv())
     except BaseException as error:
-        connection.send(_portable(error))
+        connection.send(portable(error))
     else:
         connection.send(None)
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """The error, if it survives the way to the parent, with the place where it was raised."""
-    error.add_note("in the rendering process:\n" + "".join(traceback.format_exception(error)))
+    error.add_note("raised in another process:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

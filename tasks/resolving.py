@@ -150,7 +150,7 @@ def resolve_job(
     Args:
         job: as written.
         base: the folder that relative paths start from.
-        will_render: this machine must have the job's device.
+        will_render: this machine must have the job's device, where its own workers render.
         for_extension: of several run folders with dates a complete one is gone on with, too.
         check: raises where the weights do not fit their networks; `check_model` loads torch.
 
@@ -168,7 +168,7 @@ def resolve_job(
     place = output_place(job.output.uri, base)
     hashed = _identity_settings(settings, variations)
     output_uri, record, found = _find_run(job, base, place, hashed, for_extension)
-    if will_render:
+    if will_render and job.compute.runner == "local":
         device_type = found.device_type if record is None else record.device_type
         devices_for(device_type, job.compute.device, None)
     inputs = _list_inputs(job, preset, base, place.uri)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows import crew as crews
-from flows.crew import Crew
+from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
 from manifests.commits import Counts
 from manifests.job import Compute
@@ -50,7 +50,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
     def make(first: Callable[..., Worked], second: Callable[..., Worked]) -> Crew:
         acted = dict(zip(DEVICES, (first, second), strict=True))
         monkeypatch.setattr(crews, "work", lambda uri, *, device, **rest: acted[device](**rest))
-        return Crew("run", DEVICES, Compute(), server=server, stopping=Stopping())
+        return LocalCrew("run", DEVICES, Compute(), server=server, stopping=Stopping())
 
     with ForkServer([]) as server:
         yield make

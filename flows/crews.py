@@ -1,0 +1,53 @@
+"""Who renders a run: the devices of this machine, or the nodes of a Ray cluster?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flows.crew import Crew, LocalCrew
+from flows.stopping import Stopping
+from manifests.commits import RunRecord
+from manifests.job import Compute
+from tasks.devices import DeviceType, devices_for
+from tasks.events import WorkEvent
+from tasks.fork_server import ForkServer
+
+
+@contextmanager
+def crew_of(
+    run_uri: str,
+    run: RunRecord,
+    compute: Compute,
+    *,
+    device_type: DeviceType | None = None,
+    server: ForkServer,
+    stopping: Stopping,
+    tell: Callable[[WorkEvent], None] = lambda event: None,
+) -> Iterator[Crew]:
+    """The workers that a job asks for, at work until the end of the block.
+
+    Args:
+        run_uri: the run folder.
+        run: what is there.
+        compute: of the job; `runner` says who renders.
+        device_type: the kind of device to render on; the run's unless given.
+        server: forks the rendering processes of this machine.
+        stopping: whether to stop.
+        tell: is told what happens, by a thread of each worker.
+
+    Raises:
+        JobError: this machine lacks the device, or there is no such cluster.
+    """
+    kind = device_type or run.device_type
+    if compute.runner == "ray":
+        from flows.ray_crew import ray_crew
+
+        with ray_crew(run_uri, run, compute, kind, stopping=stopping, tell=tell) as crew:
+            yield crew
+        return
+    devices = devices_for(kind, compute.device, compute.workers)
+    with LocalCrew(
+        *(run_uri, devices, compute), server=server, stopping=stopping, tell=tell
+    ) as crew:
+        yield crew

@@ -1,0 +1,404 @@
+"""The workers of a Ray cluster: an actor for each, which is a worker's parent and has a child.
+
+Whatever happens to an actor or its node costs the shards that it had in hand: the run folder is the
+queue, and other workers take them. Another actor takes the lost one's place where there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import queue
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from flows.crew import Crew
+from flows.stopping import Stopping
+from infra.ray_cluster import (
+    Node,
+    RayCluster,
+    RayUnavailable,
+    RayWorker,
+    Share,
+    WorkerLost,
+    joined_cluster,
+)
+from infra.store import ObjectNotFound, open_store
+from manifests.commits import RunRecord
+from manifests.errors import JobError, RunFolderError
+from manifests.job import Compute, check_ray_address
+from tasks.child import ChildProcess, portable
+from tasks.devices import DeviceType, devices_for
+from tasks.events import Committed, WorkEvent
+from tasks.faults import DeviceFault, Stopped, WorkerFault
+from tasks.patience import patiently
+from tasks.run_folder import open_run
+from tasks.worker import MAX_FAULTS, Worked, work
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+
+PATIENCE_SECONDS = 30.0
+"""After so long without room for a worker, that is told."""
+
+ROOM_SECONDS = 600.0
+"""So long a cluster is waited for that has room for no worker at all."""
+
+STOP_SECONDS = 15.0
+"""So long a worker is waited for that was asked to stop; its child has 10."""
+
+PACKAGES = ("ad_lib", "flows", "infra", "manifests", "tasks")
+"""Whose log records are passed on from the nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtWork:
+    """The first thing that a worker tells: where it is, and what it has put into the run folder."""
+
+    host: str
+    sign: str
+
+
+@contextmanager
+def ray_crew(
+    run_uri: str,
+    run: RunRecord,
+    compute: Compute,
+    device_type: DeviceType | None,
+    *,
+    stopping: Stopping,
+    tell: Callable[[WorkEvent], None],
+) -> Iterator[Crew]:
+    """Workers on the nodes of the cluster that the job names, until the end of the block.
+
+    Args:
+        run_uri: the run folder.
+        run: what is there.
+        compute: names the cluster, and how many workers there shall be.
+        device_type: the kind of device to render on; None for a run of the first layout.
+        stopping: whether to stop.
+        tell: is told what happens, by a thread of each worker.
+
+    Raises:
+        JobError: there is no such cluster, or it has no GPU for a run that renders on `cuda`.
+    """
+    try:
+        with joined_cluster(_address(compute)) as cluster:
+            places = Places.in_cluster(cluster.nodes, compute.workers, device_type)
+            if not run.conditional_put:
+                places = replace(places, num_workers=1)
+            with RayCrew(
+                run_uri, cluster, places, device_type, compute, stopping=stopping, tell=tell
+            ) as crew:
+                yield crew
+    except RayUnavailable as error:
+        raise JobError(f"compute.runner: ray: {error}") from error
+
+
+def _address(compute: Compute) -> str:
+    if compute.ray_address is not None:
+        return compute.ray_address
+    try:
+        return check_ray_address(os.environ.get("RAY_ADDRESS") or "auto")
+    except ValueError as error:
+        raise JobError(f"RAY_ADDRESS: {error}; got {os.environ['RAY_ADDRESS']!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """How many workers a cluster gets, and what Ray keeps for each of them.
+
+    Attributes:
+        num_workers: one for each GPU, or one for each node where no node has a GPU, unless given.
+        share: a GPU, or the cores of a node divided by its workers.
+        num_threads: the cores for each worker where they render on a CPU.
+    """
+
+    num_workers: int
+    share: Share
+    num_threads: int
+
+    @classmethod
+    def in_cluster(
+        cls, nodes: Sequence[Node], workers: int | None, device_type: DeviceType | None
+    ) -> Places:
+        """The places of a cluster.
+
+        Args:
+            nodes: of the cluster, at least one.
+            workers: so many; those that find no room wait for it.
+            device_type: the kind of device that the run renders on.
+
+        Raises:
+            JobError: the run needs GPUs, and no node has one.
+        """
+        with_gpus = [node for node in nodes if node.num_gpus >= 1]
+        if device_type == "cuda" and not with_gpus:
+            hosts = ", ".join(node.host for node in nodes[:3])
+            raise JobError(
+                f"compute.runner: this run renders on cuda, and the Ray cluster of {len(nodes)} "
+                f"nodes ({hosts}, …) has no GPU: start its nodes with --num-gpus"
+            )
+        if with_gpus:
+            num_workers = workers or sum(int(node.num_gpus) for node in with_gpus)
+            num_threads = min(int(node.num_cpus // node.num_gpus) for node in with_gpus)
+            share = Share(num_cpus=0, num_gpus=1)
+        else:
+            num_workers = workers or len(nodes)
+            of_a_node = -(-num_workers // len(nodes))
+            num_threads = min(int(node.num_cpus // of_a_node) for node in nodes)
+            share = Share(num_cpus=max(1, num_threads), num_gpus=0)
+        return cls(num_workers=num_workers, share=share, num_threads=max(1, num_threads))
+
+
+class RayCrew(Crew):
+    """A crew whose workers are actors; see `ray_crew`."""
+
+    def __init__(
+        self,
+        run_uri: str,
+        cluster: RayCluster,
+        places: Places,
+        device_type: DeviceType | None,
+        compute: Compute,
+        *,
+        stopping: Stopping,
+        tell: Callable[[WorkEvent], None],
+    ) -> None:
+        devices = [device_type or "auto"] * places.num_workers
+        super().__init__(run_uri, devices, stopping=stopping, tell=tell)
+        self._compute = compute
+        self._device_type: DeviceType | None = device_type
+        self._cluster, self._places = cluster, places
+        self._store = open_store(run_uri)
+        self._at_work: set[int] = set()
+        self._is_complete = threading.Event()
+        self._last_at_work = time.monotonic()
+
+    def work(self, number: int) -> Worked:
+        """Workers one after another, until one has ended in order."""
+        num_losses = 0
+        while True:
+            post = _Post(number)
+            try:
+                return self._work_there(post)
+            except Stopped:
+                return _nothing_done(stopped=True)
+            except RayUnavailable as gone:
+                raise WorkerFault(f"{gone}; run the same command again to finish") from gone
+            except WorkerLost as loss:
+                num_losses = 1 if post.num_committed else num_losses + 1
+                if num_losses >= MAX_FAULTS:
+                    raise WorkerFault(
+                        f"{num_losses} workers in a row were lost before they committed a shard, "
+                        f"the last {post}: {loss}"
+                    ) from loss
+                logger.warning("the worker %s is lost (%s); another takes its place", post, loss)
+
+    def _work_there(self, post: _Post) -> Worked:
+        """One worker on some node, from its start to its end.
+
+        Raises:
+            WorkerLost: it was killed, or its node is gone.
+            RayUnavailable: the cluster is gone.
+            Stopped: it was asked to stop, and has not done so in time or has never begun.
+            Exception: what ended it.
+        """
+        arguments = {
+            "run_uri": self.run_uri,
+            "device_type": self._device_type,
+            "compute": self._compute,
+            "num_threads": self._places.num_threads,
+            "log_level": logger.getEffectiveLevel(),
+        }
+        worker = self._cluster.start(
+            "flows.ray_crew.work_on_this_node", arguments, self._places.share
+        )
+        with self._stopping.step(worker.close):
+            try:
+                while True:
+                    message = worker.receive(TICK_SECONDS)
+                    if isinstance(message, Worked):
+                        if not message.stopped:
+                            self._is_complete.set()
+                        return message
+                    self._hear(post, message)
+                    self._look_after(post, worker)
+                    if post.host is None and self._is_complete.is_set():
+                        return _nothing_done(stopped=False)
+            finally:
+                worker.close()
+                self._at_work.discard(post.number)
+
+    def _hear(self, post: _Post, message: object) -> None:
+        """Passes on what a worker has told, if anything."""
+        if isinstance(message, WorkEvent):
+            post.num_committed += isinstance(message, Committed)
+            self.pass_on(post.number, message)
+        elif isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+        elif isinstance(message, AtWork):
+            self._meet(message)
+            post.host = message.host
+            self._at_work.add(post.number)
+            logger.info("a worker is at work %s", post)
+        elif isinstance(message, Exception):
+            raise message
+
+    def _look_after(self, post: _Post, worker: RayWorker) -> None:
+        """Passes on that it shall stop; and waits for room no longer than is sensible."""
+        now = time.monotonic()
+        if self.should_stop():
+            if post.stop_asked is None:
+                post.stop_asked = now
+                worker.ask_to_stop()
+            if post.host is None or now - post.stop_asked > STOP_SECONDS:
+                raise Stopped("stopped; run the same command again to finish")
+        if self._at_work:
+            self._last_at_work = now
+        elif now - self._last_at_work > ROOM_SECONDS:
+            raise WorkerFault(
+                f"the Ray cluster had room for no worker for {ROOM_SECONDS:.0f} s (each needs "
+                f"{self._places.share}): 'ray status' says what holds it; run the same command "
+                "again to finish"
+            )
+        if post.host is None and not post.is_told and now - post.asked_at > PATIENCE_SECONDS:
+            post.is_told = True
+            logger.warning(
+                "worker %d of %d waits for room in the Ray cluster: it needs %s",
+                *(post.number + 1, len(self.devices), self._places.share),
+            )
+
+    def _meet(self, at_work: AtWork) -> None:
+        """Looks for the worker's sign in the run folder: it must be the same folder there.
+
+        Raises:
+            RunFolderError: it is another one, such as one of the same name on the node's own disk.
+        """
+        try:
+            patiently(lambda: self._store.get(at_work.sign), self.should_stop, _in_silence)
+        except ObjectNotFound:
+            raise _other_folder(
+                at_work.host, f"what it wrote to {self.run_uri} is not seen here"
+            ) from None
+        patiently(lambda: self._store.delete(at_work.sign), self.should_stop, _in_silence)
+
+
+@dataclass
+class _Post:
+    """A worker that was asked for, as far as it has come.
+
+    Attributes:
+        number: of the crew's workers.
+        host: where it is, as soon as it is anywhere.
+        stop_asked: when it was asked to stop, by the clock of `time.monotonic`.
+        is_told: whether it was told that there is no room for it.
+    """
+
+    number: int
+    host: str | None = None
+    num_committed: int = 0
+    asked_at: float = field(default_factory=time.monotonic)
+    stop_asked: float | None = None
+    is_told: bool = False
+
+    def __str__(self) -> str:
+        return f"on {self.host}" if self.host else "that was starting"
+
+
+def _nothing_done(*, stopped: bool) -> Worked:
+    return Worked(num_committed=0, num_lost=0, stopped=stopped)
+
+
+def _in_silence(reason: str) -> None:
+    """The worker itself tells that the store is waited for."""
+
+
+def _other_folder(host: str, finding: str) -> RunFolderError:
+    return RunFolderError(
+        f"the node {host} of the Ray cluster does not work on the same run folder ({finding}): "
+        "give an output.uri on S3, or a folder that every node has mounted at the same path"
+    )
+
+
+# -------------------------------------------------------------------------------- on the nodes
+
+
+def work_on_this_node(
+    *,
+    tell: Callable[[object], None],
+    should_stop: Callable[[], bool],
+    run_uri: str,
+    device_type: DeviceType | None,
+    compute: Compute,
+    num_threads: int,
+    log_level: int,
+) -> None:
+    """What an actor does: one worker, on the device that Ray has given it.
+
+    It tells its log records and events, and at last what it has done or what ended it.
+    """
+    host = socket.gethostname()
+    _tell_records(tell, host, log_level)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
+    try:
+        sign = _leave_sign(run_uri, host)
+        tell(AtWork(host=host, sign=sign))
+        with ChildProcess(num_threads) as renderer:
+            worked = work(
+                run_uri,
+                device=_device_here(device_type, host),
+                compute=compute,
+                renderer=renderer,
+                should_stop=should_stop,
+                tell=tell,
+            )
+        tell(worked)
+    except Exception as error:
+        tell(portable(error))
+
+
+def _leave_sign(run_uri: str, host: str) -> str:
+    """Writes an object into the run folder, for the crew to find."""
+    try:
+        store, _ = open_run(run_uri)
+    except RunFolderError as error:
+        raise _other_folder(host, str(error)) from error
+    sign = f"probe-{uuid.uuid4().hex}"
+    store.put(sign, host.encode())
+    return sign
+
+
+def _device_here(device_type: DeviceType | None, host: str) -> str:
+    """The device of this worker; of a node with many GPUs it sees the one that Ray gave it."""
+    try:
+        return devices_for(device_type, "auto", 1)[0]
+    except JobError as error:
+        raise DeviceFault(f"the node {host} of the Ray cluster: {error}") from error
+
+
+def _tell_records(tell: Callable[[object], None], host: str, level: int) -> None:
+    handler = _TellingHandler(tell, host)
+    for name in PACKAGES:
+        package = logging.getLogger(name)
+        package.handlers = [handler]
+        package.setLevel(level)
+
+
+class _TellingHandler(logging.handlers.QueueHandler):
+    """Tells records, as a message with the name of this node."""
+
+    def __init__(self, tell: Callable[[object], None], host: str) -> None:
+        super().__init__(queue.SimpleQueue())
+        self._tell, self._host = tell, host
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        record.msg = f"{self._host}: {record.msg}"
+        self._tell(record)
