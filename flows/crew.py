@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -19,15 +18,12 @@ from typing import Self
 from flows.stopping import Stopping
 from manifests.job import Compute
 from tasks.child import ChildProcess
-from tasks.events import Committed, WorkEvent
+from tasks.events import WorkEvent
 from tasks.faults import SourcesGone, WorkerFault
 from tasks.fork_server import ForkServer
 from tasks.worker import Worked, work
 
 logger = logging.getLogger(__name__)
-
-MAX_UNREAD_COMMITS = 10_000
-"""Of one worker; later ones are not told where nobody reads them."""
 
 
 class Crew(ABC):
@@ -42,6 +38,7 @@ class Crew(ABC):
     Attributes:
         run_uri: the run folder.
         devices: one for each worker, such as `cuda:0`; a device may be there twice.
+        tell: is told what happens.
     """
 
     def __init__(
@@ -55,11 +52,8 @@ class Crew(ABC):
         self.run_uri = run_uri
         self.devices = tuple(devices)
         self._stopping = stopping
-        self._tell = tell
+        self.tell = tell
         self._ending = threading.Event()
-        self._commits: list[queue.SimpleQueue[Committed | None]] = [
-            queue.SimpleQueue() for _ in devices
-        ]
         self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="worker")
         self._workers: list[Future[Worked]] = []
 
@@ -77,10 +71,6 @@ class Crew(ABC):
     ) -> None:
         self._ending.set()
         self._threads.shutdown()
-
-    def commits(self, number: int) -> Iterator[Committed]:
-        """The commits of one worker as they come, until it ends; to be read once."""
-        return iter(self._commits[number].get, None)
 
     def is_working(self) -> bool:
         """Whether a worker has not ended yet."""
@@ -116,13 +106,6 @@ class Crew(ABC):
         """Whether the workers shall end: somebody asks for it, or one has ended for all."""
         return self._ending.is_set() or self._stopping.asked()
 
-    def pass_on(self, number: int, event: WorkEvent) -> None:
-        """Tells what a worker has told."""
-        self._tell(event)
-        unread = self._commits[number]
-        if isinstance(event, Committed) and unread.qsize() < MAX_UNREAD_COMMITS:
-            unread.put(event)
-
     def _work(self, number: int) -> Worked:
         try:
             return self.work(number)
@@ -132,8 +115,6 @@ class Crew(ABC):
             elif len(self.devices) > 1:
                 logger.warning("the worker on %s has ended: %s", self.devices[number], error)
             raise
-        finally:
-            self._commits[number].put(None)
 
 
 class LocalCrew(Crew):
@@ -179,7 +160,7 @@ class LocalCrew(Crew):
                 renderer=renderer,
                 max_shards=self._max_shards,
                 should_stop=self.should_stop,
-                tell=lambda event: self.pass_on(number, event),
+                tell=self.tell,
             )
 
 

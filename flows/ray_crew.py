@@ -35,7 +35,7 @@ from manifests.errors import JobError, RunFolderError
 from manifests.job import Compute, check_ray_address
 from tasks.child import ChildProcess, portable
 from tasks.devices import DeviceType, devices_for
-from tasks.events import Committed, WorkEvent
+from tasks.events import Committed, Ended, WorkEvent
 from tasks.faults import DeviceFault, Stopped, WorkerFault
 from tasks.patience import patiently
 from tasks.run_folder import open_run
@@ -236,12 +236,15 @@ class RayCrew(Crew):
             finally:
                 worker.close()
                 self._at_work.discard(post.number)
+                if post.worker is not None:  # it could not tell that itself
+                    self.tell(Ended(post.worker, reason="lost with its process or node"))
 
     def _hear(self, post: _Post, message: object) -> None:
         """Passes on what a worker has told, if anything."""
         if isinstance(message, WorkEvent):
             post.num_committed += isinstance(message, Committed)
-            self.pass_on(post.number, message)
+            post.worker = None if isinstance(message, Ended) else message.worker
+            self.tell(message)
         elif isinstance(message, logging.LogRecord):
             logging.getLogger(message.name).handle(message)
         elif isinstance(message, AtWork):
@@ -298,12 +301,14 @@ class _Post:
     Attributes:
         number: of the crew's workers.
         host: where it is, as soon as it is anywhere.
+        worker: its id, from its first event to its last.
         stop_asked: when it was asked to stop, by the clock of `time.monotonic`.
         is_told: whether it was told that there is no room for it.
     """
 
     number: int
     host: str | None = None
+    worker: str | None = None
     num_committed: int = 0
     asked_at: float = field(default_factory=time.monotonic)
     stop_asked: float | None = None

@@ -11,9 +11,7 @@ import pytest
 from flows import crew as crews
 from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
-from manifests.commits import Counts
 from manifests.job import Compute
-from tasks.events import Committed
 from tasks.faults import BreakerTripped, DeviceFault, SourcesGone, StoreTrouble, WorkerFault
 from tasks.fork_server import ForkServer
 from tasks.worker import Worked
@@ -83,18 +81,6 @@ def test_a_block_that_is_left_stops_its_workers(crew: Callable[..., Crew]):
     with pytest.raises(KeyError), crew(until_stopped, until_stopped) as working:
         raise KeyError
     assert not working.is_working()
-
-
-def test_the_commits_of_each_worker_are_told_until_it_ends(crew: Callable[..., Crew]):
-    def committing(tell: Callable[[Committed], None], **_: Any) -> Worked:
-        for shard in ("00000", "00001"):
-            counts = Counts(planned=1, ok=1)
-            tell(Committed(worker="a", shard=shard, counts=counts, seconds=1.0))
-        return finishing()
-
-    with crew(committing, finishing) as working:
-        assert [commit.shard for commit in working.commits(0)] == ["00000", "00001"]
-        assert list(working.commits(1)) == []
 
 
 @pytest.mark.parametrize(
