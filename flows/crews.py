@@ -9,7 +9,7 @@ from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
 from manifests.commits import RunRecord
 from manifests.job import Compute
-from tasks.devices import DeviceType, devices_for
+from tasks.devices import DeviceType, devices_of_run
 from tasks.events import WorkEvent
 from tasks.fork_server import ForkServer
 
@@ -46,7 +46,7 @@ def crew_of(
         with ray_crew(run_uri, run, compute, kind, stopping=stopping, tell=tell) as crew:
             yield crew
         return
-    devices = devices_for(kind, compute.device, compute.workers)
+    devices = devices_of_run(run, compute, kind)
     with LocalCrew(
         *(run_uri, devices, compute), server=server, stopping=stopping, tell=tell
     ) as crew:

@@ -26,6 +26,7 @@ from infra.objects import (
     UriError,
     quoted,
 )
+from infra.settled_store import SettledStore
 
 __all__ = [
     "AccessDenied",
@@ -33,6 +34,7 @@ __all__ = [
     "LocalStore",
     "ObjectNotFound",
     "ObjectUnreadable",
+    "SettledStore",
     "Store",
     "StoreBusy",
     "StoreError",

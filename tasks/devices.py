@@ -5,13 +5,17 @@ Kind and precision follow from the job alone, never from the machine that plans.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal, cast
 
 from ad_lib.devices import check_device_name, find_device
 from ad_lib.errors import BackboneError
+from manifests.commits import RunRecord
 from manifests.errors import JobError
-from manifests.job import BackboneChoice
+from manifests.job import BackboneChoice, Compute
 from tasks.weights import FoundModel
+
+logger = logging.getLogger(__name__)
 
 DeviceType = Literal["cpu", "cuda", "mps"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -50,6 +54,30 @@ def dtype_of(backbone: BackboneChoice, device_type: DeviceType) -> Dtype:
     if backbone.dtype == "auto":
         return "bfloat16" if device_type == "cuda" else "float32"
     return backbone.dtype
+
+
+def devices_of_run(
+    run: RunRecord, compute: Compute, device_type: DeviceType | None = None
+) -> list[str]:
+    """The devices of the workers of this machine on a run; one where its store bears no second.
+
+    Args:
+        run: the run.
+        compute: its device and its number of workers.
+        device_type: the kind of device; the run's unless given.
+
+    Raises:
+        JobError: this machine lacks the device, or it is not of the run's kind.
+    """
+    devices = devices_for(device_type or run.device_type, compute.device, compute.workers)
+    if len(devices) > 1 and not run.conditional_put:
+        logger.warning(
+            "one worker, on %s, instead of %d: the store of this run does not honour conditional "
+            "writes",
+            *(devices[0], len(devices)),
+        )
+        return devices[:1]
+    return devices
 
 
 def devices_for(device_type: DeviceType | None, device: str, workers: int | None) -> list[str]:

@@ -24,7 +24,7 @@ from tasks.item_columns import ItemColumns
 from tasks.listed_sources import listed_sources
 from tasks.preflight import inspect_inputs
 from tasks.resolving import ResolvedJob, differences_to
-from tasks.run_folder import find_run, recorded_job
+from tasks.run_folder import find_run, recorded_job, store_of
 from tasks.run_plan import RunPlan, open_plan
 from tasks.scratch import scratch_file
 
@@ -113,7 +113,7 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
             differing,
         )
     recorded_job(run)
-    plan = open_plan(store, run)
+    plan = open_plan(store_of(run, store), run)
     sound_commits(plan)
     return PreparedRun(resolved.output_uri, run, plan, is_new=False)
 
@@ -136,6 +136,7 @@ def _stored(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     conditional_put = honours_put_if_absent(store)
     sources = write_sources(listed_sources(resolved.inputs))
     record = _run_record(resolved, put_plan(store, plan, sources), conditional_put)
+    store = store_of(record, store)
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         return _of_the_winner(resolved, plan)
     put_back(store, plan, sources)

@@ -17,7 +17,14 @@ from typing import IO, TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from infra.store import ObjectNotFound, Store, StoredObject, local_path, open_store
+from infra.store import (
+    ObjectNotFound,
+    SettledStore,
+    Store,
+    StoredObject,
+    local_path,
+    open_store,
+)
 from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import (
     INDEX_NAME,
@@ -109,7 +116,12 @@ def open_run(uri: str) -> tuple[Store, RunRecord]:
         raise RunFolderError(
             f"{uri!r} is not a run folder (it has no {RUN_NAME}): plan one with 'stylefarm run'"
         )
-    return store, run
+    return store_of(run, store), run
+
+
+def store_of(run: RunRecord, store: Store) -> Store:
+    """The store through which a run is written; the probe of its planning decided how."""
+    return store if run.conditional_put else SettledStore(store)
 
 
 def recorded_job(run: RunRecord) -> Job:

@@ -162,12 +162,12 @@ class _Worker:
         stopped = False
         try:
             if not self._place.run.conditional_put:
-                self._refuse_company()
+                self._refuse_company(lambda other: True)
             self._forget_kept()
             while max_shards is None or self._num_committed + self._num_lost < max_shards:
                 self._check_stop()
                 self._warm_up()
-                if holding := self._patiently(self._queue.take):
+                if holding := self._take():
                     self._finish(holding)
                 elif not self._has_more():
                     break
@@ -213,6 +213,27 @@ class _Worker:
             self._recover(fault)
         else:
             self._is_warm = True
+
+    def _take(self) -> Holding | None:
+        """The next shard; where the store could give it to two, only while nobody else works.
+
+        Of two that begin at once, both see the other after they have taken a shard; the one with
+        the smaller id stays.
+
+        Raises:
+            RunFolderError: another worker is at work, or may be.
+        """
+        if self._place.run.conditional_put:
+            return self._patiently(self._queue.take)
+        self._refuse_company(lambda other: True)
+        holding = self._patiently(self._queue.take)
+        if holding is not None:
+            try:
+                self._refuse_company(lambda other: other < self._worker.id)
+            except BaseException as error:
+                holding.end("stopped", str(error))
+                raise
+        return holding
 
     def _finish(self, holding: Holding) -> None:
         """Finishes a shard; after a fault of this machine another one comes first."""
@@ -277,11 +298,11 @@ class _Worker:
         self._on_wait(reason)
         time.sleep(PAUSE_SECONDS)
 
-    def _refuse_company(self) -> None:
-        """Refuses to work beside others where the store could give one shard to two.
+    def _refuse_company(self, is_before: Callable[[str], bool]) -> None:
+        """Waits until nobody else is at work; refuses where one is whose id is before this one.
 
         Raises:
-            RunFolderError: another worker is at work, or may be.
+            RunFolderError: such a worker is at work.
         """
         seen: dict[str, int] = {}
         while True:
@@ -289,9 +310,9 @@ class _Worker:
             for attempt, is_seen_to_live in self._patiently(
                 lambda: list(self._queue.others_at_work())
             ):
-                if is_seen_to_live or attempt.progress > seen.setdefault(
-                    attempt.attempt_id, attempt.progress
-                ):
+                before = seen.setdefault(attempt.attempt_id, attempt.progress)
+                lives = is_seen_to_live or attempt.progress > before
+                if lives and is_before(attempt.worker.id):
                     raise RunFolderError(
                         f"another worker (process {attempt.worker.pid} on {attempt.worker.host}) "
                         f"works on {self._place.store.uri}, and this store does not honour "

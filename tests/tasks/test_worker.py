@@ -243,7 +243,8 @@ def without_conditional_writes(run: PreparedRun) -> None:
     (Path(run.uri) / "run.json").write_text(json.dumps(record))
 
 
-def test_where_writes_are_not_conditional_a_second_worker_is_refused(pictures):
+def test_where_writes_are_not_conditional_a_second_worker_is_refused(pictures, monkeypatch):
+    monkeypatch.setattr("infra.settled_store.SETTLE_SECONDS", 0.0)
     run = prepare(pictures)
     without_conditional_writes(run)
     holding = held(run, "00001", this_worker("cpu"))

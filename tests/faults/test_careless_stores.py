@@ -1,0 +1,93 @@
+"""A store that does not honour conditional writes is found by the probe and holds to one worker."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from infra.store import SettledStore, open_store
+from manifests.errors import RunFolderError
+from manifests.job import Compute
+from tasks.child import InThisProcess
+from tasks.report import publish
+from tasks.run_folder import open_run
+from tasks.shard_work import ShardWork, Watch
+from tasks.worker import Worked, work
+from tests.audit import audit
+from tests.command_line import run_command
+from tests.flows.jobs import write_job
+from tests.s3_server import S3Server
+from tests.tasks.runs import download, prepare
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.mark.parametrize("kind", ["careless", "racing"])
+def test_of_writers_at_the_same_time_one_is_the_first_though_the_store_takes_all(
+    s3_server: S3Server, s3_bucket: str, kind: str
+):
+    store = SettledStore(open_store(f"s3://{s3_server.make_bucket(kind)}/run"))
+    texts = [b"writer %d" % number for number in range(6)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        won = list(pool.map(lambda text: store.put_if_absent("key", text), texts))
+    assert won.count(True) == 1
+    assert store.get("key") == texts[won.index(True)]
+    assert not store.put_if_absent("key", b"too late")
+
+
+def test_of_workers_that_begin_at_once_one_stays_and_finishes_the_run(
+    s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
+):
+    uri = f"s3://{s3_server.make_bucket('careless')}/run"
+    prepare(pictures, output__uri=uri, compute__shard_items=3)
+    all_are_ready = Barrier(2)
+
+    class Ready(InThisProcess):
+        def render(self, work: ShardWork, watch: Watch, *, hang_seconds: float) -> None:
+            if work.items:
+                super().render(work, watch, hang_seconds=hang_seconds)
+            else:  # only the model is to be loaded
+                all_are_ready.wait(60)
+
+    def works(number: int) -> Worked | RunFolderError:
+        try:
+            return work(
+                uri,
+                device="cpu",
+                compute=Compute(),
+                renderer=Ready(),
+                should_stop=lambda: False,
+                tell=lambda event: None,
+            )
+        except RunFolderError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(works, range(2)))
+    (refused,) = (one for one in outcomes if isinstance(one, RunFolderError))
+    assert "does not honour conditional writes, so one worker at a time" in str(refused)
+    (stayed,) = (one for one in outcomes if isinstance(one, Worked))
+    assert (stayed.num_lost, stayed.stopped) == (0, False)
+    publish(uri)
+    assert audit(download(uri, tmp_path / "copy")).counts["ok"] == 6
+
+
+@pytest.mark.slow
+def test_run_takes_one_device_of_two_and_says_so(
+    s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
+):
+    uri = f"s3://{s3_server.make_bucket('careless')}/run"
+    compute = {"shard_items": 6, "device": "cpu", "workers": 2}
+    job = write_job(pictures, output={"uri": uri, "size": 64}, compute=compute)
+    told = run_command("run", job, folder=tmp_path, server="none:")
+    assert told.code == 0, told
+    assert "does not honour conditional writes: let only one stylefarm" in told.out
+    assert "one worker, on cpu, instead of 2" in told.out
+    assert not open_run(uri)[1].conditional_put
+    found = audit(download(uri, tmp_path / "copy"))
+    assert found.counts["ok"] == 6
+    workers = {one["worker"]["id"] for shard in found.attempts.values() for one in shard}
+    assert len(workers) == 1
