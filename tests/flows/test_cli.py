@@ -50,9 +50,11 @@ def test_a_run_tells_what_it_plans_what_it_does_and_what_came_of_it(finished: Fi
     assert "without Prefect" not in answer.out
 
 
-def test_only_the_processes_that_render_load_networks(finished: Finished):
+def test_the_process_of_a_run_itself_loads_neither_networks_nor_prefect(
+    finished: Finished,
+):
     assert "tasks.report" in finished.imported
-    heavy = {"accelerate", "diffusers", "scipy", "tasks.render", "torch", "transformers"}
+    heavy = {"accelerate", "diffusers", "prefect", "scipy", "tasks.render", "torch"}
     assert not heavy & finished.imported
 
 
