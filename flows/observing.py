@@ -6,6 +6,7 @@ of that process, the command says one sentence at most and goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from flows.stopping import FAREWELL_SECONDS, Stopping
 from flows.telling import Telling
 from manifests.wording import safe_line
 from tasks.events import WorkEvent
+
+logger = logging.getLogger(__name__)
 
 RECORD_SECONDS = 10.0
 """How long Prefect may take to record the end of a run; after a signal, `FAREWELL_SECONDS`."""
@@ -130,16 +133,20 @@ class Observer:
         """Waits for the end of the process, and passes on the sentence that it may say."""
         with suppress(EOFError, OSError):
             while True:
-                sentence = self._connection.recv()
-                if sentence is None:
+                said = self._connection.recv()
+                if said is None:
                     self._is_recorded = True
+                elif isinstance(said, str):
+                    self._speak(said)
                 else:
-                    self._speak(sentence)
+                    logger.log(*said)
         _kill(process)
         code = process.wait()
         if not self._is_recorded:
             words = self._last_words()
             self._speak(f"its process ended with exit code {code}" + (words and f": {words}"))
+        self._log.close()
+        self._connection.close()
         self._over.set()
 
     def _last_words(self) -> str:

@@ -7,6 +7,7 @@ Prefect ends this process alone, with one sentence for the command.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -22,6 +23,9 @@ from typing import NoReturn
 from flows.progress import RunEnd
 from flows.telling import Told
 from infra.prefect_api import PrefectApi, PrefectUnavailable, prefect_api
+
+Said = str | tuple[int, str] | None
+"""A sentence where Prefect does not work; a level and a log line; None once all is on record."""
 
 NICENESS = 10
 """What is rendered comes first."""
@@ -43,37 +47,54 @@ def main(number: int, name: str, run_uri: str) -> NoReturn:
     """Shows a run, then ends this process and its private server.
 
     Args:
-        number: of the connection to the command, which sends what happens, and is sent a sentence
-            where Prefect does not work, or None once the end of the run is on record.
+        number: of the connection to the command, which sends what is told of the run, and is sent
+            what is `Said`.
         name: what Prefect calls the flow run.
         run_uri: the run folder.
     """
     os.nice(NICENESS)
     _ignore_signals()
     speaker = _Speaker(Connection(number))
+    logging.raiseExceptions = False  # a log line that Prefect cannot store is nobody's trouble
+    ours = logging.getLogger("infra")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(speaker)
     try:
         _show(speaker, _Listener(speaker.connection), name, run_uri)
-        speaker.say(None)
+        speaker.end()
     except BaseException as error:
         kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
-        speaker.say(f"{kind}{error}")
+        speaker.complain(f"{kind}{error}")
     _end()
 
 
-class _Speaker:
-    """Says one thing at most; the command needs no more."""
+class _Speaker(logging.Handler):
+    """Speaks to the command: one sentence at most of what is the matter, and log lines."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(logging.INFO)
         self.connection = connection
-        self._speaking = threading.Lock()
-        self._has_spoken = False
+        self._has_complained = False
 
-    def say(self, sentence: str | None) -> None:
-        with self._speaking:
-            if not self._has_spoken or sentence is None:
-                self._has_spoken = True
-                with suppress(OSError):
-                    self.connection.send(sentence)
+    def complain(self, sentence: str) -> None:
+        """Says that Prefect does not work, and why."""
+        with self.lock:
+            if not self._has_complained:
+                self._has_complained = True
+                self._send(sentence)
+
+    def end(self) -> None:
+        """Says that all is on record."""
+        with self.lock:
+            self._send(None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Passes on what a module of ours logs."""
+        self._send((record.levelno, record.getMessage()))
+
+    def _send(self, said: Said) -> None:
+        with suppress(OSError):
+            self.connection.send(said)
 
 
 class _Listener:
@@ -112,16 +133,21 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
         if listener.has_ended.is_set():
             raise PrefectUnavailable(reason)
         if time.monotonic() - began > LATE_SECONDS:
-            speaker.say(reason)
+            speaker.complain(reason)
 
     with prefect_api(on_wait) as api:
         threading.Thread(target=_watch, args=[api, speaker], daemon=True).start()
-        from flows.showing import send_all, show_flow_run
+        try:
+            from flows.showing import send_all, show_flow_run
 
-        show_flow_run(name, run_uri, listener.told())
-        send_all()
-        if api.record is not None:
-            _settle(api.url)
+            show_flow_run(name, run_uri, listener.told())
+            send_all()
+            if api.record is not None:
+                _settle(api.url)
+        except Exception as error:
+            if loss := api.loss():
+                raise PrefectUnavailable(loss) from error
+            raise
 
 
 def _watch(api: PrefectApi, speaker: _Speaker) -> None:
@@ -135,7 +161,7 @@ def _watch(api: PrefectApi, speaker: _Speaker) -> None:
         elif time.monotonic() - answered > SILENT_SECONDS:
             loss = loss or f"{api.url} does not answer any more ({silence})"
         if loss is not None:
-            speaker.say(loss)
+            speaker.complain(loss)
             _end()
 
 

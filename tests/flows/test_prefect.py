@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from tests.audit import audit
 from tests.command_line import Cli, command_environment
 from tests.flows.jobs import write_job
+from tests.flows.test_observing import asked
 
 NOWHERE = "http://127.0.0.1:1/api"
 
@@ -26,22 +24,6 @@ def test_a_configured_server_that_does_not_answer_is_named_and_the_run_goes_on(
     )
     assert "6 of 6 items ok" in answer.out
     audit(pictures / "run")
-
-
-def test_settings_that_prefect_refuses_are_named_and_the_run_goes_on(cli: Cli, pictures: Path):
-    job = write_job(pictures)
-    answer = cli("run", job, "--limit", "1", env={"PREFECT_API_REQUEST_TIMEOUT": "soon"})
-    assert answer.code == 0, answer
-    assert "Prefect refuses its settings (request_timeout" in answer.out
-    audit(pictures / "run")
-
-
-def asked(server: str, kind: str) -> list[dict[str, Any]]:
-    """What a server has on record: its `flow_runs`, `task_runs` or `logs`."""
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"{server}/{kind}/filter", b"{}", headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
 
 
 RUN_JOB = """
@@ -82,10 +64,3 @@ def test_a_deployed_flow_has_a_task_run_for_each_worker_and_its_commits_as_log_l
     told = " ".join(log["message"] for log in logs if log["flow_run_id"] == flow_run["id"])
     for shard in ("00000", "00001", "00002"):
         assert f"shard {shard} is committed" in told
-
-
-def test_a_proxy_is_not_asked_for_a_server_on_this_machine(cli: Cli, pictures: Path):
-    proxy = {name: "http://127.0.0.1:1" for name in ("http_proxy", "HTTP_PROXY", "https_proxy")}
-    answer = cli("run", write_job(pictures), "--limit", "1", env=proxy)
-    assert answer.code == 0, answer
-    assert "without Prefect" not in answer.out

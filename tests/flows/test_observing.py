@@ -1,0 +1,374 @@
+"""Prefect only watches: whatever is the matter with it is one sentence, and holds nobody up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import observing
+from flows.observing import Observer
+from flows.progress import RunEnd, Snapshot
+from flows.stopping import Stopping
+from infra.prefect_server import private_server
+from manifests.commits import Counts
+from tasks.events import Began, Committed, Ended
+from tests.flows.running import living, wait_until
+
+GOOD = RunEnd(is_good=True, message="2 ok", counts=Counts(planned=2, ok=2))
+
+
+class Halfway:
+    """The progress of a run that stands still."""
+
+    def read(self) -> Snapshot:
+        return Snapshot(phase="rendering", done=1, total=2, figures="1/2 items")
+
+
+@dataclass
+class Shown:
+    """A run of which Prefect is told, without a run; what is said of Prefect is in `sentences`."""
+
+    folder: Path
+    sentences: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._open = ExitStack()
+
+    def __enter__(self) -> Shown:
+        before = children()
+        self.observer = Observer(
+            *("nightly", str(self.folder / "run"), Halfway()),
+            stopping=Stopping(),
+            say=self.sentences.append,
+        )
+        self._open.enter_context(self.observer)
+        (self.pid,) = children() - before
+        self.observer.tell(Began("a", host="here", device="cpu"))
+        return self
+
+    def commit(self, shard: str = "00000") -> None:
+        counts = Counts(planned=1, ok=1)
+        self.observer.tell(Committed("a", shard=shard, counts=counts, seconds=1.0))
+
+    def __exit__(self, *_: object) -> None:
+        self.observer.tell(Ended("a"))
+        self.observer.tell_end(GOOD)
+        self._open.close()
+        wait_until(lambda: not living(self.pid))
+
+
+def children() -> set[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PREFECT_HOME whose empty record is made once."""
+    home = tmp_path_factory.mktemp("home")
+    with private_server(home / "stylefarm"):
+        return home
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Shown:
+    return Shown(tmp_path)
+
+
+@pytest.fixture
+def private(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No server is configured; the folder where a private one keeps its record."""
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    return home / "stylefarm"
+
+
+def asked(server: str, kind: str, **body: Any) -> list[dict[str, Any]]:
+    """What a server has on record: its `flow_runs`, `task_runs`, `logs`, `events`, `artifacts`."""
+    headers = {"content-type": "application/json"}
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"{server}/{kind}/filter", data, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found = json.load(answer)
+    return found["events"] if isinstance(found, dict) else found
+
+
+def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_progress(
+    prefect_server: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # not asked for this machine's server
+    with shown:
+        shown.commit()
+    assert shown.sentences == []
+    (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "nightly"]
+    assert flow_run["state"]["type"] == "COMPLETED"
+    assert flow_run["state"]["message"] == "2 ok"
+
+    def of_flow_run(kind: str) -> list[dict[str, Any]]:
+        return [one for one in asked(prefect_server, kind) if one["flow_run_id"] == flow_run["id"]]
+
+    wait_until(lambda: [run["state_type"] for run in of_flow_run("task_runs")] == ["COMPLETED"])
+    assert [run["name"] for run in of_flow_run("task_runs")] == ["work-0-cpu"]
+    assert "shard 00000 is committed" in " ".join(log["message"] for log in of_flow_run("logs"))
+    artifacts = {one["key"] for one in of_flow_run("artifacts")}
+    assert artifacts == {"stylefarm-progress", "stylefarm-counts", "stylefarm-report"}
+
+    def commit_events() -> list[dict[str, Any]]:
+        chosen = {"event": {"name": ["stylefarm.shard.committed"]}}
+        return [
+            event
+            for event in asked(prefect_server, "events", filter=chosen)
+            if any(flow_run["id"] in one["prefect.resource.id"] for one in event["related"])
+        ]
+
+    wait_until(lambda: len(commit_events()) == 1)
+    assert commit_events()[0]["payload"]["shard"] == "00000"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that accepts whoever comes and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/api"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    status, body = 500, b"{}"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if "health" not in self.path else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class _OtherVersion(_Answers):
+    status, body = 200, b'"2.20.9"'
+
+
+class _NoPrefect(_Answers):
+    status, body = 200, b"<html>Welcome!</html>"
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[type[_Answers]], str]]:
+    """Starts a server that answers as it is told to; gives its URL."""
+    with ExitStack() as servers:
+
+        def start(handler: type[_Answers]) -> str:
+            server = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            servers.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}/api"
+
+        yield start
+
+
+@pytest.mark.parametrize("handler", [_Answers, _OtherVersion, _NoPrefect])
+def test_a_server_that_is_broken_or_of_another_version_is_one_sentence(
+    answering: Callable[[type[_Answers]], str],
+    handler: type[_Answers],
+    shown: Shown,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("PREFECT_API_URL", answering(handler))
+    with shown:
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "goes on without Prefect" in shown.sentences[0]
+
+
+def test_a_server_that_never_answers_is_named_and_holds_nobody_up(
+    silent: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PREFECT_API_URL", silent)
+    with shown:
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert f"names {silent}, which does not answer (timed out)" in shown.sentences[0]
+
+
+def test_a_server_that_comes_late_shows_the_run_from_its_beginning(
+    prefect_server: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    with closing(socket.socket()) as place:
+        place.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{place.getsockname()[1]}/api")
+        with shown:
+            shown.commit("00007")
+            time.sleep(1)
+            place.listen()
+            host, port = prefect_server.removeprefix("http://").removesuffix("/api").split(":")
+            threading.Thread(target=forward, args=[place, (host, int(port))], daemon=True).start()
+    assert shown.sentences == []
+    assert "shard 00007 is committed" in " ".join(
+        log["message"] for log in asked(prefect_server, "logs", sort="TIMESTAMP_DESC")
+    )
+
+
+def forward(place: socket.socket, target: tuple[str, int]) -> None:
+    """Passes all connections on to another address, both ways, until the place is closed."""
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with source, sink:
+            try:
+                while data := source.recv(1 << 16):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+    while True:
+        try:
+            client, _ = place.accept()
+        except OSError:
+            return
+        server = socket.create_connection(target)
+        for pair in ((client, server), (server, client)):
+            threading.Thread(target=pump, args=pair, daemon=True).start()
+
+
+def shown_on_record(folder: Path, before: set[Path]) -> Path:
+    """Waits until a private server has a flow run on the record that has come into the folder."""
+
+    def has_flow_run() -> bool:
+        for record in set(folder.glob("*.db")) - before:
+            with closing(sqlite3.connect(record)) as database, suppress(sqlite3.Error):
+                return bool(database.execute("select count(*) from flow_run").fetchone()[0])
+        return False
+
+    wait_until(has_flow_run)
+    (record,) = set(folder.glob("*.db")) - before
+    return record
+
+
+def test_a_private_server_whose_record_is_deleted_in_the_middle_is_one_sentence(
+    private: Path, shown: Shown
+):
+    before = set(private.glob("*.db"))
+    with shown:
+        record = shown_on_record(private, before)
+        for path in private.glob(f"{record.name}*"):
+            path.unlink()
+        wait_until(lambda: bool(shown.sentences))
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert f"its record {record} is gone" in shown.sentences[0]
+
+
+def test_a_private_server_that_is_killed_in_the_middle_is_one_sentence(private: Path, shown: Shown):
+    before = set(private.glob("*.db"))
+    with shown:
+        shown_on_record(private, before)
+        shown.commit()
+        (server,) = set(living(shown.pid)) - {shown.pid}
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: bool(shown.sentences))
+        shown.commit("00001")
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "its private server has ended (exit code -9)" in shown.sentences[0]
+
+
+def test_a_private_server_that_stands_still_is_left_behind(
+    private: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(observing, "RECORD_SECONDS", 2.0)
+    before = set(private.glob("*.db"))
+    with shown:
+        shown_on_record(private, before)
+        (server,) = set(living(shown.pid)) - {shown.pid}
+        os.kill(server, signal.SIGSTOP)
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "it did not record the end of the run within 2 s" in shown.sentences[0]
+
+
+def test_a_process_that_stands_still_takes_no_events_and_holds_up_nobody(
+    private: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(observing, "RECORD_SECONDS", 0.5)
+    with shown:
+        os.kill(shown.pid, signal.SIGSTOP)
+        for number in range(20_000):  # more than a pipe holds
+            shown.commit(f"{number:05d}")
+    assert len(shown.sentences) == 1, shown.sentences
+
+
+def test_an_empty_record_that_is_damaged_is_made_again_and_the_run_is_shown(
+    private: Path, tmp_path: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    home = tmp_path / "home"
+    (home / "stylefarm").mkdir(parents=True)
+    (empty,) = private.glob("empty-*")
+    (home / "stylefarm" / empty.name).write_bytes(b"no database" * 1000)
+    (home / "prefect.db").write_bytes(b"Prefect's own record is not read")
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    with shown:
+        shown_on_record(home / "stylefarm", set())
+    assert shown.sentences == []
+    assert f"{home / 'stylefarm' / empty.name} could not be copied" in caplog.text
+
+
+def test_a_prefect_that_cannot_be_imported_is_one_sentence(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "__init__.py").write_text("raise SystemExit('out of order')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    with shown:
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "SystemExit: out of order" in shown.sentences[0]
+
+
+def test_settings_that_prefect_refuses_are_named(
+    prefect_server: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "soon")
+    with shown:
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "Prefect refuses its settings (request_timeout" in shown.sentences[0]
+
+
+def test_a_process_that_is_killed_is_one_sentence(private: Path, shown: Shown):
+    with shown:
+        os.kill(shown.pid, signal.SIGKILL)
+        wait_until(lambda: bool(shown.sentences))
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "its process ended with exit code -9" in shown.sentences[0]
+
+
+def test_a_home_of_prefect_that_cannot_be_written_is_named(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "stylefarm").write_text("a file where a folder should be")
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    with shown:
+        shown.commit()
+    assert len(shown.sentences) == 1, shown.sentences
+    assert "set PREFECT_HOME to another folder" in shown.sentences[0]
