@@ -21,7 +21,7 @@ from manifests.job import Job, job_from_dict
 from tasks.committed import open_committed
 from tasks.fork_server import ForkServer, rendering_fork_server
 from tasks.planning import open_prepared, plan_items, store_plan
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.resolving import resolve_job
 from tasks.run_folder import open_run
 

@@ -26,7 +26,7 @@ from tasks.devices import DeviceType, devices_for
 from tasks.failures import find_failures
 from tasks.faults import Stopped
 from tasks.fork_server import ForkServer
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.run_folder import open_run, recorded_job
 from tasks.stop_request import ask_to_stop
 

@@ -11,17 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from manifests.errors import RunFolderError
 from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
 from manifests.outcomes import Outcome
 from manifests.plan import PLAN_NAME, SHARD_PATTERN, plan_name, sources_name
-from manifests.records import Count, Record, SealedRecord, Seconds, Sha256, Words, read_record
+from manifests.records import (
+    Count,
+    Record,
+    SealedRecord,
+    Seconds,
+    Sha256,
+    Words,
+    first_problem,
+    read_record,
+)
 
 RUN_NAME = "run.json"
 INDEX_NAME = "index.json"
@@ -35,6 +44,8 @@ COMMIT_SCHEMA_VERSION = 2
 
 INDEX_SCHEMA_VERSION = 2
 """Of `index.json`. Those of version 1 state no version, and hold neither etags nor commits."""
+
+_MAKE_AGAIN = "'stylefarm report' makes it again from the commits"
 
 MAX_INDEX_BYTES = 1 << 29
 """Maximum size of an index that is read, some 500,000 shards; a larger one is made again."""
@@ -180,13 +191,19 @@ class ShardStats(Record):
     )
 
     def __add__(self, other: ShardStats) -> ShardStats:
-        return ShardStats(
-            render_seconds=self.render_seconds + other.render_seconds,
-            encode_seconds=self.encode_seconds + other.encode_seconds,
-            load_seconds=self.load_seconds + other.load_seconds,
-            output_bytes=self.output_bytes + other.output_bytes,
-            errors=dict(Counter(self.errors) + Counter(other.errors)),
-        )
+        return ShardStats.total((self, other))
+
+    @classmethod
+    def total(cls, stats: Iterable[ShardStats]) -> ShardStats:
+        """The sum of the figures of shards."""
+        sums = dict.fromkeys(("render_seconds", "encode_seconds", "load_seconds"), 0.0)
+        output_bytes, errors = 0, Counter[str]()
+        for one in stats:
+            for name in sums:
+                sums[name] += getattr(one, name)
+            output_bytes += one.output_bytes
+            errors.update(one.errors)
+        return cls(**sums, output_bytes=output_bytes, errors=dict(+errors))
 
 
 class Commit(SealedRecord):
@@ -277,6 +294,25 @@ class Index(Record):
     shards: tuple[IndexedShard, ...]
     metadata: tuple[StoredFile, ...] = ()
 
+    @model_validator(mode="after")
+    def _names_its_metadata(self) -> Index:
+        parts = enumerate(self.metadata)
+        if any(file.name != part_name(self.metadata_folder, number) for number, file in parts):
+            raise ValueError("its metadata has not the names of its rows")
+        return self
+
+    @property
+    def rows_digest(self) -> str:
+        """sha256 over what rows there are: the plans, and the Parquet parts that count, in hex."""
+        lines = [one.plan_digest for one in self.generations]
+        lines += [f"{one.shard} {one.parquet.sha256}" for one in self.shards if not one.superseded]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def metadata_folder(self) -> str:
+        """Where the final rows lie in the run folder, with a slash at its end."""
+        return f"metadata/{self.rows_digest[:12]}/"
+
     def to_bytes(self) -> bytes:
         """The index as JSON text, a line per shard; the first line holds the sha256 of the rest."""
         told = self.model_dump(mode="json")
@@ -289,17 +325,24 @@ class Index(Record):
 
 
 def read_index(data: bytes) -> Index | None:
-    """The index that the bytes are; None where they are damaged, or of another version.
+    """The index that the bytes are; None where another version of stylefarm wrote it.
 
-    Nothing rests on an index: whoever finds none makes it from the commits.
+    Raises:
+        RunFolderError: it is damaged.
     """
     first, newline, rest = data.partition(b"\n")
     if first + newline != _checksum_line(rest):
-        return None
+        version = read_record(_AnyVersion, data, INDEX_NAME, way_out=_MAKE_AGAIN).schema_version
+        if version is None:  # version 1 stated none, and had no checksum
+            return None
+        raise RunFolderError(
+            f"{INDEX_NAME} is damaged (its checksum is not that of its bytes): {_MAKE_AGAIN}"
+        )
     try:
         index = Index.model_validate_json(data)
-    except ValueError:
-        return None
+    except ValidationError as error:
+        reason = first_problem(error)[:300]
+        raise RunFolderError(f"{INDEX_NAME} is damaged ({reason}): {_MAKE_AGAIN}") from None
     return index if index.schema_version == INDEX_SCHEMA_VERSION else None
 
 
@@ -315,6 +358,11 @@ def commit_name(shard: str) -> str:
 def data_name(shard: str, sha256: str, extension: str) -> str:
     """Where a shard's tar or Parquet part lies in the run folder."""
     return f"data/{shard}-{sha256[:12]}.{extension}"
+
+
+def part_name(folder: str, number: int) -> str:
+    """Where a file of final rows lies in the run folder."""
+    return f"{folder}part-{number:05d}.parquet"
 
 
 MEND = "restore it, or call 'stylefarm verify', which names all that is damaged and plans it anew"

@@ -181,7 +181,7 @@ def build_index(
     refuse_foreign_commits(run, generations, live)
     contested = Contested(run.num_items) if contested is None else contested
     counted = count_items(ordered, contested, superseded, read_rows)
-    stats = sum((commit.stats for commit in live), ShardStats())
+    stats = ShardStats.total(commit.stats for commit in live)
     wanted = sum(plan.num_shards for plan in (run, *generations)) - len(superseded)
     return Index(
         fingerprint=run.fingerprint,
@@ -190,13 +190,35 @@ def build_index(
         complete=len(live) == wanted and counted.counts.pending == 0,
         counts=counted.counts,
         stats=stats.model_copy(update={"errors": dict(sorted(counted.errors.items()))}),
-        generations=tuple(_indexed_generations(run, generations)),
-        shards=tuple(indexed(commit, superseded=commit.shard in superseded) for commit in ordered),
+        **_listing(run, generations, ordered),
     )
+
+
+def is_current(
+    index: Index, run: RunRecord, generations: Sequence[Generation], commits: Iterable[Commit]
+) -> bool:
+    """Whether an index lists these very generations and commits, so that its counts are theirs."""
+    listing = _listing(run, generations, _in_order(commits))
+    return all(getattr(index, name) == value for name, value in listing.items())
+
+
+def _listing(
+    run: RunRecord, generations: Sequence[Generation], commits: Sequence[Commit]
+) -> dict[str, tuple[Any, ...]]:
+    """The generations and the commits of a run as its index lists them."""
+    superseded = superseded_shards(generations)
+    return {
+        "generations": tuple(_indexed_generations(run, generations)),
+        "shards": tuple(indexed(one, superseded=one.shard in superseded) for one in commits),
+    }
 
 
 def indexed(commit: Commit, **known: Any) -> IndexedShard:
     """A commit with what else the index says of it: its `etag`, and whether it is `superseded`."""
+    if isinstance(commit, IndexedShard) and all(
+        getattr(commit, name) == value for name, value in known.items()
+    ):
+        return commit
     return IndexedShard.model_construct(**{**dict(commit), **known})
 
 

@@ -32,7 +32,17 @@ MAX_BATCH_ROWS = 8192
 def parquet_rows(
     data: bytes, schema: pa.Schema, name: str, *, num_rows: int, way_out: str
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, with the columns of the schema; others are left out.
+    """The rows of a Parquet file, with the columns of the schema; see `parquet_batches`."""
+    for batch in parquet_batches(data, schema, name, num_rows=num_rows, way_out=way_out):
+        with told_as_damage(name, way_out):
+            rows = batch.to_pylist()
+        yield from rows
+
+
+def parquet_batches(
+    data: bytes, schema: pa.Schema, name: str, *, num_rows: int, way_out: str
+) -> Iterator[pa.RecordBatch]:
+    """A Parquet file, a few rows at a time, with the columns of the schema; others are left out.
 
     Args:
         data: the file's bytes.
@@ -49,8 +59,7 @@ def parquet_rows(
             raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             check_columns(file.schema_arrow, schema)
-            for batch in checked_batches(file, schema, num_rows=num_rows):
-                yield from batch.to_pylist()
+            yield from checked_batches(file, schema, num_rows=num_rows)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from manifests.errors import RunFolderError
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Item, Status
 from manifests.outcomes import Outcome
-from manifests.parquet import parquet_footer, parquet_rows
+from manifests.parquet import parquet_batches, parquet_footer, parquet_rows
 from manifests.plan import generation_of
 from manifests.plan_table import input_row
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
@@ -122,6 +122,14 @@ def _schema_2() -> pa.Schema:
 
 
 _SCHEMAS = {2: _schema_2(), 3: METADATA_SCHEMA}
+
+FINAL_SCHEMA = pa.schema(
+    [
+        field.with_nullable(True) if field.name in _NEW_COLUMNS else field
+        for field in METADATA_SCHEMA
+    ]
+)
+"""The columns of `metadata/`, where rows of all versions lie together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +234,7 @@ def read_metadata(
     Raises:
         RunFolderError: the file is damaged, or does not tell of these items.
     """
-    version = _version(data)
-    if version is not None and version > SCHEMA_VERSION:
-        raise RunFolderError(
-            f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
-            f"reads {SCHEMA_VERSION}): update stylefarm"
-        )
-    schema = _SCHEMAS.get(version or SCHEMA_VERSION, METADATA_SCHEMA)
+    schema = _schema_of(data, name)
     found = parquet_rows(data, schema, name, num_rows=len(items), way_out=way_out)
     rows = [_of_this_version(row) for row in found]
     broken = None
@@ -244,6 +246,45 @@ def read_metadata(
     if broken is not None:
         raise RunFolderError(f"{name} is damaged ({broken}): {way_out}")
     return rows
+
+
+def read_final_rows(data: bytes, name: str, item_ids: pa.Array, *, way_out: str) -> pa.Table:
+    """The rows of a shard's Parquet part, one per planned item in plan order, as a table.
+
+    Args:
+        data: the file's bytes, which are those that its commit names.
+        name: of the file, relative to the run folder.
+        item_ids: of the shard, as planned.
+        way_out: what the user can do about a damaged file.
+
+    Raises:
+        RunFolderError: the file does not tell of these items.
+    """
+    schema, num_rows = _schema_of(data, name), len(item_ids)
+    if schema is METADATA_SCHEMA:
+        batches = parquet_batches(data, schema, name, num_rows=num_rows, way_out=way_out)
+        table = pa.Table.from_batches(batches, schema).cast(FINAL_SCHEMA)
+    else:
+        rows = parquet_rows(data, schema, name, num_rows=num_rows, way_out=way_out)
+        table = pa.Table.from_pylist([_of_this_version(row) for row in rows], FINAL_SCHEMA)
+    if not table["item_id"].combine_chunks().equals(item_ids):
+        raise RunFolderError(f"{name} is damaged (its items are not as planned): {way_out}")
+    return table
+
+
+def _schema_of(data: bytes, name: str) -> pa.Schema:
+    """The columns that a file of its version has.
+
+    Raises:
+        RunFolderError: a later version of stylefarm made it.
+    """
+    version = _version(data)
+    if version is not None and version > SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
+            f"reads {SCHEMA_VERSION}): update stylefarm"
+        )
+    return _SCHEMAS.get(version or SCHEMA_VERSION, METADATA_SCHEMA)
 
 
 def _version(data: bytes) -> int | None:

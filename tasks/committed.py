@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from infra.store import ObjectNotFound, Store
+from infra.store import ObjectNotFound, ObjectUnreadable, Store
 from manifests.commits import (
     INDEX_NAME,
     MAX_INDEX_BYTES,
@@ -30,6 +30,7 @@ from manifests.counting import (
     build_index,
     count_items,
     indexed,
+    is_current,
     refuse_foreign_commits,
     superseded_shards,
 )
@@ -77,9 +78,13 @@ class Committed:
         items = self.plan.items(shard)
         rows = shard_rows(self.plan.store, self.commits[shard], items)
         for row, item in zip(rows, items, strict=True):
-            is_contested = item.item_id in self.plan.contested
-            if not is_contested or self.counted.row_in.get(item.item_id) == shard:
+            if self.counts_in(item.item_id, shard):
                 yield row, item
+
+    def counts_in(self, item_id: str, shard: str) -> bool:
+        """Whether the row of an item in this live shard is the one that counts."""
+        is_contested = item_id in self.plan.contested
+        return not is_contested or self.counted.row_in.get(item_id) == shard
 
     def index(self) -> Index:
         """The index as the commits say now, whatever `index.json` says.
@@ -113,59 +118,77 @@ def open_committed(store: Store, run: RunRecord) -> Committed:
 def current_index(store: Store, run: RunRecord) -> Index:
     """The index as the commits say now, whatever `index.json` says.
 
-    Plans and rows are read only where commits do not add up: in runs of several generations, and
-    of the first layout.
+    Plans and rows are read only where commits do not add up, in runs of several generations and of
+    the first layout, and not where the published index lists these very commits.
 
     Raises:
         RunFolderError: a commit is damaged, or not of this run.
     """
+    published = find_index(store, run)
     generations = find_generations(store, run)
     superseded = superseded_shards(generations)
-    commits = read_commits(store, superseded=superseded)
+    commits = read_commits(store, superseded=superseded, index=published)
+    if published is not None and is_current(published, run, generations, commits.values()):
+        return published
     if not generations and all(commit.schema_version > 1 for commit in commits.values()):
         return build_index(run, commits.values(), lambda commit: [])
     live = (commit for shard, commit in commits.items() if shard not in superseded)
     refuse_foreign_commits(run, generations, live)
-    plan = open_plan(store, run)
+    return planned_commits(open_plan(store, run), commits).index()
+
+
+def planned_commits(plan: RunPlan, commits: Mapping[str, IndexedShard]) -> Committed:
+    """Commits that were read, held to the plan.
+
+    Raises:
+        RunFolderError: one is of no planned shard, or counts other items.
+    """
     _refuse_unplanned(plan, commits)
-    return Committed(plan, commits).index()
+    return Committed(plan, commits)
 
 
 def sound_commits(plan: RunPlan) -> dict[str, IndexedShard]:
     """Every commit of a run, by shard, after the sizes of all committed files were compared.
-
-    This needs one listing of `data/`; the files are not read. Files of superseded shards may be
-    missing.
 
     Raises:
         RunFolderError: a commit or a file is damaged, missing, or not of this plan.
     """
     commits = read_commits(plan.store, superseded=superseded_shards(plan.generations))
     _refuse_unplanned(plan, commits)
-    sizes = {found.key: found.size for found in plan.store.list("data/")} if commits else {}
-    for shard, commit in commits.items():
-        for file in commit.files if shard in plan.shards else ():
-            _check_size(shard, file.name, file.bytes, sizes)
+    check_sizes(plan.store, [commit for shard, commit in commits.items() if shard in plan.shards])
     return commits
 
 
+def check_sizes(store: Store, commits: Sequence[Commit]) -> None:
+    """Compares the sizes of committed files; one listing of `data/`, and no file is read.
+
+    Raises:
+        RunFolderError: a file is missing, or of another size than its commit says.
+    """
+    sizes = {found.key: found.size for found in store.list("data/")} if commits else {}
+    for commit in commits:
+        for file in commit.files:
+            _check_size(commit.shard, file.name, file.bytes, sizes)
+
+
 def read_commits(
-    store: Store, *, superseded: Collection[str] = frozenset()
+    store: Store, *, superseded: Collection[str] = frozenset(), index: Index | None = None
 ) -> dict[str, IndexedShard]:
     """Every commit of a run, by shard; those that the index has are taken from there.
 
     Args:
         store: of the run folder.
         superseded: shards whose commits do not count; damaged ones of them are left out.
+        index: as it was published last; it is looked for unless given.
 
     Raises:
         RunFolderError: a commit of another shard is damaged.
     """
     listed = listed_commits(store)
-    index = stored_index(store) if listed else None
+    index = find_index(store) if listed and index is None else index
     commits = {
         commit.shard: commit
-        for commit in (index.shards if index else ())
+        for commit in (() if index is None else index.shards)
         if commit.shard in listed and commit.etag == listed[commit.shard].etag
     }
     unknown = [shard for shard in listed if shard not in commits]
@@ -185,13 +208,23 @@ def read_commits(
     return {shard: commits[shard] for shard in listed if shard in commits}
 
 
-def stored_index(store: Store) -> Index | None:
-    """The index as it was published last; None where none is there that this version can use."""
+def find_index(store: Store, run: RunRecord | None = None) -> Index | None:
+    """The index as it was published last.
+
+    Args:
+        store: of the run folder.
+        run: whose index it must be, where that is known.
+
+    Returns:
+        None where there is none that can be used: it is damaged, or of another version or run.
+    """
     try:
-        data = store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES + 1)
-    except ObjectNotFound:
+        index = read_index(store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES))
+    except (ObjectNotFound, ObjectUnreadable, RunFolderError):
         return None
-    return read_index(data) if len(data) <= MAX_INDEX_BYTES else None
+    if index is None or run is None or index.fingerprint == run.fingerprint:
+        return index
+    return None
 
 
 def _refuse_unplanned(plan: RunPlan, commits: Mapping[str, Commit]) -> None:
@@ -232,14 +265,24 @@ def shard_rows(store: Store, commit: Commit, items: list[Item]) -> list[Row]:
     Raises:
         RunFolderError: its Parquet part is damaged, or does not say what its commit says.
     """
-    return rows_of(read_file(store, commit.parquet.name, MEND, commit.parquet.bytes), commit, items)
+    return rows_of(read_part(store, commit), commit, items)
+
+
+def read_part(store: Store, commit: Commit) -> bytes:
+    """The bytes of a committed Parquet part.
+
+    Raises:
+        RunFolderError: it is missing, or not what its commit says.
+    """
+    data = read_file(store, commit.parquet.name, MEND, commit.parquet.bytes)
+    _check_sha256(data, commit)
+    return data
 
 
 def rows_of(data: bytes, commit: Commit, items: list[Item]) -> list[Row]:
     """The rows in the bytes of a committed Parquet part; see `shard_rows`."""
     name, way_out = commit.parquet.name, MEND
-    if hashlib.sha256(data).hexdigest() != commit.parquet.sha256:
-        raise RunFolderError(f"{name} is damaged (its sha256 is not its commit's): {way_out}")
+    _check_sha256(data, commit)
     rows = read_metadata(data, name, items, plan_digest=commit.plan_digest, way_out=way_out)
     counts = Counter(row["status"] for row in rows)
     told = {status: getattr(commit.counts, status) for status in (Status.OK, Status.FAILED)}
@@ -252,3 +295,9 @@ def rows_of(data: bytes, commit: Commit, items: list[Item]) -> list[Row]:
             f"{name} is damaged (its content_digest is not its commit's): {way_out}"
         )
     return rows
+
+
+def _check_sha256(data: bytes, commit: Commit) -> None:
+    if hashlib.sha256(data).hexdigest() != commit.parquet.sha256:
+        name = commit.parquet.name
+        raise RunFolderError(f"{name} is damaged (its sha256 is not its commit's): {MEND}")

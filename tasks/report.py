@@ -1,6 +1,6 @@
-"""What a run looks like so far: the index, and a page that a person can open.
+"""What does a run look like so far? A page that a person can open.
 
-Both are derived from commits and can be made again at any time; making them twice writes nothing.
+It is derived from commits and can be made again at any time.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from infra.store import Store
+from infra.store import ObjectNotFound, Store
 from manifests.commits import REPORT_NAME, Commit, Index
 from manifests.items import Item
 from manifests.wording import safe_line
-from tasks.committed import Committed, open_committed
-from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
+from tasks.committed import Committed
+from tasks.contact_sheet import CONTACT_SHEET_NAME
 from tasks.pictures import input_picture, result_picture
-from tasks.run_folder import open_run, put_if_changed, recorded_job, write_index
+from tasks.run_folder import recorded_job
 
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
 MAX_TITLE_LETTERS = 200
+STAMP_BYTES = 1000
+"""So much of a page holds its stamp."""
+
 THUMBNAIL = (384, 192)
 """Width and height in pixels that a picture of the page fits into."""
 
@@ -47,35 +51,35 @@ class Row:
     pictures: tuple[tuple[str, str], ...]
 
 
-def publish(run_uri: str) -> Index:
-    """Brings `index.json`, `report.html` and a sweep's contact sheet up to date with the commits.
+def page_shows(store: Store, index: Index) -> bool:
+    """Whether the page that lies in a run folder shows the rows of this index."""
+    try:
+        return _stamp(index).encode() in store.get_range(REPORT_NAME, 0, STAMP_BYTES)
+    except ObjectNotFound:
+        return False
 
-    Raises:
-        RunFolderError: there is no run, or one of its files is missing or damaged.
-    """
-    store, run = open_run(run_uri)
-    committed = open_committed(store, run)
-    index = committed.index()
-    sheet = render_contact_sheet(committed)
-    page = render_report(committed, index)
-    write_index(store, index)
-    if sheet:
-        put_if_changed(store, CONTACT_SHEET_NAME, sheet)
-    put_if_changed(store, REPORT_NAME, page.encode())
-    return index
+
+def _stamp(index: Index) -> str:
+    """What page is made of which rows, as it says at its beginning."""
+    return f"{version('stylefarm')} {index.rows_digest}"
 
 
 def render_report(committed: Committed, index: Index) -> str:
-    """The page: the counts, then problems, then a fair sample of pictures."""
+    """The page: the counts, then problems, then a fair sample of pictures.
+
+    Raises:
+        RunFolderError: a committed file is missing or damaged.
+    """
     store, run = committed.plan.store, committed.plan.run
     job = recorded_job(run)
-    chosen = _chosen_rows(committed)
+    chosen = _chosen_rows(committed, min(index.counts.failed, MAX_PROBLEMS))
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(lambda entry: _row(store, job.limits.max_pixels, entry), chosen))
     return _template().render(
         title=safe_line(job.name or PurePosixPath(store.uri).name, MAX_TITLE_LETTERS),
         run=run,
         index=index,
+        stamp=_stamp(index),
         rows=rows,
         settings=run.settings,
         statuses=Counter(row.status for row in rows),
@@ -93,18 +97,25 @@ class _Chosen:
     commit: Commit
 
 
-def _chosen_rows(committed: Committed) -> list[_Chosen]:
-    """The counting rows that the page shows: every problem up to a limit, some pictures."""
+def _chosen_rows(committed: Committed, num_problems: int) -> list[_Chosen]:
+    """The counting rows that the page shows: so many problems, and some pictures."""
     commits = committed.live
     problems: list[_Chosen] = []
+    for shard, commit in commits.items():
+        if commit.counts.failed and len(problems) < num_problems:
+            problems += _chosen(committed, shard, "failed")
+    with_pictures = [shard for shard, commit in commits.items() if commit.counts.ok]
+    per_shard = max(1, -(-MAX_PICTURES // max(1, len(with_pictures))))
     pictures: list[_Chosen] = []
-    per_shard = max(1, -(-MAX_PICTURES // max(1, len(commits))))
-    for shard in _evenly(list(commits), MAX_PICTURES + MAX_PROBLEMS):
-        rows = committed.counting_rows(shard)
-        found = [_Chosen(row, item, commits[shard]) for row, item in rows]
-        problems += [entry for entry in found if entry.row["status"] != "ok"]
-        pictures += _evenly([entry for entry in found if entry.row["status"] == "ok"], per_shard)
-    return problems[:MAX_PROBLEMS] + list(_evenly(pictures, MAX_PICTURES))
+    for shard in _evenly(with_pictures, MAX_PICTURES):
+        pictures += _evenly(_chosen(committed, shard, "ok"), per_shard)
+    return problems[:num_problems] + list(_evenly(pictures, MAX_PICTURES))
+
+
+def _chosen(committed: Committed, shard: str, status: str) -> list[_Chosen]:
+    rows = committed.counting_rows(shard)
+    commit = committed.live[shard]
+    return [_Chosen(row, item, commit) for row, item in rows if row["status"] == status]
 
 
 def _evenly(entries: Sequence[Any], most: int) -> Sequence[Any]:

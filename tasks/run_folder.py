@@ -27,10 +27,8 @@ from infra.store import (
 )
 from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import (
-    INDEX_NAME,
     RUN_NAME,
     Commit,
-    Index,
     RunRecord,
     commit_name,
     read_commit,
@@ -314,11 +312,6 @@ def newest_attempt_numbers(store: Store) -> dict[str, int]:
     for _, name in _named(store, "attempts/", _NOTE):
         newest[name[1]] = max(int(name[2]), newest.get(name[1], 0))
     return newest
-
-
-def write_index(store: Store, index: Index) -> None:
-    """Publishes the index, unless the one that is there says the same."""
-    put_if_changed(store, INDEX_NAME, index.to_bytes())
 
 
 def put_if_changed(store: Store, key: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from infra.store import StoreUnreachable, open_store
 from tasks.faults import StoreTrouble
-from tasks.report import publish
+from tasks.publishing import publish
 from tests.audit import audit
 from tests.fault_proxy import Fault, FaultProxy
 from tests.s3_server import S3Server

@@ -101,7 +101,7 @@ def plan_together(base: str, job: dict[str, Any], barrier: Any, outcomes: Any) -
 
 def publish_and_die(run_uri: str, when: When, name: str) -> None:
     """Publishes a run, and dies at the write of `name`."""
-    from tasks.report import publish
+    from tasks.publishing import publish
 
     die_at(run_uri, when, name)
     publish(run_uri)

@@ -20,8 +20,8 @@ from PIL import Image
 from manifests.job import load_job
 from tasks.commit import Attempt, record_failure
 from tasks.planning import plan_items, store_plan
+from tasks.publishing import publish
 from tasks.render import render_shard
-from tasks.report import publish
 from tasks.resolving import resolve_job
 from tasks.run_folder import load_plan, open_run, pending_shards
 from tests.bad_images import picture

@@ -14,7 +14,7 @@ from manifests.job import Compute, Job
 from tasks.child import InThisProcess
 from tasks.events import Committed, WorkEvent
 from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.resolving import resolve_job
 from tasks.worker import Worked, work
 from tests.conftest import TINY_BACKBONE

@@ -14,7 +14,7 @@ import pytest
 from manifests.job import load_job
 from tasks.extending import extend
 from tasks.planning import open_prepared
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.resolving import ResolvedJob, resolve_job
 from tasks.source_changes import source_changes
 from tests.audit import audit

@@ -24,7 +24,7 @@ from infra.store import open_store
 from manifests.identity import fingerprint
 from manifests.schema import VOLATILE_COLUMNS
 from tasks.models import ModelCache
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.shard_work import PlannedModel
 from tests.audit import Audit, audit
 from tests.bad_images import picture

@@ -20,7 +20,8 @@ from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
 from tasks.committed import read_commits
 from tasks.planning import put_plan, written_plan
-from tasks.report import MAX_PICTURES, _evenly, publish
+from tasks.publishing import publish
+from tasks.report import MAX_PICTURES, _evenly
 from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending

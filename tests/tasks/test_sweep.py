@@ -199,7 +199,7 @@ def test_an_unfinished_sweep_and_failed_items_and_lost_inputs_leave_a_sheet_all_
 
 
 def sheet_after_publishing(run: Any) -> bytes:
-    from tasks.report import publish
+    from tasks.publishing import publish
 
     publish(run.uri)
     return files_of(run.uri)[CONTACT_SHEET_NAME]

@@ -29,7 +29,7 @@ from manifests.records import MAX_RECORD_BYTES
 from tasks.committed import current_index
 from tasks.holding import take
 from tasks.planning import open_prepared
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.resolving import ResolvedJob, resolve_job
 from tasks.run_folder import newest_attempts, open_run, pending_shards
 from tasks.worker_identity import this_worker

@@ -38,7 +38,7 @@ from tasks.faults import (
 from tasks.finishing import hang_seconds
 from tasks.holding import Holding, take
 from tasks.planning import PreparedRun
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.shard_work import ShardWork, Watch
 from tasks.stop_request import ask_to_stop
 from tasks.worker import Worked, work

@@ -26,7 +26,7 @@ def make(folder: Path) -> None:
     """Makes the sound runs: four pictures to a run, one of which is damaged."""
     from manifests.job import load_job
     from tasks.planning import plan_items, store_plan
-    from tasks.report import publish
+    from tasks.publishing import publish
     from tasks.resolving import resolve_job
     from tests.tasks.runs import work_here
 

@@ -1,0 +1,137 @@
+"""How are the derived files of a run brought up to date, by many at once, and never back in time?
+
+`index.json`, `metadata/<digest12>/`, the contact sheet and the page are made from commits and can
+be made again at any time. Whoever writes looks again afterwards, until the index covers every
+commit that there is. What is up to date is not written again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from infra.store import Store
+from manifests.commits import INDEX_NAME, REPORT_NAME, Index, IndexedShard, RunRecord
+from manifests.counting import is_current, superseded_shards
+from manifests.generations import Generation
+from tasks.committed import Committed, check_sizes, find_index, planned_commits, read_commits
+from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
+from tasks.final_rows import write_final_rows
+from tasks.report import page_shows, render_report
+from tasks.run_folder import find_generations, open_run, recorded_job
+from tasks.run_plan import RunPlan, open_plan
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 10
+"""After so many the commits come faster than they are indexed, and those who make them go on."""
+
+
+def publish(run_uri: str) -> Index:
+    """Brings every derived file of a run up to date with its commits.
+
+    Raises:
+        RunFolderError: there is no run, or one of its files is missing or damaged.
+    """
+    return Publication(*open_run(run_uri)).publish()
+
+
+class Publication:
+    """The derived files of one run; what was read of its plans is kept for the next time.
+
+    Args:
+        store: of the run folder.
+        run: the run.
+    """
+
+    def __init__(self, store: Store, run: RunRecord) -> None:
+        self._store, self._run = store, run
+        self._plan: RunPlan | None = None
+
+    def publish(self) -> Index:
+        """Brings every derived file up to date.
+
+        Raises:
+            RunFolderError: a file of the run is missing or damaged.
+        """
+        for _ in range(MAX_ROUNDS):
+            index = self.publish_index()
+            check_sizes(self._store, [one for one in index.shards if not one.superseded])
+            if self._has_page(index):
+                break
+            self._publish_page(index)
+            if not index.complete:  # what came meanwhile is for the next page
+                break
+        return index
+
+    def publish_index(self, *, also_complete: bool = True) -> Index:
+        """Brings the index up to date, and the final rows of a complete run with it.
+
+        Args:
+            also_complete: whether that is done for a complete run too; it reads every row.
+
+        Raises:
+            RunFolderError: a record of the run is damaged, or a Parquet part of a complete one.
+        """
+        for _ in range(MAX_ROUNDS):
+            before = self._etag()
+            published = find_index(self._store, self._run)
+            index = self._index(published)
+            if index.complete and not also_complete:
+                break
+            index = self._with_final_rows(index) if index.complete else index
+            if index == published:
+                break
+            if self._etag() == before:
+                self._store.put(INDEX_NAME, index.to_bytes())
+        return index
+
+    def _index(self, published: Index | None) -> Index:
+        """The index as the commits say now."""
+        generations = self._generations()
+        commits = read_commits(
+            self._store, superseded=superseded_shards(generations), index=published
+        )
+        if published and is_current(published, self._run, generations, commits.values()):
+            return published
+        return self._committed(commits).index()
+
+    def _generations(self) -> tuple[Generation, ...]:
+        if self._plan is None:
+            return find_generations(self._store, self._run)
+        self._plan = self._plan.refreshed()
+        return self._plan.generations
+
+    def _committed(self, commits: dict[str, IndexedShard]) -> Committed:
+        if self._plan is None:
+            self._plan = open_plan(self._store, self._run)
+        return planned_commits(self._plan, commits)
+
+    def _with_final_rows(self, index: Index) -> Index:
+        """The index with the files of final rows, which are there afterwards."""
+        if index.metadata:
+            sizes = {one.key: one.size for one in self._store.list(index.metadata_folder)}
+            if all(sizes.get(file.name) == file.bytes for file in index.metadata):
+                return index
+        files = write_final_rows(self._committed(_commits_in(index)), index)
+        return index.model_copy(update={"metadata": files})
+
+    def _has_page(self, index: Index) -> bool:
+        if recorded_job(self._run).sweep_entries and not self._store.find(CONTACT_SHEET_NAME):
+            return False
+        return page_shows(self._store, index)
+
+    def _publish_page(self, index: Index) -> None:
+        """Makes the page, and before it what it shows and links to."""
+        committed = self._committed(_commits_in(index))
+        sheet, page = render_contact_sheet(committed), render_report(committed, index)
+        if sheet:
+            self._store.put(CONTACT_SHEET_NAME, sheet)
+        self._store.put(REPORT_NAME, page.encode())
+
+    def _etag(self) -> str | None:
+        found = self._store.find(INDEX_NAME)
+        return found and found.etag
+
+
+def _commits_in(index: Index) -> dict[str, IndexedShard]:
+    return {one.shard: one for one in index.shards}
