@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
@@ -149,8 +149,10 @@ class PlanFile:
         first = self._group_of(start)
         skipped = self._group_starts[first]
         groups = range(first, self._group_of(stop - 1) + 1)
-        rows = self._rows(list(groups))
-        return list(map(_item, islice(rows, start - skipped, stop - skipped)))
+        with told_as_damage(self._name, WAY_OUT):
+            batches = self._batches(PLAN_SCHEMA, row_groups=list(groups))
+            rows = pa.Table.from_batches(batches, PLAN_SCHEMA).slice(start - skipped, stop - start)
+            return list(map(_item, rows.to_pylist()))
 
     def iter_items(self) -> Iterator[Item]:
         """Every item, in plan order."""
@@ -171,6 +173,17 @@ class PlanFile:
         schema = pa.schema([PLAN_SCHEMA.field(name) for name in names])
         with told_as_damage(self._name, WAY_OUT):
             return pa.Table.from_batches(self._batches(schema), schema)
+
+    def shard_columns(self, *names: str) -> Iterator[tuple[str, pa.Table]]:
+        """The named columns of each shard's items, in plan order, with few rows in memory."""
+        schema = pa.schema([PLAN_SCHEMA.field(name) for name in names])
+        with told_as_damage(self._name, WAY_OUT):
+            batches, rows = self._batches(schema), schema.empty_table()
+            for name, shard in self.shards.items():
+                while rows.num_rows < shard.num_items:
+                    rows = pa.concat_tables([rows, pa.Table.from_batches([next(batches)])])
+                yield name, rows.slice(0, shard.num_items)
+                rows = rows.slice(shard.num_items)
 
     def _check_digest(self, file: IO[bytes]) -> None:
         found, wanted = _sha256(file), self.digest

@@ -27,7 +27,7 @@ from manifests.errors import RunFolderError
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Item, Status
 from manifests.outcomes import Outcome
-from manifests.parquet import parquet_batches, parquet_footer, parquet_rows
+from manifests.parquet import parquet_batches, parquet_footer, parquet_rows, told_as_damage
 from manifests.plan import generation_of
 from manifests.plan_table import input_row
 from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
@@ -108,6 +108,9 @@ METADATA_SCHEMA = pa.schema(
         pa.field("versions", pa.string()),
     ]
 )
+
+PLANNED_COLUMNS = ("item_id", "key", "shard", "task", "params", "label")
+"""Columns that say the same as the plan."""
 
 _NEW_COLUMNS = ("generation", "dtype", "device_type", "deterministic")
 _NEW_OUTPUT_FIELDS: dict[str, Any] = {"kind": "image", "offset": None}
@@ -248,27 +251,29 @@ def read_metadata(
     return rows
 
 
-def read_final_rows(data: bytes, name: str, item_ids: pa.Array, *, way_out: str) -> pa.Table:
+def read_final_rows(data: bytes, name: str, planned: pa.Table, *, way_out: str) -> pa.Table:
     """The rows of a shard's Parquet part, one per planned item in plan order, as a table.
 
     Args:
         data: the file's bytes, which are those that its commit names.
         name: of the file, relative to the run folder.
-        item_ids: of the shard, as planned.
+        planned: the `PLANNED_COLUMNS` of the shard's items.
         way_out: what the user can do about a damaged file.
 
     Raises:
         RunFolderError: the file does not tell of these items.
     """
-    schema, num_rows = _schema_of(data, name), len(item_ids)
+    schema, num_rows = _schema_of(data, name), planned.num_rows
     if schema is METADATA_SCHEMA:
         batches = parquet_batches(data, schema, name, num_rows=num_rows, way_out=way_out)
-        table = pa.Table.from_batches(batches, schema).cast(FINAL_SCHEMA)
+        with told_as_damage(name, way_out):
+            table = pa.Table.from_batches(list(batches)).cast(FINAL_SCHEMA)
     else:
         rows = parquet_rows(data, schema, name, num_rows=num_rows, way_out=way_out)
         table = pa.Table.from_pylist([_of_this_version(row) for row in rows], FINAL_SCHEMA)
-    if not table["item_id"].combine_chunks().equals(item_ids):
-        raise RunFolderError(f"{name} is damaged (its items are not as planned): {way_out}")
+    for column in PLANNED_COLUMNS:
+        if not table[column].equals(planned[column]):
+            raise RunFolderError(f"{name} is damaged (its {column} is not as planned): {way_out}")
     return table
 
 
@@ -303,7 +308,7 @@ def _of_this_version(row: dict[str, Any]) -> dict[str, Any]:
 
 def _broken_rule(row: dict[str, Any], item: Item) -> str | None:
     """The first thing in a row that differs from its planned item, or that no row can hold."""
-    for column in ("item_id", "key", "shard", "task", "params", "label"):
+    for column in PLANNED_COLUMNS:
         if row[column] != getattr(item, column):
             return f"its {column} is not as planned"
     if row["status"] not in (Status.OK, Status.FAILED, Status.SKIPPED):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,12 @@ import pyarrow.parquet as pq
 
 from infra.store import Store
 from manifests.commits import Index, StoredFile, part_name, render_again
-from manifests.schema import FINAL_SCHEMA, SCHEMA_VERSION, read_final_rows
+from manifests.schema import (
+    FINAL_SCHEMA,
+    PLANNED_COLUMNS,
+    SCHEMA_VERSION,
+    read_final_rows,
+)
 from tasks.commit import file_sha256
 from tasks.committed import Committed, read_part
 from tasks.run_folder import READERS
@@ -105,10 +111,12 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _tables(committed: Committed) -> Iterator[pa.Table]:
     """The counting rows of each live shard, in plan order; a few shards are read ahead."""
     ahead: deque[Future[pa.Table]] = deque()
+    plans = (plan.shard_columns(*PLANNED_COLUMNS) for plan in committed.plan.plans)
     with ThreadPoolExecutor(READERS) as pool:
         try:
-            for shard, item_ids in _planned_item_ids(committed):
-                ahead.append(pool.submit(_counting_rows, committed, shard, item_ids))
+            for shard, planned in chain.from_iterable(plans):
+                if shard in committed.live:
+                    ahead.append(pool.submit(_counting_rows, committed, shard, planned))
                 if len(ahead) >= NUM_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -117,20 +125,11 @@ def _tables(committed: Committed) -> Iterator[pa.Table]:
             pool.shutdown(cancel_futures=True)
 
 
-def _planned_item_ids(committed: Committed) -> Iterator[tuple[str, pa.Array]]:
-    """Each live shard with the ids of its items, in plan order."""
-    for plan in committed.plan.plans:
-        item_ids = plan.columns("item_id")["item_id"].combine_chunks()
-        for name, shard in plan.shards.items():
-            if name in committed.live:
-                yield name, item_ids.slice(shard.first_item, shard.num_items)
-
-
-def _counting_rows(committed: Committed, shard: str, item_ids: pa.Array) -> pa.Table:
-    commit, contested = committed.commits[shard], committed.plan.contested
+def _counting_rows(committed: Committed, shard: str, planned: pa.Table) -> pa.Table:
+    commit = committed.commits[shard]
     data = read_part(committed.plan.store, commit)
-    rows = read_final_rows(data, commit.parquet.name, item_ids, way_out=render_again(shard))
-    if shard not in contested.shards:
+    rows = read_final_rows(data, commit.parquet.name, planned, way_out=render_again(shard))
+    if shard not in committed.plan.contested.shards:
         return rows
-    counts = [committed.counts_in(item_id, shard) for item_id in item_ids.to_pylist()]
-    return rows.filter(pa.array(counts, pa.bool_()))
+    item_ids = planned["item_id"].to_pylist()
+    return rows.filter(pa.array([committed.counts_in(one, shard) for one in item_ids], pa.bool_()))

@@ -243,7 +243,8 @@ def read_file(store: Store, name: str, way_out: str, size: int | None = None) ->
     except ObjectNotFound:
         raise RunFolderError(f"{name} is missing: {way_out}") from None
     if len(data) != size:
-        raise RunFolderError(f"{name} is damaged (it has not {size} bytes): {way_out}")
+        found = len(data) if len(data) < size else f"more than {size}"
+        raise RunFolderError(f"{name} is damaged (it has {found} bytes, not {size}): {way_out}")
     return data
 
 

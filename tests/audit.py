@@ -148,7 +148,9 @@ def audit(run_folder: str | Path, *, published: bool = True, complete: bool = Tr
         assert not found.uncommitted, "a planned shard has no commit"
         assert found.counts["pending"] == 0
     if published:
-        _check_index(_json(folder / "index.json"), run, found)
+        index = _json(folder / "index.json")
+        _check_index(index, run, found)
+        _check_metadata(folder, index, found)
     return found
 
 
@@ -445,6 +447,33 @@ def _check_index(index: Row, run: Row, found: Audit) -> None:
         assert generation.number == 0 or told["kind"] == generation.record["kind"]
         for name in ("plan_digest", "num_items", "num_shards"):
             assert told[name] == generation.record[name]
+
+
+def _check_metadata(folder: Path, index: Row, found: Audit) -> None:
+    """One final row per planned item of a complete run, in plan order, as it stands in `data/`."""
+    if "metadata" not in index or not index["complete"]:
+        assert not index.get("metadata")
+        return
+    lines = [one["plan_digest"] for one in index["generations"]]
+    live = [one for one in index["shards"] if not one["superseded"]]
+    lines += [f"{one['shard']} {one['parquet']['sha256']}" for one in live]
+    digest = _sha256("\n".join(lines).encode())
+    rows: list[Row] = []
+    for number, part in enumerate(index["metadata"]):
+        assert part["name"] == f"metadata/{digest[:12]}/part-{number:05d}.parquet"
+        data = (folder / part["name"]).read_bytes()
+        assert (len(data), _sha256(data)) == (part["bytes"], part["sha256"]), part["name"]
+        rows += pq.read_table(pa.BufferReader(data)).to_pylist()
+    assert len(rows) == index["counts"]["planned"]
+    counting = {id(row) for row in found.rows}
+    wanted = [row for row in found.all_rows if id(row) in counting]
+    wanted.sort(key=lambda row: (_number_of(row["shard"]), len(row["shard"]), row["shard"]))
+    assert rows == [_of_the_newest_schema(row) for row in wanted]
+
+
+def _of_the_newest_schema(row: Row) -> Row:
+    outputs = [{"kind": "image", "offset": None, **output} for output in row["outputs"]]
+    return {**dict.fromkeys(NEW_COLUMNS), **row, "outputs": outputs}
 
 
 def sum_digest(rows: Iterable[Row]) -> str:
