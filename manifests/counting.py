@@ -10,7 +10,7 @@ once, commits add up and no row is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,7 +190,8 @@ def build_index(
         complete=len(live) == wanted and counted.counts.pending == 0,
         counts=counted.counts,
         stats=stats.model_copy(update={"errors": dict(sorted(counted.errors.items()))}),
-        **_listing(run, generations, ordered),
+        generations=_indexed_generations(run, generations),
+        shards=_indexed_shards(generations, ordered),
     )
 
 
@@ -198,19 +199,16 @@ def is_current(
     index: Index, run: RunRecord, generations: Sequence[Generation], commits: Iterable[Commit]
 ) -> bool:
     """Whether an index lists these very generations and commits, so that its counts are theirs."""
-    listing = _listing(run, generations, _in_order(commits))
-    return all(getattr(index, name) == value for name, value in listing.items())
+    return index.generations == _indexed_generations(run, generations) and (
+        index.shards == _indexed_shards(generations, _in_order(commits))
+    )
 
 
-def _listing(
-    run: RunRecord, generations: Sequence[Generation], commits: Sequence[Commit]
-) -> dict[str, tuple[Any, ...]]:
-    """The generations and the commits of a run as its index lists them."""
+def _indexed_shards(
+    generations: Sequence[Generation], commits: Iterable[Commit]
+) -> tuple[IndexedShard, ...]:
     superseded = superseded_shards(generations)
-    return {
-        "generations": tuple(_indexed_generations(run, generations)),
-        "shards": tuple(indexed(one, superseded=one.shard in superseded) for one in commits),
-    }
+    return tuple(indexed(one, superseded=one.shard in superseded) for one in commits)
 
 
 def indexed(commit: Commit, **known: Any) -> IndexedShard:
@@ -304,9 +302,14 @@ def _in_order(commits: Iterable[Commit]) -> list[Commit]:
 
 def _indexed_generations(
     run: RunRecord, generations: Sequence[Generation]
-) -> Iterator[IndexedGeneration]:
-    fields = ("plan_digest", "num_items", "num_shards")
-    for number, plan in enumerate((run, *generations)):
-        kind = plan.kind if isinstance(plan, Generation) else "plan"
-        numbers = {name: getattr(plan, name) for name in fields}
-        yield IndexedGeneration(number=number, kind=kind, **numbers)
+) -> tuple[IndexedGeneration, ...]:
+    return tuple(
+        IndexedGeneration(
+            number=number,
+            kind=plan.kind if isinstance(plan, Generation) else "plan",
+            plan_digest=plan.plan_digest,
+            num_items=plan.num_items,
+            num_shards=plan.num_shards,
+        )
+        for number, plan in enumerate((run, *generations))
+    )

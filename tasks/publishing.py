@@ -7,8 +7,6 @@ commit that there is. What is up to date is not written again.
 
 from __future__ import annotations
 
-import logging
-
 from infra.store import Store
 from manifests.commits import INDEX_NAME, REPORT_NAME, Index, IndexedShard, RunRecord
 from manifests.counting import is_current, superseded_shards
@@ -19,8 +17,6 @@ from tasks.final_rows import write_final_rows
 from tasks.report import page_shows, render_report
 from tasks.run_folder import find_generations, open_run, recorded_job
 from tasks.run_plan import RunPlan, open_plan
-
-logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 10
 """After so many the commits come faster than they are indexed, and those who make them go on."""
@@ -53,15 +49,16 @@ class Publication:
         Raises:
             RunFolderError: a file of the run is missing or damaged.
         """
-        for _ in range(MAX_ROUNDS):
+        num_rounds = 0
+        while True:
+            num_rounds += 1
             index = self.publish_index()
             check_sizes(self._store, [one for one in index.shards if not one.superseded])
             if self._has_page(index):
-                break
+                return index
             self._publish_page(index)
-            if not index.complete:  # what came meanwhile is for the next page
-                break
-        return index
+            if not index.complete or num_rounds == MAX_ROUNDS:
+                return index  # what came meanwhile is for the next page
 
     def publish_index(self, *, also_complete: bool = True) -> Index:
         """Brings the index up to date, and the final rows of a complete run with it.
@@ -72,18 +69,19 @@ class Publication:
         Raises:
             RunFolderError: a record of the run is damaged, or a Parquet part of a complete one.
         """
-        for _ in range(MAX_ROUNDS):
+        num_rounds = 0
+        while True:
+            num_rounds += 1
             before = self._etag()
             published = find_index(self._store, self._run)
             index = self._index(published)
             if index.complete and not also_complete:
-                break
+                return index
             index = self._with_final_rows(index) if index.complete else index
-            if index == published:
-                break
+            if index == published or num_rounds == MAX_ROUNDS:
+                return index
             if self._etag() == before:
                 self._store.put(INDEX_NAME, index.to_bytes())
-        return index
 
     def _index(self, published: Index | None) -> Index:
         """The index as the commits say now."""

@@ -6,11 +6,9 @@ file by its sha256, a piece at a time. What no longer counts (superseded shards)
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +26,6 @@ from manifests.commits import (
     read_index,
 )
 from manifests.errors import RunFolderError
-from manifests.records import CHECKSUM
 from tasks.findings import Finding, finding, stored_matter
 from tasks.run_folder import (
     MAX_NOTE_BYTES,
@@ -113,21 +110,13 @@ def _read_index(store: Store, run: RunRecord) -> tuple[Index | None, list[Findin
         data = store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES + 1)
     except ObjectNotFound:
         return None, []
-    index = read_index(data)
-    if index is not None and index.fingerprint == run.fingerprint:
-        return index, []
-    if index is None and _is_older(data):
-        return None, []
-    matter = "is damaged" if index is None else "belongs to another run"
-    return None, [finding(INDEX_NAME, matter, "publish")]
-
-
-def _is_older(data: bytes) -> bool:
-    """Whether an index was published before there were checksums."""
-    with suppress(ValueError, RecursionError):
-        content = json.loads(data)
-        return isinstance(content, dict) and "shards" in content and CHECKSUM not in content
-    return False
+    try:
+        index = read_index(data)
+    except RunFolderError:
+        return None, [finding(INDEX_NAME, "is damaged", "publish")]
+    if index is not None and index.fingerprint != run.fingerprint:
+        return None, [finding(INDEX_NAME, "belongs to another run", "publish")]
+    return index, []
 
 
 def _missing_commits(
