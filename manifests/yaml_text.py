@@ -101,11 +101,10 @@ def value_of(node: yaml.Node) -> Any:
     """
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
-    if node.tag not in (f"{_TAG}seq", f"{_TAG}map"):
-        raise _unknown_tag(node)
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
         return [value_of(child) for child in node.value]
-    assert isinstance(node, yaml.MappingNode)
+    if not isinstance(node, yaml.MappingNode) or node.tag != f"{_TAG}map":
+        raise _unknown_tag(node)
     own = {_key(key): value for key, value in _own_pairs(node)}
     return {**_merged(node), **{name: value_of(value) for name, value in own.items()}}
 

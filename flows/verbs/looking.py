@@ -10,13 +10,13 @@ from flows.verbs.opening import run_folder
 from flows.verbs.options import AsJson, Call, RunUri, names_of
 
 
-def status(context: typer.Context, run_uri: RunUri) -> None:
-    """Say how far a run is, from its commits."""
+def status(context: typer.Context, run_uri: RunUri, as_json: AsJson = False) -> None:
+    """Say how far a run is, who works on it, how fast, and what failed; nothing is written."""
     call = context.ensure_object(Call)
     uri = run_folder(run_uri)
     from flows.status import show_status
 
-    show_status(call.terminal, uri)
+    show_status(call.terminal, uri, as_json=as_json)
 
 
 def report(
