@@ -6,7 +6,6 @@ takes nothing away from the rest. Times since are told by the clock of this mach
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,9 @@ from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import Index, RunRecord
 from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
-from manifests.plan import SHARD_PATTERN
 from tasks.committed import Committed, Row, current_index, stored_index
 from tasks.holding import LEASE_SECONDS
-from tasks.run_folder import READERS, find_generations, open_run
+from tasks.run_folder import READERS, ListedAttempt, find_generations, newest_attempts, open_run
 from tasks.run_plan import open_plan
 from tasks.speed import Speed, speed_of
 from tasks.worker_identity import is_gone
@@ -33,25 +31,13 @@ from tasks.worker_identity import is_gone
 MAX_ATTEMPTS = 1000
 """Attempts that are read, those that changed last; a run has as many workers at most, or nearly."""
 
-MAX_ATTEMPT_BYTES = 1 << 16
-
 MAX_SHARDS_LOOKED_AT = 8
 """Shards that are read to find an example of one class of errors."""
 
-_ATTEMPT = re.compile(rf"attempts/({SHARD_PATTERN})/([1-9][0-9]{{0,8}})\.json")
 
 State = Literal["working", "silent", "gone", "ended"]
 """Of the newest attempt at a shard without a commit: its worker gives signs of life; has given none
 for the lease, so that another one may take the shard; is known to be gone; or the attempt ended."""
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """An attempt in a listing of the run folder."""
-
-    shard: str
-    number: int
-    modified: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +133,7 @@ def overview(uri: str) -> Overview:
     index = current_index(store, run)
     superseded = superseded_shards(find_generations(store, run))
     settled = superseded.union(shard.shard for shard in index.shards)
-    listed = [] if index.complete else _newest_attempts(store, settled)
+    listed = [] if index.complete else _held_attempts(store, settled)
     attempts = _read_attempts(store, listed[:MAX_ATTEMPTS])
     return Overview(
         uri=uri,
@@ -168,20 +154,14 @@ def _num_unpublished(store: Store, index: Index) -> int:
     return sum((shard.shard, shard.etag) not in known for shard in index.shards)
 
 
-def _newest_attempts(store: Store, settled: Collection[str]) -> list[_Listed]:
+def _held_attempts(store: Store, settled: Collection[str]) -> list[ListedAttempt]:
     """The newest attempt at each shard that is not settled, those that changed last first."""
-    newest: dict[str, _Listed] = {}
-    for found in store.list("attempts/"):
-        name = _ATTEMPT.fullmatch(found.key)
-        if name is None or name[1] in settled:
-            continue
-        shard, number = name[1], int(name[2])
-        if shard not in newest or number > newest[shard].number:
-            newest[shard] = _Listed(shard, number, found.modified)
-    return sorted(newest.values(), key=lambda one: one.modified, reverse=True)
+    newest = newest_attempts(store).values()
+    open_ones = (one for one in newest if one.shard not in settled)
+    return sorted(open_ones, key=lambda one: one.modified, reverse=True)
 
 
-def _read_attempts(store: Store, listed: Sequence[_Listed]) -> tuple[Attempt, ...]:
+def _read_attempts(store: Store, listed: Sequence[ListedAttempt]) -> tuple[Attempt, ...]:
     """The attempts without those of shards that were committed meanwhile, in order of shards."""
     with ThreadPoolExecutor(READERS) as pool:
         records = list(pool.map(lambda one: _read_attempt(store, one), listed))
@@ -194,11 +174,11 @@ def _read_attempts(store: Store, listed: Sequence[_Listed]) -> tuple[Attempt, ..
     return tuple(sorted(attempts, key=lambda attempt: attempt.record.shard))
 
 
-def _read_attempt(store: Store, listed: _Listed) -> AttemptRecord | None:
+def _read_attempt(store: Store, listed: ListedAttempt) -> AttemptRecord | None:
     """An attempt; one whose record cannot be read has ended, with the reason as its error."""
     try:
         name = attempt_name(listed.shard, listed.number)
-        data = store.get_range(name, 0, MAX_ATTEMPT_BYTES)
+        data = store.get_range(name, 0, MAX_NOTE_BYTES)
         return read_attempt(data, listed.shard, listed.number)
     except ObjectNotFound:
         return None

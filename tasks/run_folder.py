@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import islice
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
@@ -25,7 +26,6 @@ from infra.store import (
     local_path,
     open_store,
 )
-from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import (
     RUN_NAME,
     Commit,
@@ -63,8 +63,8 @@ FOLDERS = ("attempts", "commits", "data", "generations", "plan", "sources")
 """The folders that we write into; `run.json` and the derived files lie beside them."""
 
 READERS = 16
+_ATTEMPT = re.compile(rf"attempts/({SHARD_PATTERN})/([1-9][0-9]{{0,8}})\.json")
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
-_NOTE = re.compile(rf"attempts/({SHARD_PATTERN})/([0-9]{{1,9}})\.json")
 
 
 def find_run(store: Store) -> RunRecord | None:
@@ -288,30 +288,26 @@ def has_pending_shards(store: Store, run: RunRecord) -> bool:
     return len(committed) < planned
 
 
-def newest_attempts(
-    store: Store, plan: PlanFile | RunPlan, *, most: int = 20
-) -> list[AttemptRecord]:
-    """The newest attempt at each shard that is still pending, in the order of shards.
+@dataclass(frozen=True)
+class ListedAttempt:
+    """An attempt as a listing of the run folder has it.
 
-    Args:
-        store: of the run folder.
-        plan: of the run.
-        most: so many at most are read.
-
-    Returns:
-        Attempts; one that cannot be read is an attempt that ended, with the reason as its error.
+    Attributes:
+        modified: when it was written last, by the clock of the store.
     """
-    pending = pending_shards(store, plan)
-    numbers = sorted(newest_attempt_numbers(store).items())
-    chosen = islice((one for one in numbers if one[0] in pending), most)
-    return [_read_attempt(store, *one) for one in chosen]
+
+    shard: str
+    number: int
+    modified: datetime
 
 
-def newest_attempt_numbers(store: Store) -> dict[str, int]:
-    """The number of the newest attempt at each shard that was ever tried."""
-    newest: dict[str, int] = {}
-    for _, name in _named(store, "attempts/", _NOTE):
-        newest[name[1]] = max(int(name[2]), newest.get(name[1], 0))
+def newest_attempts(store: Store) -> dict[str, ListedAttempt]:
+    """The newest attempt at each shard that was ever tried, by shard; none of them is read."""
+    newest: dict[str, ListedAttempt] = {}
+    for found, name in _named(store, "attempts/", _ATTEMPT):
+        shard, number = name[1], int(name[2])
+        if shard not in newest or number > newest[shard].number:
+            newest[shard] = ListedAttempt(shard, number, found.modified)
     return newest
 
 
@@ -332,18 +328,3 @@ def _named(
     for found in store.list(prefix):
         if name := pattern.fullmatch(found.key):
             yield found, name
-
-
-def _read_attempt(store: Store, shard: str, number: int) -> AttemptRecord:
-    try:
-        data = store.get_range(attempt_name(shard, number), 0, MAX_NOTE_BYTES)
-        return read_attempt(data, shard, number)
-    except (RunFolderError, ObjectNotFound) as error:
-        return AttemptRecord(
-            shard=shard,
-            number=max(1, number),
-            attempt_id="",
-            worker=Worker(id=""),
-            ending="infra",
-            error=f"its record cannot be read: {error}",
-        )

@@ -31,7 +31,7 @@ from tasks.run_folder import (
     MAX_NOTE_BYTES,
     READERS,
     listed_commits,
-    newest_attempt_numbers,
+    newest_attempts,
     open_run,
 )
 from tasks.verified_plans import VerifiedPlans
@@ -123,7 +123,7 @@ def _missing_commits(
     store: Store, pool: Executor, pending: Collection[str], index: Index | None
 ) -> list[Finding]:
     """Commits that were there: the index has them, or an attempt ended with them."""
-    numbers = newest_attempt_numbers(store)
+    numbers = {shard: one.number for shard, one in newest_attempts(store).items()}
     indexed = {shard.shard for shard in index.shards} if index else set[str]()
     root = local_path(store.uri)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,7 +21,7 @@ from tasks.committed import read_commits
 from tasks.planning import put_plan, written_plan
 from tasks.publishing import publish
 from tasks.report import MAX_PICTURES, _evenly
-from tasks.run_folder import load_plan, newest_attempts, open_run, pending_shards
+from tasks.run_folder import load_plan, open_run, pending_shards
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending
 
@@ -169,18 +168,6 @@ def test_pending_shards_come_with_the_longest_first_and_without_committed_ones(p
     assert next(iter(pending_shards(store, run.plan))) == "00000"
     store.put_if_absent("commits/00000.json", b"{}")
     assert list(pending_shards(store, run.plan)) == ["00001"]
-
-
-def test_the_newest_attempt_at_each_pending_shard_is_told(pictures):
-    run = prepare(pictures)
-    store = open_store(run.uri)
-    for number in (1, 2, 10):
-        note = json.dumps({"error": f"error {number}"}).encode()
-        store.put_if_absent(f"attempts/00001/{number}.json", note)
-    store.put_if_absent("attempts/00002/1.json", b'{"error": "settled since"}')
-    store.put_if_absent("commits/00002.json", b"{}")
-    (attempt,) = newest_attempts(store, run.plan)
-    assert (attempt.shard, attempt.number, attempt.error) == ("00001", 10, "error 10")
 
 
 def test_a_folder_without_a_run_is_refused_with_the_way_out(tmp_path):

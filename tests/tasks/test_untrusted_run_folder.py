@@ -28,10 +28,11 @@ from manifests.job import job_from_dict
 from manifests.records import MAX_RECORD_BYTES
 from tasks.committed import current_index
 from tasks.holding import take
+from tasks.overview import overview
 from tasks.planning import open_prepared
 from tasks.publishing import publish
 from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import newest_attempts, open_run, pending_shards
+from tasks.run_folder import open_run, pending_shards
 from tasks.worker_identity import this_worker
 from tests.audit import audit
 from tests.bad_images import picture
@@ -771,7 +772,7 @@ STRAY = (
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b"\xff"])
-def test_stray_files_are_left_alone(run, resolved, content):
+def test_stray_files_are_left_alone(run, content):
     index = publish(str(run))
     for name in STRAY:
         write(name, content)(run)
@@ -781,22 +782,18 @@ def test_stray_files_are_left_alone(run, resolved, content):
     (run / "data" / "nowhere.tar").symlink_to("nowhere")
     os.mkfifo(run / "attempts" / "00000" / "pipe")
     assert status(str(run)) == publish(str(run)) == index
-    prepared = open_prepared(resolved)
-    assert prepared is not None
-    assert newest_attempts(open_store(str(run)), prepared.plan) == []
+    assert overview(str(run)).attempts == ()
     assert all((run / name).read_bytes() == content for name in STRAY)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b'{"error": 5}', b'{"error": "\\ud800"}', b"[" * 9999, b"\xff"]
 )
-def test_a_note_of_an_attempt_that_cannot_be_read_is_told_and_stops_nothing(run, resolved, content):
+def test_a_note_of_an_attempt_that_cannot_be_read_is_told_and_stops_nothing(run, content):
     (run / "commits" / "00000.json").unlink()
     write("attempts/00000/7.json", content)(run)
-    prepared = open_prepared(resolved)
-    assert prepared is not None
-    (told,) = newest_attempts(open_store(str(run)), prepared.plan)
-    assert "attempts/00000/7.json is damaged" in told.error
+    (told,) = overview(str(run)).attempts
+    assert "attempts/00000/7.json is damaged" in told.record.error
 
 
 def test_a_commit_taken_out_renders_its_shard_again(run, resolved):
