@@ -23,7 +23,14 @@ from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
 from tasks.committed import Committed, Row, current_index, stored_index
 from tasks.holding import LEASE_SECONDS
-from tasks.run_folder import READERS, ListedAttempt, find_generations, newest_attempts, open_run
+from tasks.run_folder import (
+    MAX_NOTE_BYTES,
+    READERS,
+    ListedAttempt,
+    find_generations,
+    newest_attempts,
+    open_run,
+)
 from tasks.run_plan import open_plan
 from tasks.speed import Speed, speed_of
 from tasks.worker_identity import is_gone
