@@ -17,7 +17,7 @@ from infra.store import open_store
 from manifests.attempts import AttemptRecord, attempt_name
 from manifests.commits import Commit, Counts, ShardStats, StoredFile, data_name
 from tasks.overview import overview
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.speed import speed_of
 from tasks.worker_identity import this_worker
 from tests.bad_images import write_truncated_jpeg
