@@ -37,7 +37,7 @@ def status_document(seen: Overview) -> dict[str, Any]:
     """The same as a JSON document; `flows/README.md` says what its names mean."""
     index, speed, left = seen.index, seen.speed, seen.seconds_left
     return {
-        "uri": seen.uri,
+        "run": seen.uri,
         "task": seen.run.task,
         "model": seen.run.model_id,
         "complete": index.complete,
