@@ -25,11 +25,12 @@ def verify_run(terminal: Terminal, uri: str, *, dry_run: bool, as_json: bool) ->
     """
     with counting_bar(terminal, "reading shards") as advance:
         verified = verify(uri, advance)
+    _tell(terminal, verified)
     mended = Mended() if dry_run else mend(uri, verified)
+    if verified.findings:
+        terminal.say_list(_next_steps(uri, verified, mended, dry_run), rest="more")
     if as_json:
         terminal.print_json(_document(uri, verified, mended))
-    else:
-        _tell(terminal, uri, verified, mended, dry_run)
     if not verified.findings:
         return ExitCode.COMPLETE
     return ExitCode.UNUSABLE if _beyond(verified) else ExitCode.INCOMPLETE
@@ -62,7 +63,8 @@ def _document(uri: str, verified: Verified, mended: Mended) -> dict[str, object]
     }
 
 
-def _tell(terminal: Terminal, uri: str, verified: Verified, mended: Mended, dry_run: bool) -> None:
+def _tell(terminal: Terminal, verified: Verified) -> None:
+    """Says what was read, and what is damaged."""
     read = f"{counted(verified.num_shards, 'shard')}, {verified.num_bytes / 1e6:.1f} MB read"
     if verified.num_pending:
         read += f", {counted(verified.num_pending, 'shard')} pending"
@@ -74,7 +76,6 @@ def _tell(terminal: Terminal, uri: str, verified: Verified, mended: Mended, dry_
     if (left := len(verified.findings) - MAX_FINDINGS) > 0:
         terminal.say(f"… and {left} more, which --json tells", "red")
     terminal.say(f"{counted(len(verified.findings), 'file')} not as recorded: {read}.")
-    terminal.say_list(_next_steps(uri, verified, mended, dry_run), rest="more")
 
 
 def _next_steps(uri: str, verified: Verified, mended: Mended, dry_run: bool) -> Sequence[str]:

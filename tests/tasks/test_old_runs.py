@@ -1,22 +1,31 @@
-"""Run folders of the first layout, written by the code that had it, are read, finished and grow."""
+"""Run folders that earlier code wrote are read, finished, mended, and grow.
+
+Those in `second` are of `run.json`'s second schema, the others of the first layout.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import pytest
+from PIL import Image
 
 from manifests.job import load_job
 from tasks.extending import extend
 from tasks.planning import open_prepared
 from tasks.publishing import publish
+from tasks.repairing import mend
 from tasks.resolving import ResolvedJob, resolve_job
+from tasks.retrying import retry
 from tasks.source_changes import source_changes
+from tasks.verifying import verify
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish
 
@@ -24,64 +33,117 @@ pytestmark = pytest.mark.s3
 
 HOME = Path(__file__).parents[1] / "old_runs"
 BUCKET = "stylefarm-old-run"
+LATE = "content/d.png"
+
+
+LAYOUTS = ("", "second/")
 
 
 @pytest.fixture
 def pictures_in_bucket(s3_bucket) -> None:
-    """The pictures where the old plans look for them."""
+    """The pictures where the old plans look for them, without the one that came later."""
     client = boto3.client("s3")
     with suppress(client.exceptions.BucketAlreadyOwnedByYou):
         client.create_bucket(Bucket=BUCKET)
     for path in (HOME / "pictures").rglob("*.png"):
         key = path.relative_to(HOME / "pictures").as_posix()
         client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+    client.delete_object(Bucket=BUCKET, Key=LATE)
     client.close()
 
 
 @pytest.fixture
 def old_run(pictures_in_bucket, tmp_path, request) -> ResolvedJob:
-    """The job of a copied run folder, `complete` or `half`."""
+    """The job of a copied run folder, `complete` or `half`; those in `second` were extended."""
     shutil.copytree(HOME / request.param / "run", tmp_path / "run")
-    return resolve_job(load_job(HOME / "job.yaml"), str(tmp_path))
+    if request.param.startswith("second"):
+        put_picture(LATE, HOME / "late" / LATE)
+    return job_at(tmp_path)
+
+
+def put_picture(key: str, path: Path) -> None:
+    client = boto3.client("s3")
+    client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+    client.close()
+
+
+def job_at(folder: Path) -> ResolvedJob:
+    """The job of the old runs, its sources listed now."""
+    return resolve_job(load_job(HOME / "job.yaml"), str(folder))
 
 
 def run_json(resolved: ResolvedJob) -> dict[str, object]:
     return json.loads((Path(resolved.output_uri) / "run.json").read_bytes())
 
 
-@pytest.mark.parametrize("old_run", ["complete"], indirect=True)
-def test_a_finished_run_of_the_first_layout_is_recognised_and_reported(old_run):
+@pytest.mark.parametrize("old_run", [f"{one}complete" for one in LAYOUTS], indirect=True)
+def test_a_finished_old_run_is_recognised_reported_and_sound(old_run):
     before = files_of(old_run.output_uri)
     prepared = open_prepared(old_run)
     assert prepared is not None
     index = publish(old_run.output_uri)
     assert index.complete
-    assert index.counts.ok == 2
+    assert index.counts.ok == len(prepared.plan.shards) - 1
     assert audit(old_run.output_uri).counts["failed"] == 1
+    assert verify(old_run.output_uri).findings == ()
     after = files_of(old_run.output_uri)
     derived = {"index.json", "report.html", *(file.name for file in index.metadata)}
     assert after.keys() - before.keys() <= derived
     assert all(after[name] == data for name, data in before.items() if name not in derived)
 
 
-@pytest.mark.parametrize("old_run", ["half"], indirect=True)
-def test_a_half_finished_run_of_the_first_layout_is_finished_as_it_was_planned(old_run):
+@pytest.mark.parametrize(
+    ("old_run", "whole"),
+    [(f"{one}half", f"{one}complete") for one in LAYOUTS],
+    indirect=["old_run"],
+)
+def test_a_half_finished_old_run_is_finished_as_it_was_planned(old_run, whole):
     record = run_json(old_run)
     prepared = open_prepared(old_run)
     assert prepared is not None
     index = finish(prepared)
     assert index.complete
     assert run_json(old_run) == record
-    whole = audit(HOME / "complete" / "run").rows
-    rows = audit(old_run.output_uri).rows
-    assert [identity(row) for row in rows] == [identity(row) for row in whole]
+    assert_same_pictures(Path(old_run.output_uri), HOME / whole / "run")
+    assert verify(old_run.output_uri).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("old_run", "whole"),
+    [(f"{one}complete", f"{one}complete") for one in LAYOUTS],
+    indirect=["old_run"],
+)
+def test_an_old_run_that_was_damaged_is_mended_and_then_grows(old_run, whole, tmp_path):
+    run = Path(old_run.output_uri)
+    tar = sorted(run.glob("data/*.tar"))[-1]
+    tar.write_bytes(tar.read_bytes()[:-512])
+    part = min(run.glob("data/*.parquet"))
+    part.unlink()
+    verified = verify(str(run))
+    assert [run / one.name for one in verified.findings] == sorted([tar, part])
+    mend(str(run), verified)
+    prepared = open_prepared(old_run)
+    assert prepared is not None
+    assert finish(prepared).complete
+    assert_same_pictures(run, HOME / whole / "run")
+    assert retry(str(run)).by_class == {}
+    put_picture("content/c.png", HOME / "late" / LATE)
+    extension = extend(job_at(tmp_path))
+    assert extension is not None
+    assert (extension.num_items, extension.num_replacing) == (1, 1)
+    prepared = open_prepared(job_at(tmp_path))
+    assert prepared is not None
+    index = finish(prepared)
+    assert (index.complete, index.counts.failed) == (True, 0)
+    assert verify(str(run)).findings == ()
+    audit(run)
 
 
 @pytest.mark.parametrize("old_run", ["complete"], indirect=True)
 def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(old_run):
     client = boto3.client("s3")
-    client.copy_object(Bucket=BUCKET, Key="content/d.png", CopySource=f"{BUCKET}/content/a.png")
-    late = resolve_job(load_job(HOME / "job.yaml"), str(Path(old_run.output_uri).parent))
+    client.copy_object(Bucket=BUCKET, Key=LATE, CopySource=f"{BUCKET}/content/a.png")
+    late = job_at(Path(old_run.output_uri).parent)
     prepared = open_prepared(late)
     assert prepared is not None
     assert source_changes(late, prepared.plan).sentences[0] == (
@@ -91,7 +153,7 @@ def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(o
     read: list[Any] = []
     assert extend(late, read.append) is None  # its sources are recorded now
     assert read == []
-    client.delete_object(Bucket=BUCKET, Key="content/d.png")
+    client.delete_object(Bucket=BUCKET, Key=LATE)
     client.close()
     assert extension is not None
     assert (extension.num_items, extension.num_replacing) == (1, 0)
@@ -100,6 +162,28 @@ def test_a_run_of_the_first_layout_grows_by_what_is_new_and_names_what_changed(o
     (item,) = prepared.plan.plans[-1].iter_items()
     assert (item.inputs[0].key, item.variant) == ("d", 1)
     assert audit(old_run.output_uri, published=False, complete=False).counts["pending"] == 1
+
+
+def assert_same_pictures(run: Path, whole: Path) -> None:
+    """The rows of two runs tell of the same items, and their pictures differ by rounding alone."""
+    ours, theirs = audit(run).by_key(), audit(whole).by_key()
+    assert [identity(row) for _, row in sorted(ours.items())] == [
+        identity(row) for _, row in sorted(theirs.items())
+    ]
+    for key, row in ours.items():
+        if row["status"] == "ok":
+            differences = pixels(run, row) - pixels(whole, theirs[key])
+            assert abs(differences).mean() < 1
+
+
+def pixels(run: Path, row: dict[str, Any]) -> Any:
+    commit = json.loads((run / "commits" / f"{row['shard']}.json").read_bytes())
+    (output,) = row["outputs"]
+    with tarfile.open(run / commit["tar"]["name"]) as tar:
+        member = tar.extractfile(output["name"])
+        assert member is not None
+        with Image.open(member) as picture:
+            return np.asarray(picture, np.int16)
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -19,8 +19,8 @@ from tasks.committed import current_index
 from tasks.extending import extend
 from tasks.failures import find_failures
 from tasks.planning import open_prepared
+from tasks.publishing import publish
 from tasks.repairing import Mended, mend
-from tasks.report import publish
 from tasks.resolving import resolve_job
 from tasks.retrying import retry
 from tasks.run_folder import open_run
