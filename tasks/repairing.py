@@ -164,10 +164,10 @@ def _found_elsewhere(plan: RunPlan, lost: frozenset[str], wanted: Collection[str
 
 def _planned_in(plan: RunPlan, wanted: Collection[str]) -> Iterator[tuple[str, set[str]]]:
     """The shards that plan any of the items, each with those."""
-    value_set = pa.array(sorted(wanted), pa.string())
+    options = pc.SetLookupOptions(value_set=pa.array(sorted(wanted), pa.string()))
     for file in plan.plans if wanted else ():
         table = file.columns("item_id", "shard")
-        table = table.filter(pc.is_in(table["item_id"], value_set=value_set))
+        table = table.filter(pc.call_function("is_in", [table["item_id"]], options))
         shards: dict[str, set[str]] = {}
         for row in table.to_pylist():
             shards.setdefault(row["shard"], set()).add(row["item_id"])

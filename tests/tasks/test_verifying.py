@@ -31,7 +31,7 @@ from tests.tasks.runs import download, files_of, make_job, prepare, work_here
 
 JOB: dict[str, Any] = {"compute": {"shard_items": 1, "device": "cpu"}}
 
-Damage = Callable[[Path, Path], None]
+Damage = Callable[[Path, Path], object]
 """Damages a file; the second one is the same file of another shard."""
 
 
