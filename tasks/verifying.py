@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from infra.store import ObjectNotFound, Store, local_path
+from infra.store import ObjectNotFound, ObjectUnreadable, Store, local_path
 from manifests.attempts import attempt_name, read_attempt
 from manifests.commits import (
     INDEX_NAME,
@@ -107,12 +107,10 @@ def verify(run_uri: str, advance: Callable[[], None] = lambda: None) -> Verified
 def _read_index(store: Store, run: RunRecord) -> tuple[Index | None, list[Finding]]:
     """The index, where there is one of this version; and what is the matter with it."""
     try:
-        data = store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES + 1)
+        index = read_index(store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES))
     except ObjectNotFound:
         return None, []
-    try:
-        index = read_index(data)
-    except RunFolderError:
+    except (RunFolderError, ObjectUnreadable):
         return None, [finding(INDEX_NAME, "is damaged", "publish")]
     if index is not None and index.fingerprint != run.fingerprint:
         return None, [finding(INDEX_NAME, "belongs to another run", "publish")]

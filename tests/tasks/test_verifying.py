@@ -294,14 +294,18 @@ def test_a_commit_that_went_with_the_index_is_missed_for_its_attempt(run):
     assert (found.name, found.remedy) == (f"commits/{shard}.json", "render")
 
 
-def test_a_damaged_index_is_named_and_made_again(home, run):
-    data = (run / "index.json").read_bytes()
-    flip_a_bit(run / "index.json", run)
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "deleted"])
+def test_damaged_derived_files_are_named_and_made_again(run, damage):
+    before = files_of(run)
+    damaged = [run / "index.json"] if damage == "flipped" else sorted(run.glob("metadata/*/*"))
+    for path in damaged:
+        DAMAGES[damage](path, path)
     verified = verify(str(run))
-    assert names(verified) == ["index.json"]
-    assert mend(str(run), verified).removed == ("index.json",)
+    assert names(verified) == [path.relative_to(run).as_posix() for path in damaged]
+    assert mend(str(run), verified).removed == tuple(names(verified))
     publish(str(run))
-    assert (run / "index.json").read_bytes() == data
+    assert files_of(run) == before
+    assert verify(str(run)).findings == ()
 
 
 def test_what_nobody_has_committed_yet_is_no_damage(pictures):
