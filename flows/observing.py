@@ -1,7 +1,9 @@
 """How does a command show its run in Prefect, and never wait for it?
 
 Prefect works in a process of its own, which is told what happens through a pipe. Whatever becomes
-of that process, the command says one sentence at most and goes on.
+of that process, the command says one sentence at most and goes on. At the end it waits some seconds
+at most until Prefect has recorded how the run ended. A run that ends while a private server still
+starts waits for nothing: the process records it when the command is gone, and ends.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ from typing import IO
 
 from flows.progress import Readable, RunEnd
 from flows.stopping import FAREWELL_SECONDS, Stopping
-from flows.telling import Telling
+from flows.telling import Said, Standing, Telling
 from manifests.wording import safe_line
 from tasks.events import WorkEvent
 
 logger = logging.getLogger(__name__)
 
 RECORD_SECONDS = 10.0
-"""How long Prefect may take to record the end of a run; after a signal, `FAREWELL_SECONDS`."""
+"""How long Prefect may take to record the end of a run that it shows."""
+
+ANSWER_SECONDS = 5.0
+"""How long it may take to say whether it shows a run that has ended already."""
 
 MAX_REASON_LETTERS = 500
 
@@ -64,21 +69,22 @@ class Observer:
         self._name, self._run_uri = name, run_uri
         self._telling, self._stopping, self._say = Telling(progress), stopping, say
         self._end: RunEnd | None = None
-        self._has_spoken = self._is_recorded = False
-        self._over = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._has_spoken = False
+        self._changed = threading.Condition()
+        self._standing: Standing | None = None
+        self._is_over = False
 
     def __enter__(self) -> Observer:
         try:
             self._start()
         except OSError as error:
             self._speak(f"its process did not start: {error}")
-            self._over.set()
+            self._is_over = True
         return self
 
     def tell(self, event: WorkEvent) -> None:
         """Passes on what a worker tells, without waiting."""
-        if not self._over.is_set():
+        if not self._is_over:
             self._telling.tell(event)
 
     def tell_end(self, end: RunEnd) -> None:
@@ -94,20 +100,30 @@ class Observer:
     ) -> None:
         if self._end is None:
             self.tell_end(RunEnd(is_good=False, message=str(error) or "ended by a fault"))
-        if self._process is None:
-            return
-        is_asked = self._stopping.asked()
-        if not self._over.wait(FAREWELL_SECONDS if is_asked else RECORD_SECONDS):
-            if not is_asked:
-                self._speak(f"it did not record the end of the run within {RECORD_SECONDS:.0f} s")
-            _kill(self._process)
-            self._over.wait(FAREWELL_SECONDS)
+        if self._stopping.asked():
+            self._wait_for(lambda: self._standing is Standing.RECORDED, FAREWELL_SECONDS)
+            self._kill()
+        elif not self._wait_for(lambda: self._has_spoken or bool(self._standing), ANSWER_SECONDS):
+            self._give_up(f"its process did not answer within {ANSWER_SECONDS:.0f} s")
+        elif self._standing is Standing.SHOWING and not self._wait_for(
+            lambda: self._standing is Standing.RECORDED, RECORD_SECONDS
+        ):
+            self._give_up(f"it did not record the end of the run within {RECORD_SECONDS:.0f} s")
+
+    def _wait_for(self, moment: Callable[[], bool], seconds: float) -> bool:
+        """Waits so long for a moment, or for the end of the process; False where neither came."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_over or moment(), seconds)
+
+    def _give_up(self, reason: str) -> None:
+        self._speak(reason)
+        self._kill()
 
     def _start(self) -> None:
         ours, theirs = Pipe()
         self._connection, self._log = ours, _log_file()
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "flows.prefect_process"),
                     *(str(theirs.fileno()), self._name, self._run_uri),
@@ -120,8 +136,9 @@ class Observer:
                 stderr=self._log,
                 start_new_session=True,
             )
+        self._process = process
         threading.Thread(target=self._write, daemon=True).start()
-        threading.Thread(target=self._listen, args=[self._process], daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def _write(self) -> None:
         """Writes what is told until the end of the run; a full pipe holds up this thread alone."""
@@ -129,44 +146,55 @@ class Observer:
             for one in self._telling:
                 self._connection.send(one)
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Waits for the end of the process, and passes on the sentence that it may say."""
+    def _listen(self) -> None:
+        """Takes in what the process says until it ends."""
         with suppress(EOFError, OSError):
             while True:
-                said = self._connection.recv()
-                if said is None:
-                    self._is_recorded = True
-                elif isinstance(said, str):
-                    self._speak(said)
-                else:
-                    logger.log(*said)
-        _kill(process)
-        code = process.wait()
-        if not self._is_recorded:
-            words = self._last_words()
-            self._speak(f"its process ended with exit code {code}" + (words and f": {words}"))
+                self._hear(self._connection.recv())
+        self._end_group()
+        code = self._process.wait()
+        words = self._last_words()
+        self._speak(f"its process ended with exit code {code}" + (words and f": {words}"))
         self._log.close()
         self._connection.close()
-        self._over.set()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _hear(self, said: Said) -> None:
+        if isinstance(said, tuple):
+            logger.log(*said)
+            return
+        if isinstance(said, str):
+            self._speak(said)
+        with self._changed:
+            if isinstance(said, Standing):
+                self._standing = said
+            self._changed.notify_all()
 
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
+    def _kill(self) -> None:
+        """Ends the process, and waits a moment until it has ended."""
+        if not self._is_over:
+            self._end_group()
+            self._wait_for(lambda: False, FAREWELL_SECONDS)
+
+    def _end_group(self) -> None:
+        """Kills the process, and its private server, which is of the same group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _speak(self, reason: str) -> None:
-        if not self._has_spoken:
+        if not self._has_spoken and self._standing is not Standing.RECORDED:
             self._has_spoken = True
             self._say(
                 "This run goes on without Prefect, which only shows it: "
                 f"{safe_line(reason, MAX_REASON_LETTERS)}"
             )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process, and its private server, which is of the same group."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _log_file() -> IO[bytes]:

@@ -21,11 +21,8 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from flows.progress import RunEnd
-from flows.telling import Told
+from flows.telling import Said, Standing, Told
 from infra.prefect_api import PrefectApi, PrefectUnavailable, prefect_api
-
-Said = str | tuple[int, str] | None
-"""A sentence where Prefect does not work; a level and a log line; None once all is on record."""
 
 NICENESS = 10
 """What is rendered comes first."""
@@ -36,8 +33,8 @@ LATE_SECONDS = 10.0
 LOOK_SECONDS, SILENT_SECONDS = 1.0, 30.0
 """The time between two looks at whether an API still answers, and how long it may be silent."""
 
-ORPHAN_SECONDS = 8.0
-"""How long a process may go on whose command is gone."""
+LAST_SECONDS = 20.0
+"""How long this process may go on after the end of the run: to start a server, and to record it."""
 
 SETTLE_SECONDS = 5.0
 """How long a private server may take to record the task states that were sent to it."""
@@ -61,7 +58,6 @@ def main(number: int, name: str, run_uri: str) -> NoReturn:
     ours.addHandler(speaker)
     try:
         _show(speaker, _Listener(speaker.connection), name, run_uri)
-        speaker.end()
     except BaseException as error:
         kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
         speaker.complain(f"{kind}{error}")
@@ -74,26 +70,25 @@ class _Speaker(logging.Handler):
     def __init__(self, connection: Connection) -> None:
         super().__init__(logging.INFO)
         self.connection = connection
+        self._sending = threading.Lock()
         self._has_complained = False
 
     def complain(self, sentence: str) -> None:
         """Says that Prefect does not work, and why."""
-        with self.lock:
-            if not self._has_complained:
-                self._has_complained = True
-                self._send(sentence)
+        if not self._has_complained:
+            self._has_complained = True
+            self._send(sentence)
 
-    def end(self) -> None:
-        """Says that all is on record."""
-        with self.lock:
-            self._send(None)
+    def stand(self, standing: Standing) -> None:
+        """Says how far this process is."""
+        self._send(standing)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Passes on what a module of ours logs."""
         self._send((record.levelno, record.getMessage()))
 
     def _send(self, said: Said) -> None:
-        with suppress(OSError):
+        with self._sending, suppress(OSError):
             self.connection.send(said)
 
 
@@ -112,17 +107,15 @@ class _Listener:
             yield self._told.get()
 
     def _listen(self) -> None:
+        """Listens until the end of the run, or of the command, and then ends this process soon."""
+        end = RunEnd(is_good=False, message="the command was killed; run it again to finish")
         with suppress(EOFError, OSError):
-            while True:
-                one = self._connection.recv()
+            while not isinstance(one := self._connection.recv(), RunEnd):
                 self._told.put(one)
-                if isinstance(one, RunEnd):
-                    self.has_ended.set()
-        if not self.has_ended.is_set():
-            message = "the command was killed; run it again to finish"
-            self._told.put(RunEnd(is_good=False, message=message))
-            self.has_ended.set()
-        time.sleep(ORPHAN_SECONDS)
+            end = one
+        self._told.put(end)
+        self.has_ended.set()
+        time.sleep(LAST_SECONDS)
         _end()
 
 
@@ -135,19 +128,21 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
         if time.monotonic() - began > LATE_SECONDS:
             speaker.complain(reason)
 
-    with prefect_api(on_wait) as api:
+    with prefect_api(on_wait, lambda: speaker.stand(Standing.STARTING)) as api:
         threading.Thread(target=_watch, args=[api, speaker], daemon=True).start()
         try:
             from flows.showing import send_all, show_flow_run
 
+            speaker.stand(Standing.SHOWING)
             show_flow_run(name, run_uri, listener.told())
-            send_all()
-            if api.record is not None:
-                _settle(api.url)
         except Exception as error:
             if loss := api.loss():
                 raise PrefectUnavailable(loss) from error
             raise
+        speaker.stand(Standing.RECORDED)
+        send_all()
+        if api.record is not None:
+            _settle(api.url)
 
 
 def _watch(api: PrefectApi, speaker: _Speaker) -> None:

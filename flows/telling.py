@@ -10,11 +10,25 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum
 
 from flows.progress import Readable, RunEnd, Snapshot
 from tasks.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
 
 Told = WorkEvent | Snapshot | RunEnd
+
+
+class Standing(Enum):
+    """How far a process is that shows a run."""
+
+    STARTING = "nothing is wrong so far, and nothing is shown yet"
+    SHOWING = "the run is being shown"
+    RECORDED = "its end is on record"
+
+
+Said = Standing | str | tuple[int, str]
+"""What such a process says: how far it is, a sentence where it cannot show the run, or a log line
+with its level."""
 
 SNAPSHOT_SECONDS = 2.0
 """The time between two moments at which it is told how far the run is."""

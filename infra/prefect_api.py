@@ -53,12 +53,15 @@ class PrefectApi:
 
 
 @contextmanager
-def prefect_api(on_wait: Callable[[str], None]) -> Iterator[PrefectApi]:
+def prefect_api(
+    on_wait: Callable[[str], None], on_start: Callable[[], None] = lambda: None
+) -> Iterator[PrefectApi]:
     """An API that answers; Prefect uses it inside the block.
 
     Args:
         on_wait: is called again and again while a configured server does not answer, with what is
             the matter; it may raise.
+        on_start: is called before a private server is started, which takes some seconds.
 
     Raises:
         PrefectUnavailable: Prefect's settings are damaged, or the private server did not start.
@@ -77,6 +80,7 @@ def prefect_api(on_wait: Callable[[str], None]) -> Iterator[PrefectApi]:
         return
     from prefect.settings import temporary_settings
 
+    on_start()
     with ExitStack() as open_parts:
         server = _private(open_parts)
         # Where the private server ends early, asking it again and again only delays the end.

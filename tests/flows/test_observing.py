@@ -372,3 +372,16 @@ def test_a_home_of_prefect_that_cannot_be_written_is_named(
         shown.commit()
     assert len(shown.sentences) == 1, shown.sentences
     assert "set PREFECT_HOME to another folder" in shown.sentences[0]
+
+
+def test_a_run_that_ends_before_its_server_is_up_does_not_wait_for_it_and_is_recorded(
+    private: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(observing, "RECORD_SECONDS", 0.0)  # it would complain
+    before = set(private.glob("*.db"))
+    with shown:
+        shown.commit()
+    assert shown.sentences == []
+    with closing(sqlite3.connect(shown_on_record(private, before))) as database:
+        (state,) = database.execute("select state_type from flow_run").fetchone()
+    assert state == "COMPLETED"
