@@ -5,7 +5,8 @@ Objects are listed before the records that could name them are read, as whoever 
 stored it before:
 
 * a commit never changes, so what another attempt stored for its shard stays unnamed;
-* a shard that no plan has gets no commit, as its generation would be there before its files;
+* a shard that no plan has gets no commit, as its generation would be there before its files; where
+  `verify` has moved its commit away, its files stay, as nobody knows where they are from;
 * a plan could be named at the very moment: it is put back where that has happened
   (`tasks/growing.py` does the same from the other side).
 
@@ -31,6 +32,7 @@ from manifests.generations import Generation, number_of
 from manifests.plan import SHARD_PATTERN
 from tasks.holding import LEASE_SECONDS
 from tasks.offer import kept_of_lost_runs, kept_shards, remove_kept
+from tasks.repairing import FOREIGN
 from tasks.run_folder import find_commit, find_generations, open_run, refuse_linked_folders
 from tasks.run_plan import RunPlan, open_plan
 from tasks.scratch import find_leftovers, remove_leftovers, scratch_file
@@ -212,7 +214,8 @@ class _Finder:
             self.sentences.append(f"the files of shard {shard} stay: {error}")
             return []
         if commit is None:
-            return [] if is_planned else files
+            moved_away = self.store.find(f"{FOREIGN}{commit_name(shard)}")
+            return [] if is_planned or moved_away else files
         named = {file.name for file in commit.files}
         return [file for file in files if file.key not in named]
 

@@ -196,6 +196,9 @@ def test_files_that_a_commit_names_stay_even_where_no_plan_has_its_shard(picture
     store.put("commits/99999.json", json.dumps(foreign).encode())
     store.put(f"data/99999-{SHA}.tar", b"")
     assert names(gc(run)) == [f"data/99999-{SHA}.tar"]
+    store.put("foreign/commits/99999.json", store.get("commits/99999.json"))
+    store.delete("commits/99999.json")
+    assert names(gc(run)) == []
 
 
 def test_a_link_in_a_run_folder_leads_no_deletion_out_of_it(pictures, tmp_path):
