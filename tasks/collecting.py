@@ -8,7 +8,8 @@ stored it before:
 * a shard that no plan has gets no commit, as its generation would be there before its files; where
   `verify` has moved its commit away, its files stay, as nobody knows where they are from;
 * a plan could be named at the very moment: it is put back where that has happened
-  (`tasks/growing.py` does the same from the other side).
+  (`tasks/growing.py` does the same from the other side);
+* only a publisher of the present state can make the index name its final rows, and these stay.
 
 What is not ours by its name stays, and so does all of a shard that is still to be rendered.
 """
@@ -30,6 +31,7 @@ from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
 from manifests.generations import Generation, number_of
 from manifests.plan import SHARD_PATTERN
+from tasks.committed import current_index, find_index
 from tasks.holding import LEASE_SECONDS
 from tasks.offer import kept_of_lost_runs, kept_shards, remove_kept
 from tasks.repairing import FOREIGN
@@ -146,7 +148,7 @@ class _Finder:
     def garbage(self) -> Iterator[Garbage]:
         """Everything that nobody needs, of every age."""
         yield from self._plans()
-        self._groups("metadata/", _ROWS)
+        rows = self._groups("metadata/", _ROWS)
         plan = open_plan(self.store, self.run)
         unplanned: list[Garbage] = []
         for shard, garbage in self._data(plan):
@@ -156,6 +158,7 @@ class _Finder:
                 unplanned.append(garbage)
         plan = plan.refreshed()
         yield from (one for one in unplanned if _shard_of(one.name) not in plan.every_shard)
+        yield from self._rows(rows)
         yield from self._attempts(plan)
         yield from self._probes()
         yield from self._unfinished(plan)
@@ -218,6 +221,23 @@ class _Finder:
             return [] if is_planned or moved_away else files
         named = {file.name for file in commit.files}
         return [file for file in files if file.key not in named]
+
+    def _rows(self, groups: dict[str, list[StoredObject]]) -> Iterator[Garbage]:
+        """The final rows of earlier states of the run."""
+        index = find_index(self.store, self.run)
+        needed = {_ROWS.fullmatch(file.name) for file in (index.metadata if index else ())}
+        folders = {name[1] for name in needed if name}
+        if groups.keys() <= folders:
+            return
+        try:
+            folders.add(current_index(self.store, self.run).metadata_folder)
+        except RunFolderError as error:
+            self.sentences.append(f"metadata/ stays: {error}")
+            return
+        for folder, files in groups.items():
+            if folder not in folders:
+                refuse_linked_folders(self.store, folder.rstrip("/"))
+                yield from self._together("metadata", files)
 
     def _attempts(self, plan: RunPlan) -> Iterator[Garbage]:
         """The attempts at shards of a complete run, but for those that may be written to."""

@@ -21,7 +21,7 @@ from manifests.errors import RunFolderError
 from tasks.collecting import Collected, collect
 from tasks.extending import extend
 from tasks.planning import PreparedRun, plan_items
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.resolving import resolve_job
 from tasks.scratch import scratch_folder, scratch_home
 from tests.audit import audit
@@ -205,7 +205,7 @@ def test_a_link_in_a_run_folder_leads_no_deletion_out_of_it(pictures, tmp_path):
     run = prepare(pictures)
     finish(run)
     elsewhere = tmp_path / "elsewhere"
-    for name in ("attempts/00000/1.json",):
+    for name in ("attempts/00000/1.json", f"metadata/{SHA}/part-00000.parquet"):
         place, held = Path(run.uri, name).parent, elsewhere / name
         held.parent.mkdir(parents=True)
         held.write_bytes(b"{}")
@@ -230,6 +230,22 @@ def test_attempts_of_a_complete_run_go_once_nobody_can_hold_them_any_more(pictur
     assert len(gc(run).garbage) == len(attempts)
     assert len(list(Path(run.uri).glob("attempts/*/*.json"))) == 3 - len(attempts)
     assert not gc(run).garbage, "the others may still be written to"
+    audit(run.uri)
+
+
+def test_final_rows_of_earlier_states_go_and_those_of_the_present_one_stay(pictures):
+    run = prepare(pictures)
+    [first] = {one.name.rpartition("/")[0] for one in finish(run).metadata}
+    grow(pictures)
+    extend_run(pictures)
+    work_here(run.uri)
+    assert not gc(run).garbage, "the index names them still"
+    [second] = {one.name.rpartition("/")[0] for one in publish(run.uri).metadata}
+    assert {one.name.rpartition("/")[0] for one in gc(run).garbage} == {first}
+    (Path(run.uri) / "index.json").unlink()  # as long as its publisher has not come so far
+    assert not gc(run).garbage
+    assert [path.name for path in Path(run.uri).glob("metadata/*")] == [second.split("/")[1]]
+    publish(run.uri)
     audit(run.uri)
 
 
