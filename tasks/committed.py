@@ -124,7 +124,15 @@ def current_index(store: Store, run: RunRecord) -> Index:
     Raises:
         RunFolderError: a commit is damaged, or not of this run.
     """
-    published = find_index(store, run)
+    return newer_index(store, run, find_index(store, run))
+
+
+def newer_index(store: Store, run: RunRecord, published: Index | None) -> Index:
+    """The index as the commits say now: the one that was published, where it is current.
+
+    Raises:
+        RunFolderError: a commit is damaged, or not of this run.
+    """
     generations = find_generations(store, run)
     superseded = superseded_shards(generations)
     commits = read_commits(store, superseded=superseded, index=published)

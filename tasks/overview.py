@@ -21,7 +21,7 @@ from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
 from manifests.commits import Index, RunRecord
 from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
-from tasks.committed import Committed, Row, current_index, stored_index
+from tasks.committed import Committed, Row, find_index, newer_index
 from tasks.holding import LEASE_SECONDS
 from tasks.run_folder import (
     MAX_NOTE_BYTES,
@@ -137,7 +137,8 @@ def overview(uri: str) -> Overview:
         StoreError: the store refuses or does not answer.
     """
     store, run = open_run(uri)
-    index = current_index(store, run)
+    published = find_index(store, run)
+    index = newer_index(store, run, published)
     superseded = superseded_shards(find_generations(store, run))
     settled = superseded.union(shard.shard for shard in index.shards)
     listed = [] if index.complete else _held_attempts(store, settled)
@@ -146,7 +147,7 @@ def overview(uri: str) -> Overview:
         uri=uri,
         run=run,
         index=index,
-        num_unpublished=_num_unpublished(store, index),
+        num_unpublished=_num_unpublished(published, index),
         num_superseded=len(superseded),
         attempts=attempts,
         num_unread=len(listed) - len(attempts),
@@ -155,8 +156,7 @@ def overview(uri: str) -> Overview:
     )
 
 
-def _num_unpublished(store: Store, index: Index) -> int:
-    published = stored_index(store)
+def _num_unpublished(published: Index | None, index: Index) -> int:
     known = {(shard.shard, shard.etag) for shard in published.shards} if published else ()
     return sum((shard.shard, shard.etag) not in known for shard in index.shards)
 
