@@ -1,4 +1,4 @@
-# make demo | test | test-kernels | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | test-radosgw | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
@@ -9,7 +9,7 @@ ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint fuzz drill clean
+.PHONY: demo test test-kernels test-radosgw lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -29,6 +29,12 @@ test-kernels: .venv/dev
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(TEST_NUMBERS) -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(TEST_NUMBERS) -n 2 --dist loadfile
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(TEST_NUMBERS)
+
+# What touches S3, before a server of another make; see tests/infra/radosgw_server.py.
+test-radosgw: export STYLEFARM_S3_SERVER := radosgw
+test-radosgw: .venv/dev
+	$(BIN)/python -m pytest -q -m s3 tests/infra tests/tasks tests/faults
+	$(BIN)/python -m tests.faults.drill --seed $(SEED) --launches 8 --workers 2 --items 18 --store s3
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 The server is OpenStack Swift from PyPI, all of it in one child process on a free port, as
 tests/infra/swift_server.py tells; it ends with the process that started it, however that one ends.
 It needs `pip install swift==2.38.3`, in the tests' environment or in another one, whose interpreter
-STYLEFARM_SWIFT_PYTHON names.
+STYLEFARM_SWIFT_PYTHON names. With STYLEFARM_S3_SERVER=radosgw it is Ceph's gateway instead, as
+tests/infra/radosgw_server.py tells; buckets that are worse on purpose are Swift's alone.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
+from tests.infra.radosgw_server import radosgw, why_not
+
 PROGRAM = Path(__file__).parent / "infra" / "swift_server.py"
 INTERPRETER = os.environ.get("STYLEFARM_SWIFT_PYTHON", sys.executable)
+IS_RADOSGW = os.environ.get("STYLEFARM_S3_SERVER") == "radosgw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class S3Server:
 
     def make_bucket(self, prefix: str = "test") -> str:
         """Make an empty bucket; `racing-` and `careless-` ones are worse stores on purpose."""
+        if IS_RADOSGW and prefix in ("racing", "careless"):
+            pytest.skip(f"radosgw has no {prefix} buckets")
         bucket = f"{prefix}-{uuid.uuid4().hex[:12]}"
         client = boto3.client(
             "s3",
@@ -72,6 +78,15 @@ class S3Server:
 
 def start_s3_server(folder: Path, access_key: str = "stylefarm:test") -> Iterator[S3Server]:
     """Yield a running server whose data lies in `folder`; stop it afterwards."""
+    if IS_RADOSGW:
+        with radosgw(folder) as (port, access_key, secret_key, pid):
+            yield S3Server(
+                endpoint_url=f"http://127.0.0.1:{port}",
+                access_key=access_key,
+                secret_key=secret_key,
+                pid=pid,
+            )
+        return
     secret_key = secrets.token_hex(16)
     command = [INTERPRETER, "-W", "ignore", str(PROGRAM), str(folder), "--until-stdin-closes"]
     command += ["--access-key", access_key, "--secret-key", secret_key]
@@ -102,6 +117,15 @@ def start_s3_server(folder: Path, access_key: str = "stylefarm:test") -> Iterato
         process.stdout.close()
 
 
+def why_no_server() -> str | None:
+    """Why there is no S3 server to test with; None where there is one."""
+    if IS_RADOSGW:
+        return why_not()
+    if "STYLEFARM_SWIFT_PYTHON" in os.environ or importlib.util.find_spec("swift"):
+        return None
+    return "no S3 server to test with: pip install swift==2.38.3"
+
+
 def memory_folder() -> Path | None:
     """A folder in memory, where Swift's thousands of small files come and go at once; else None."""
     folder = Path("/dev/shm")
@@ -116,8 +140,8 @@ def memory_folder() -> Path | None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A running S3 server, shared by the session."""
-    if "STYLEFARM_SWIFT_PYTHON" not in os.environ and not importlib.util.find_spec("swift"):
-        pytest.fail("no S3 server to test with: pip install swift==2.38.3")
+    if reason := why_no_server():
+        (pytest.skip if IS_RADOSGW else pytest.fail)(reason)
     with tempfile.TemporaryDirectory(
         prefix="s3-server-", dir=memory_folder(), ignore_cleanup_errors=True
     ) as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from infra.store import open_store
 from tests.fault_proxy import Fault, FaultProxy
 from tests.faults.planted_renderers.sitecustomize import FAULTS
 from tests.s3_server import start_s3_server
@@ -22,6 +24,12 @@ from tests.s3_server import start_s3_server
 ROOT = Path(__file__).parents[3]
 TINY_BACKBONE = ROOT / "tests/golden/public/models/tiny-sd"
 PLANTED = ROOT / "tests/faults/planted_renderers"
+
+PARTS = (
+    *("attempts/", "commits/", "data/", "generations/", "metadata/", "plan/", "sources/"),
+    *("run.json", "index.json", "report.html", "contact"),
+)
+"""How the names in a run folder begin."""
 
 SHARE_OF_LOCAL_FAULTS = 0.03
 SHARE_OF_S3_FAULTS = 0.05
@@ -43,6 +51,7 @@ class Scene:
         environment: of every command.
         kinds: what is planted in an item, by the name of its content; an empty text is sound.
         proxy: before the S3 server, where there is one.
+        damaged: the shards that were damaged after they were committed.
     """
 
     folder: Path
@@ -50,6 +59,7 @@ class Scene:
     environment: dict[str, str]
     kinds: dict[str, str] = field(default_factory=dict)
     proxy: FaultProxy | None = None
+    damaged: set[str] = field(default_factory=set)
 
     @property
     def job(self) -> Path:
@@ -59,9 +69,10 @@ class Scene:
     def fault_log(self) -> Path:
         return self.folder / "store-faults"
 
-    def cure(self) -> None:
+    def cure(self) -> bool:
         """From now on the items that heal do no more harm."""
         (self.folder / "cure").touch()
+        return True
 
     def let_store_fail(self, wanted: bool) -> None:
         """Whether the store fails at calls of commands that begin from now on."""
@@ -83,12 +94,35 @@ class Scene:
             return self._num_injected + self.proxy.num_injected
         return self.fault_log.stat().st_size if self.fault_log.exists() else 0
 
-    def add_pictures(self, names: list[str], poison: list[str]) -> None:
+    def damage(self, seed: int) -> bool:
+        """Damages a tar, the rows and the commit of three shards, once so many are committed."""
+        store = open_store(self.run_uri)
+        commits = [one.key for one in store.list("commits/")]
+        if len(commits) < 3:
+            return False
+        chosen = random.Random(seed).sample(commits, 3)
+        told = [json.loads(store.get(key)) for key in chosen]
+        tar, rows = (told[0]["tar"] or told[0]["parquet"])["name"], told[1]["parquet"]["name"]
+        store.put(tar, store.get(tar)[:-1000])
+        store.put(rows, b"x" + store.get(rows)[1:])
+        store.put(chosen[2], store.get(chosen[2])[:100])
+        self.damaged = {one["shard"] for one in told}
+        return True
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether every damaged shard is planned anew."""
+        store = open_store(self.run_uri)
+        told = [json.loads(store.get(one.key)) for one in store.list("generations/")]
+        return self.damaged <= {shard for one in told for shard in one.get("superseded", ())}
+
+    def add_pictures(self, names: list[str], poison: list[str]) -> bool:
         """Writes contents, the sound ones and then those that are poison."""
         for number, name in enumerate(names):
             kind = poison[number] if number < len(poison) else ""
             self.kinds[name] = kind
             _picture(name, kind).save(self.folder / "content" / f"{name}.png")
+        return True
 
 
 @contextmanager
