@@ -39,6 +39,9 @@ def held(run: Any, proxy: FaultProxy, folder: Any, **options: bool) -> dict[str,
     return audit(download(run.uri, folder), **options).counts
 
 
+BEAT = ("PUT", "/1.json")
+"""Also how a first attempt is begun and ended."""
+
 PATHS = [r"/data/.*\.tar", r"/data/.*\.parquet", "/commits/"]
 
 
@@ -86,3 +89,21 @@ def test_a_store_that_is_away_is_an_error_of_the_store_and_no_property_of_items(
     with pytest.raises(StoreUnreachable, match="does not answer"):
         work_here(run.uri)
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2
+
+
+def test_a_shard_costs_at_most_seven_requests_of_a_real_server(
+    pictures, s3_bucket, proxy, monkeypatch
+):
+    """Besides beats, which rewrite an attempt that has begun and not ended."""
+    uri = f"s3://{s3_bucket}/run"
+    run = prepare(pictures, output__uri=uri, compute__shard_items=1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+
+    def requests(num_shards: int) -> int:
+        proxy.faults = []
+        assert work_here(run.uri, max_shards=num_shards).num_committed == num_shards
+        beats = [method for method, path in proxy.requests if (method, path[-7:]) == BEAT]
+        return len(proxy.requests) - max(0, len(beats) - 2 * num_shards)
+
+    at_the_start = requests(1)
+    assert requests(5) - at_the_start <= 4 * 7
