@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -12,7 +13,7 @@ from infra.store import SettledStore, open_store
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.child import InThisProcess
-from tasks.report import publish
+from tasks.publishing import publish
 from tasks.run_folder import open_run
 from tasks.shard_work import ShardWork, Watch
 from tasks.worker import Worked, work
@@ -20,11 +21,10 @@ from tests.audit import audit
 from tests.command_line import run_command
 from tests.flows.jobs import write_job
 from tests.s3_server import S3Server
-from tests.tasks.runs import download, prepare
-
-pytestmark = pytest.mark.s3
+from tests.tasks.runs import download, prepare, work_here
 
 
+@pytest.mark.s3
 @pytest.mark.parametrize("kind", ["careless", "racing"])
 def test_of_writers_at_the_same_time_one_is_the_first_though_the_store_takes_all(
     s3_server: S3Server, s3_bucket: str, kind: str
@@ -38,6 +38,7 @@ def test_of_writers_at_the_same_time_one_is_the_first_though_the_store_takes_all
     assert not store.put_if_absent("key", b"too late")
 
 
+@pytest.mark.s3
 def test_of_workers_that_begin_at_once_one_stays_and_finishes_the_run(
     s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
 ):
@@ -75,6 +76,20 @@ def test_of_workers_that_begin_at_once_one_stays_and_finishes_the_run(
     assert audit(download(uri, tmp_path / "copy")).counts["ok"] == 6
 
 
+def test_a_filesystem_without_hard_links_bears_one_worker_too(pictures: Path, monkeypatch):
+    def refuses(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("infra.settled_store.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "hardlink_to", refuses)
+    run = prepare(pictures)
+    assert not run.run.conditional_put
+    assert work_here(run.uri).num_committed == 3
+    publish(run.uri)
+    assert audit(run.uri).counts["ok"] == 6
+
+
+@pytest.mark.s3
 @pytest.mark.slow
 def test_run_takes_one_device_of_two_and_says_so(
     s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
