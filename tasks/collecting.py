@@ -17,8 +17,9 @@ What is not ours by its name stays, and so does all of a shard that is still to 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -29,8 +30,9 @@ from infra.store import ObjectNotFound, Store, StoredObject, local_path
 from manifests.commits import RunRecord, commit_name
 from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
-from manifests.generations import Generation, number_of
-from manifests.plan import SHARD_PATTERN
+from manifests.generations import WAY_OUT as RESTORE_IT
+from manifests.generations import Generation, generation_name, number_of
+from manifests.plan import SHARD_PATTERN, generation_of, plan_name
 from tasks.committed import current_index, find_index
 from tasks.holding import LEASE_SECONDS
 from tasks.offer import kept_of_lost_runs, kept_shards, remove_kept
@@ -147,6 +149,8 @@ class _Finder:
 
     def garbage(self) -> Iterator[Garbage]:
         """Everything that nobody needs, of every age."""
+        committed = {name[1] for _, name in self._ours("commits/", _COMMIT)}
+        self._refuse_lost_generations(committed)
         yield from self._plans()
         rows = self._groups("metadata/", _ROWS)
         plan = open_plan(self.store, self.run)
@@ -159,11 +163,37 @@ class _Finder:
         plan = plan.refreshed()
         yield from (one for one in unplanned if _shard_of(one.name) not in plan.every_shard)
         yield from self._rows(rows)
-        yield from self._attempts(plan)
+        yield from self._attempts(plan, committed)
         yield from self._probes()
         yield from self._unfinished(plan)
         yield from self._kept(plan)
         yield from _scratch()
+
+    def _refuse_lost_generations(self, committed: Set[str]) -> None:
+        """Refuses a run that lacks the record of a generation: its plan would seem to be nobody's.
+
+        Raises:
+            RunFolderError: the index names it, or a commit whose plan is here.
+        """
+        index = find_index(self.store, self.run)
+        known = len(find_generations(self.store, self.run))
+        lost = {one.number for one in (index.generations if index else ()) if one.number > known}
+        lost |= {
+            generation_of(shard)
+            for shard in committed
+            if generation_of(shard) > known and self._has_plan_of(shard)
+        }
+        if lost:
+            raise RunFolderError(
+                f"{generation_name(min(lost))} is missing, and the run has shards of it: "
+                f"{RESTORE_IT}"
+            )
+
+    def _has_plan_of(self, shard: str) -> bool:
+        with suppress(RunFolderError):
+            commit = find_commit(self.store, shard)
+            return commit is not None and self.store.find(plan_name(commit.plan_digest)) is not None
+        return False
 
     def _plans(self) -> Iterator[Garbage]:
         lying = [*self._ours("plan/", _PLAN), *self._ours("sources/", _PLAN)]
@@ -239,9 +269,8 @@ class _Finder:
                 refuse_linked_folders(self.store, folder.rstrip("/"))
                 yield from self._together("metadata", files)
 
-    def _attempts(self, plan: RunPlan) -> Iterator[Garbage]:
+    def _attempts(self, plan: RunPlan, committed: Set[str]) -> Iterator[Garbage]:
         """The attempts at shards of a complete run, but for those that may be written to."""
-        committed = {name[1] for _, name in self._ours("commits/", _COMMIT)}
         for found in self.store.list("generations/"):
             self.not_ours += [] if number_of(found.key) else [found.key]
         if not plan.shards.keys() <= committed:

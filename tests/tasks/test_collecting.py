@@ -184,6 +184,20 @@ def test_who_cannot_know_what_is_planned_deletes_nothing(pictures):
             store.put(key, data)
 
 
+@pytest.mark.parametrize("told_by", ["index", "commits"])
+def test_a_run_that_has_lost_a_generation_keeps_all_that_belongs_to_it(pictures, told_by):
+    run = prepare(pictures)
+    work_here(run.uri)
+    grow(pictures)
+    extend_run(pictures)
+    (publish if told_by == "index" else work_here)(run.uri)
+    (Path(run.uri) / "generations/0001.json").unlink()
+    before = files_of(run.uri)
+    with pytest.raises(RunFolderError, match=r"generations/0001\.json is missing"):
+        gc(run)
+    assert files_of(run.uri) == before
+
+
 def test_files_that_a_commit_names_stay_even_where_no_plan_has_its_shard(pictures):
     run = prepare(pictures)
     finish(run)
