@@ -9,14 +9,19 @@ ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-radosgw lint fuzz drill clean
+.PHONY: demo test test-kernels test-radosgw test-ray lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
 	$(BIN)/stylefarm report runs/demo --open
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ray"
+
+# A real cluster of two nodes on this machine, whose nodes and workers are killed.
+test-ray: .venv/dev
+	$(PIP_INSTALL) -e '.[dev,ray]'
+	$(BIN)/python -m pytest -q tests/ray
 
 # The numerical tests with the instructions of other processors and with two threads.
 NUMERICAL := backbone batch colour controlnet denoise embedded_checkpoint features guide \

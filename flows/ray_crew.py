@@ -90,7 +90,7 @@ def ray_crew(
         JobError: there is no such cluster, or it has no GPU for a run that renders on `cuda`.
     """
     try:
-        with joined_cluster(_address(compute)) as cluster:
+        with joined_cluster(cluster_address(compute)) as cluster:
             places = Places.in_cluster(cluster.nodes, compute.workers, device_type)
             if not run.conditional_put:
                 places = replace(places, num_workers=1)
@@ -102,7 +102,12 @@ def ray_crew(
         raise JobError(f"compute.runner: ray: {error}") from error
 
 
-def _address(compute: Compute) -> str:
+def cluster_address(compute: Compute) -> str:
+    """The cluster of a job: the one that it names, RAY_ADDRESS, or this machine's.
+
+    Raises:
+        JobError: RAY_ADDRESS is no address of a cluster.
+    """
     if compute.ray_address is not None:
         return compute.ray_address
     try:
@@ -141,10 +146,10 @@ class Places:
         """
         with_gpus = [node for node in nodes if node.num_gpus >= 1]
         if device_type == "cuda" and not with_gpus:
-            hosts = ", ".join(node.host for node in nodes[:3])
             raise JobError(
-                f"compute.runner: this run renders on cuda, and the Ray cluster of {len(nodes)} "
-                f"nodes ({hosts}, …) has no GPU: start its nodes with --num-gpus"
+                f"compute.runner: this run renders on cuda, and no node of the Ray cluster has a "
+                f"GPU (it has {len(nodes)}, with {nodes[0].host}): 'ray start --num-gpus' says how "
+                "many a node has"
             )
         if with_gpus:
             num_workers = workers or sum(int(node.num_gpus) for node in with_gpus)

@@ -116,7 +116,7 @@ class RayCluster:
         self._connection, theirs = Pipe()
         with theirs:
             self._driver = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(theirs.fileno())],
                 env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -192,7 +192,7 @@ class RayCluster:
             self._log.seek(0)
             lines = self._log.read().decode(errors="replace").split("\n")
             words = [line.strip() for line in lines if line.strip()]
-            return f"{what}: {_short(words[-1])}" if words else what
+            return f"{what}: {_first_sentence(words[-1])}" if words else what
         return what
 
 
@@ -242,6 +242,11 @@ def _check_answers(address: str) -> None:
             f"no Ray cluster answers at {address} ({error}): start one with 'ray start --head', "
             "and take the address that it prints"
         ) from error
+
+
+def _first_sentence(line: str) -> str:
+    """What a line of Ray's log says first, without its time and place."""
+    return _short(re.sub(r"^\[.*?\] (\S+:\d+: )?", "", line).partition(". ")[0])
 
 
 def _short(words: str) -> str:
