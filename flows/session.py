@@ -137,7 +137,7 @@ def show_outcome(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
     numbers = {"failed": counts.failed, "pending": counts.pending}
     parts = [f"{counts.ok} of {counts.planned} items ok"]
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
-    parts.append(counted(len(index.shards), "shard"))
+    parts.append(counted(sum(not shard.superseded for shard in index.shards), "shard"))
     parts.append(f"{seconds:.0f} s rendering ({seconds / max(1, counts.ok):.1f} s an image)")
     terminal.say(" · ".join(parts))
     terminal.say(f"report: {join_uri(uri, REPORT_NAME)}")

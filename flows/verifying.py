@@ -90,7 +90,8 @@ def _next_steps(uri: str, verified: Verified, mended: Mended, dry_run: bool) -> 
     steps = [f"{name} is now {place}" for name, place in mended.moved.items()]
     for one in mended.generations:
         items = counted(one.num_items, "item")
-        steps.append(f"{generation_name(one.number)} plans {items} of {len(one.superseded)} anew.")
+        shards = counted(len(one.superseded), "shard")
+        steps.append(f"{generation_name(one.number)} plans {items} of {shards} anew.")
     if mended.generations or any(one.remedy == "render" for one in verified.findings):
         steps.append(f"'stylefarm run' or 'stylefarm work {uri}' renders what is lost.")
     if mended.removed:

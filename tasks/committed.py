@@ -204,7 +204,7 @@ def read_commits(
     def read(shard: str) -> Commit | None:
         try:
             return find_commit(store, shard)
-        except RunFolderError:
+        except (RunFolderError, ObjectUnreadable):
             if shard in superseded:
                 return None
             raise
