@@ -109,6 +109,14 @@ class Scene:
         self.damaged = {one["shard"] for one in told}
         return True
 
+    def left_behind(self) -> list[str]:
+        """What lies in scratch, and in the run folder beside what a run folder is made of."""
+        store = open_store(self.run_uri)
+        scratch = [path for path in self.folder.glob("scratch/**/*") if path.is_file()]
+        strange = [one.key for one in store.list() if not one.key.startswith(PARTS)]
+        unfinished = [one.key for one in store.unfinished()]
+        return [*map(str, scratch), *strange, *unfinished]
+
     @property
     def is_mended(self) -> bool:
         """Whether every damaged shard is planned anew."""

@@ -4,6 +4,7 @@ What an item does is decided by its content picture: one of a single colour, `(2
 means the n-th of `FAULTS`; every other picture is rendered. The environment says more:
 
     STYLEFARM_PLANTED_SECONDS  how much longer each batch takes, spread over its steps
+    STYLEFARM_PLANTED_GATE     a file; nothing is rendered until it is there
     STYLEFARM_PLANTED_NOTHING  pictures are not rendered but made up
     STYLEFARM_PLANTED_CURE     a file; once it is there, `heals` does no more harm
     STYLEFARM_PLANTED_LEASE    seconds after which a holder that is silent has lost its shard
@@ -66,8 +67,11 @@ def _harm(fault: str) -> None:
 def _plant_in_batch(batch: ModuleType) -> None:
     rendered = batch.render
     seconds = float(os.environ.get("STYLEFARM_PLANTED_SECONDS", "0"))
+    gate = Path(os.environ.get("STYLEFARM_PLANTED_GATE", "/"))
 
     def render(backbone: Any, requests: Any, *args: Any, **options: Any) -> Any:
+        while not gate.exists():
+            time.sleep(0.1)
         for request in requests:
             if request.content is not None:
                 _harm(fault_of(request.content))
