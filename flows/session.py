@@ -99,6 +99,7 @@ def work_on(
     progress = _progress(terminal, store, run)
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
+        publish(uri)
         return
     devices = devices_for(run.device_type, device, 1)
     with (
@@ -118,7 +119,7 @@ def work_on(
     if progress.num_shards_left:
         terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
     else:
-        terminal.say(f"The run is complete; publish it with: stylefarm report {uri}")
+        terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
 
 
 def stop_run(terminal: Terminal, uri: str) -> None:

@@ -37,6 +37,7 @@ from tasks.faults import (
 from tasks.holding import Holding, take
 from tasks.offer import find_kept, offer
 from tasks.patience import Patience, patiently
+from tasks.publisher import Publisher
 from tasks.queue import ShardQueue
 from tasks.run_plan import RunPlan
 from tasks.scratch import scratch_folder
@@ -69,6 +70,7 @@ class Workplace:
     worker: Worker
     renderer: Renderer
     queue: ShardQueue
+    publisher: Publisher
     breaker: Breaker
     should_stop: Callable[[], bool]
     tell: Callable[[WorkEvent], None]
@@ -96,6 +98,7 @@ class ShardInWork:
             breaker=place.breaker,
             should_stop=place.should_stop,
             tell=place.tell,
+            on_tick=place.publisher.publish_if_due,
         )
 
     @property

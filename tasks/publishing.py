@@ -15,7 +15,7 @@ from tasks.committed import Committed, check_sizes, find_index, planned_commits,
 from tasks.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
 from tasks.final_rows import write_final_rows
 from tasks.report import page_shows, render_report
-from tasks.run_folder import find_generations, open_run, recorded_job
+from tasks.run_folder import find_generations, listed_commits, open_run, recorded_job
 from tasks.run_plan import RunPlan, open_plan
 
 MAX_ROUNDS = 10
@@ -59,6 +59,18 @@ class Publication:
             self._publish_page(index)
             if not index.complete or num_rounds == MAX_ROUNDS:
                 return index  # what came meanwhile is for the next page
+
+    def is_up_to_date(self) -> bool:
+        """Whether the run is complete and its index says so; no commit is read."""
+        index = find_index(self._store, self._run)
+        if index is None or not index.metadata:
+            return False
+        live = {one.shard: one.etag for one in index.shards if not one.superseded}
+        listed = listed_commits(self._store)
+        num_generations = 1 + len(self._generations())
+        return num_generations == len(index.generations) and all(
+            shard in listed and listed[shard].etag == etag for shard, etag in live.items()
+        )
 
     def publish_index(self, *, also_complete: bool = True) -> Index:
         """Brings the index up to date, and the final rows of a complete run with it.

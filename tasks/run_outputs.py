@@ -13,7 +13,7 @@ from tasks.output_place import LATEST, OutputPlace
 _WRITTEN = frozenset(
     (
         *("attempts", "commits", "data", "generations", "metadata", "plan", "sources"),
-        *("contact_sheet.jpg", "index.json", "report.html", "run.json"),
+        *("contact_sheet.jpg", "index.json", "publishing.json", "report.html", "run.json"),
     )
 )
 """What a run writes at the top of its folder; other things may lie beside them."""

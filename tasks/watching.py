@@ -67,6 +67,7 @@ class ShardWatch:
         breaker: counts what fails.
         should_stop: whether somebody asked to stop.
         tell: is told of every step.
+        on_tick: called now and then while a renderer works; returns at once.
 
     Attributes:
         outcomes: of the items that are finished, by item id.
@@ -84,6 +85,7 @@ class ShardWatch:
         breaker: Breaker,
         should_stop: Callable[[], bool],
         tell: Callable[[WorkEvent], None],
+        on_tick: Callable[[], None],
     ) -> None:
         self.holding = holding
         self.outcomes: dict[str, Outcome] = {}
@@ -96,7 +98,7 @@ class ShardWatch:
         self._num_finished_before = 0
         self._advanced = 0.0
         self._worker, self._breaker, self._tell = worker, breaker, tell
-        self._asked_to_stop = should_stop
+        self._asked_to_stop, self._on_tick = should_stop, on_tick
         self._lock = threading.RLock()
 
     @property
@@ -179,7 +181,8 @@ class ShardWatch:
         self.batch_size = batch_size
 
     def tick(self) -> None:
-        """Nothing to do: the attempt is kept alive by a thread of its own."""
+        """Passes on that time goes by; the attempt is kept alive by a thread of its own."""
+        self._on_tick()
 
     def _write(self, *, at_once: bool) -> None:
         self.holding.update(

@@ -43,6 +43,7 @@ from tasks.finishing import (
 from tasks.holding import Holding
 from tasks.offer import forget_kept
 from tasks.patience import patiently
+from tasks.publisher import Publisher
 from tasks.queue import ShardQueue
 from tasks.run_folder import open_run, recorded_job
 from tasks.run_plan import open_plan
@@ -148,6 +149,7 @@ class _Worker:
             worker=self._worker,
             renderer=renderer,
             queue=self._queue,
+            publisher=Publisher(store, run, lambda: len(self._queue.committed)),
             breaker=Breaker(job.limits),
             should_stop=self._should_stop,
             tell=tell,
@@ -171,9 +173,13 @@ class _Worker:
                     self._finish(holding)
                 elif not self._has_more():
                     break
+            if not self._queue.num_left:
+                self._place.publisher.finish(self._should_stop)
         except Stopped as reason:
             logger.info("%s", reason)
             stopped = True
+        finally:
+            self._place.publisher.close()
         return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
 
     def _forget_kept(self) -> None:
@@ -296,6 +302,7 @@ class _Worker:
         if self._waits_because is None:
             self._tell(Phase(self._worker.id, name="waiting"))
         self._on_wait(reason)
+        self._place.publisher.publish_if_due()
         time.sleep(PAUSE_SECONDS)
 
     def _refuse_company(self, is_before: Callable[[str], bool]) -> None:

@@ -148,7 +148,7 @@ def work(
     """Join a planned run from any machine that reaches its folder, with one device.
 
     Any number of workers may join and leave at any time: each takes shards that nobody holds,
-    until every shard is committed. Whoever planned the run, or 'stylefarm report', publishes it.
+    until every shard is committed. Then one of them publishes the run.
     """
     call = context.ensure_object(Call)
     server = _fork_server(context)
