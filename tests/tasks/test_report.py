@@ -151,6 +151,7 @@ def test_an_input_that_is_gone_leaves_a_gap_and_no_error(pictures):
     run = prepare(pictures, limits={"max_items": 1})
     render_pending(run)
     shutil.rmtree(pictures / "style")
+    (Path(run.uri) / "report.html").unlink()
     publish(run.uri)
     page = Page(run.uri)
     assert "no longer there" in page.texts["div"]
