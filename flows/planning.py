@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from flows.bars import counting_bar
+from flows.plan_documents import extension_document, plan_document, retry_document
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
 from manifests.items import Item
@@ -20,26 +21,30 @@ from tasks.resolving import ResolvedJob
 from tasks.retrying import Retry, retry
 from tasks.run_folder import has_pending_shards, open_run, recorded_job
 from tasks.run_plan import RunPlan
-from tasks.source_changes import ignored_settings, source_changes
+from tasks.source_changes import SourceChanges, ignored_settings, source_changes
 
 DRY_RUN = "Dry run: nothing was written."
 
 
-def show_dry_run(terminal: Terminal, resolved: ResolvedJob) -> None:
+def show_dry_run(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> None:
     """Checks the inputs and plans, and prints what would be done."""
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
-    if found := open_prepared(resolved):
-        _show_changes(terminal, resolved, found)
-    _show_plan(terminal, found.plan if found else _plan(terminal, resolved))
+    found = open_prepared(resolved)
+    changes = _show_changes(terminal, resolved, found) if found else None
+    plan = found.plan if found else _plan(terminal, resolved)
+    _show_plan(terminal, plan)
     terminal.say(DRY_RUN)
+    if as_json:
+        uri = found.uri if found else resolved.output_uri
+        terminal.print_json(plan_document(uri, plan, changes))
 
 
-def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
+def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> PreparedRun:
     """The run of a job: the one that its folder holds, or a new one, planned and stored."""
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
-    prepared = open_prepared(resolved)
+    prepared, changes = open_prepared(resolved), None
     if prepared is not None:
-        _show_changes(terminal, resolved, prepared)
+        changes = _show_changes(terminal, resolved, prepared)
     else:
         prepared = store_plan(resolved, _plan(terminal, resolved))
         _show_plan(terminal, prepared.plan)
@@ -50,10 +55,14 @@ def prepare(terminal: Terminal, resolved: ResolvedJob) -> PreparedRun:
                 "yellow",
             )
     point_latest(resolved.place, prepared.uri)
+    if as_json:
+        terminal.print_json(plan_document(prepared.uri, prepared.plan, changes))
     return prepared
 
 
-def extend_run(terminal: Terminal, resolved: ResolvedJob, *, dry_run: bool) -> bool:
+def extend_run(
+    terminal: Terminal, resolved: ResolvedJob, *, dry_run: bool, as_json: bool = False
+) -> bool:
     """Plans what is new in the sources of a run, and says what that is.
 
     Returns:
@@ -75,6 +84,8 @@ def extend_run(terminal: Terminal, resolved: ResolvedJob, *, dry_run: bool) -> b
         terminal.say(f"{line}.")
     if not dry_run:
         point_latest(resolved.place, resolved.output_uri)
+    if as_json:
+        terminal.print_json(extension_document(resolved.output_uri, extension))
     return _planned_or_dry(terminal, resolved.output_uri, dry_run)
 
 
@@ -85,6 +96,7 @@ def retry_items(
     classes: Sequence[str],
     overrides: Mapping[str, str],
     dry_run: bool,
+    as_json: bool = False,
 ) -> Retry | None:
     """Plans failed items of a run again, and says which.
 
@@ -100,6 +112,8 @@ def retry_items(
         terminal.say(f"Trying {counted(number, 'failed item')} again ({told}){changed}.")
     else:
         terminal.say("Nothing to try again: no failed item is of these classes.")
+    if as_json:
+        terminal.print_json(retry_document(uri, retried))
     return retried if _planned_or_dry(terminal, uri, dry_run) else None
 
 
@@ -129,12 +143,13 @@ def _show_passed_over(terminal: Terminal, resolved: ResolvedJob) -> None:
             terminal.say(f"{role}: {passed_over}", "yellow")
 
 
-def _show_changes(terminal: Terminal, resolved: ResolvedJob, found: PreparedRun) -> None:
+def _show_changes(terminal: Terminal, resolved: ResolvedJob, found: PreparedRun) -> SourceChanges:
     """Says what of the sources has changed since they were planned, and what is not followed."""
-    sentences = source_changes(resolved, found.plan).sentences
-    terminal.say_list(sentences, "yellow", rest="more changes")
+    changes = source_changes(resolved, found.plan)
+    terminal.say_list(changes.sentences, "yellow", rest="more changes")
     ignored = ignored_settings(resolved, found.run)
     terminal.say_list(ignored, "yellow", rest="more settings")
+    return changes
 
 
 def _show_plan(terminal: Terminal, plan: PlanFile | RunPlan) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from ad_lib.presets import PRESETS, Preset
 from ad_lib.weights import EMBEDDED
 from flows.terminal import Terminal
 
 
-def show_presets(terminal: Terminal) -> None:
+def show_presets(terminal: Terminal, *, as_json: bool = False) -> None:
     """Prints every task with what it takes and its published numbers."""
+    if as_json:
+        terminal.print_json({"presets": map(_document, PRESETS.values())})
+        return
     rows = [
         (preset.name, f"{preset.summary}\ntakes {_inputs(preset)}\n{_numbers(preset)}\n")
         for preset in PRESETS.values()
@@ -28,6 +34,20 @@ def warn_of_prompts(terminal: Terminal, preset: Preset, backbone: str) -> None:
             "picture; for pictures of a prompt name another backbone, such as sd15 or sdxl.",
             "yellow",
         )
+
+
+def _document(preset: Preset) -> dict[str, Any]:
+    """A task with the settings that it reads."""
+    settings = asdict(preset.settings)
+    return {
+        "name": preset.name,
+        "summary": preset.summary,
+        "takes": list(preset.roles),
+        "optional": list(preset.optional_roles),
+        "takes_prompt": preset.takes_prompt,
+        "size": preset.size,
+        "settings": {name: value for name, value in settings.items() if preset.uses(name)},
+    }
 
 
 def _inputs(preset: Preset) -> str:

@@ -8,6 +8,7 @@ import webbrowser
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from flows.bars import progress_shown
 from flows.crew import LocalCrew
@@ -18,7 +19,7 @@ from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
 from infra.store import Store, join_uri
-from manifests.commits import REPORT_NAME, Index, RunRecord
+from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
 from tasks.committed import open_committed
 from tasks.contact_sheet import CONTACT_SHEET_NAME
@@ -163,13 +164,28 @@ def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> N
     )
 
 
-def show_report(terminal: Terminal, uri: str, show: bool) -> None:
+def show_report(terminal: Terminal, uri: str, show: bool, *, as_json: bool = False) -> None:
     """Makes the page again and says where it is."""
-    publish(uri)
+    index = publish(uri)
     page = join_uri(uri, REPORT_NAME)
-    terminal.say(page)
+    if as_json:
+        terminal.print_json(_report_document(uri, page, index))
+    else:
+        terminal.say(page)
     if show and _has_screen():
         webbrowser.open(page if "://" in page else Path(page).as_uri())
+
+
+def _report_document(uri: str, page: str, index: Index) -> dict[str, Any]:
+    return {
+        "run": uri,
+        "complete": index.complete,
+        "items": index.counts.model_dump(),
+        "report": page,
+        "index": join_uri(uri, INDEX_NAME),
+        "metadata": [join_uri(uri, part.name) for part in index.metadata],
+        "content_digest": index.content_digest,
+    }
 
 
 def _has_screen() -> bool:

@@ -57,9 +57,9 @@ def status_document(seen: Overview) -> dict[str, Any]:
         "seconds_left": None if left is None else round(left),
         "failures": [
             {
-                "class": one.error_class,
+                "error_class": one.error_class,
                 "items": one.num_items,
-                "example": one.key and {"key": one.key, "message": one.message},
+                "example": one.key and {"key": one.key, "error_message": one.message},
             }
             for one in seen.failures
         ],

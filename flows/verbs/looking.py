@@ -23,13 +23,14 @@ def report(
     context: typer.Context,
     run_uri: RunUri,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring index.json and report.html up to date, and say where the page is."""
     call = context.ensure_object(Call)
     uri = run_folder(run_uri)
     from flows import session
 
-    session.show_report(call.terminal, uri, show)
+    session.show_report(call.terminal, uri, show, as_json=as_json)
 
 
 def failures(
@@ -54,8 +55,8 @@ def failures(
     show_failures(call.terminal, uri, names_of(classes), as_json=as_json)
 
 
-def presets(context: typer.Context) -> None:
+def presets(context: typer.Context, as_json: AsJson = False) -> None:
     """List the tasks: what each takes, its published numbers, and what it does."""
     from flows.presets import show_presets
 
-    show_presets(context.ensure_object(Call).terminal)
+    show_presets(context.ensure_object(Call).terminal, as_json=as_json)

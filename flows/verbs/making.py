@@ -9,15 +9,18 @@ import typer
 from flows.exit_codes import ExitCode
 from flows.verbs.opening import resolved_job, run_folder
 from flows.verbs.options import (
+    AsJson,
     Call,
     DryRun,
     JobPath,
     Limit,
     OutputUri,
     Overrides,
+    PlannedAsJson,
     RunUri,
     names_of,
     pairs_of,
+    refuse_json_of_work,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ def run(
     limit: Limit = None,
     output: OutputUri = None,
     dry_run: DryRun = False,
+    as_json: PlannedAsJson = False,
 ) -> None:
     """Make a job's pictures; run it again to finish what was interrupted.
 
@@ -40,13 +44,14 @@ def run(
     of this machine; 'stylefarm work' adds workers of other machines. What is finished is in the
     run folder, whatever happens; the same command continues from there and recomputes nothing.
     """
+    refuse_json_of_work(as_json, dry_run)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     resolved = resolved_job(server, job, overrides, limit, output, will_render=True)
     from flows import planning
 
     if dry_run:
-        planning.show_dry_run(call.terminal, resolved)
+        planning.show_dry_run(call.terminal, resolved, as_json=as_json)
         return
     prepared = planning.prepare(call.terminal, resolved)
     _finish(call, server, prepared.uri, resolved.job, job.stem)
@@ -59,12 +64,14 @@ def extend(
     limit: Limit = None,
     output: OutputUri = None,
     dry_run: DryRun = False,
+    as_json: PlannedAsJson = False,
 ) -> None:
     """Add what is new in a job's sources to its run, and make those pictures.
 
     What is planned stays as it is. New files become new items; a changed file makes an item that
     replaces the old one. Files that were planned as they are now are not read again.
     """
+    refuse_json_of_work(as_json, dry_run)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     resolved = resolved_job(
@@ -72,7 +79,7 @@ def extend(
     )
     from flows import planning
 
-    if planning.extend_run(call.terminal, resolved, dry_run=dry_run):
+    if planning.extend_run(call.terminal, resolved, dry_run=dry_run, as_json=as_json):
         _finish(call, server, resolved.output_uri, resolved.job, job.stem)
 
 
@@ -98,11 +105,13 @@ def retry(
         ),
     ] = [],  # noqa: B006 - typer copies it
     dry_run: DryRun = False,
+    as_json: PlannedAsJson = False,
 ) -> None:
     """Plan the failed items of a run once more, and try to make their pictures.
 
     Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
     """
+    refuse_json_of_work(as_json, dry_run)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     uri = run_folder(run_uri)
@@ -110,7 +119,11 @@ def retry(
 
     wanted, values = names_of(classes), pairs_of(overrides)
     retried = planning.retry_items(
-        call.terminal, uri, classes=wanted, overrides=values, dry_run=dry_run
+        *(call.terminal, uri),
+        classes=wanted,
+        overrides=values,
+        dry_run=dry_run,
+        as_json=as_json,
     )
     if retried is not None:
         job = planning.job_of(uri, retried.compute)
@@ -124,6 +137,7 @@ def plan(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
     output: OutputUri = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check every input and write the plan, without rendering."""
     call = context.ensure_object(Call)
@@ -131,7 +145,7 @@ def plan(
     resolved = resolved_job(server, job, overrides, limit, output, will_render=False)
     from flows import planning
 
-    planning.prepare(call.terminal, resolved)
+    planning.prepare(call.terminal, resolved, as_json=as_json)
 
 
 def work(

@@ -63,6 +63,14 @@ AsJson = Annotated[
         "error.",
     ),
 ]
+PlannedAsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_keep_output_for_json,
+        help="With --dry-run: print what is planned as one JSON document and nothing else.",
+    ),
+]
 
 
 def pairs_of(texts: list[str]) -> dict[str, str]:
@@ -80,6 +88,19 @@ def pairs_of(texts: list[str]) -> dict[str, str]:
             )
         pairs[key] = value
     return pairs
+
+
+def refuse_json_of_work(as_json: bool, dry_run: bool) -> None:
+    """Refuses `--json` of a command that would render: there is nothing to read until it ends.
+
+    Raises:
+        BadParameter: `--json` was given and `--dry-run` was not.
+    """
+    if as_json and not dry_run:
+        raise typer.BadParameter(
+            "--json tells what --dry-run plans; give both, and ask 'stylefarm status RUN --json' "
+            "how far a run is"
+        )
 
 
 def names_of(text: str) -> list[str]:

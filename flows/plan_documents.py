@@ -1,0 +1,63 @@
+"""What is planned, as JSON documents; `flows/README.md` says what their names mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from manifests.items import Item
+from manifests.plan_table import PlanFile
+from tasks.extending import Extension
+from tasks.retrying import Retry
+from tasks.run_plan import RunPlan
+from tasks.source_changes import SourceChanges
+
+Document = dict[str, Any]
+
+
+def plan_document(
+    uri: str, plan: PlanFile | RunPlan, changes: SourceChanges | None = None
+) -> Document:
+    """A plan, new or found.
+
+    Args:
+        uri: of the run folder.
+        plan: what is planned.
+        changes: of the sources since a plan that was found was made.
+    """
+    return {
+        "run": uri,
+        "is_new": changes is None,
+        "items": plan.num_items,
+        "shards": len(plan.shards),
+        "sources": changes
+        and {"came": changes.num_came, "gone": changes.num_gone, "changed": changes.num_changed},
+        "problems": _problems(plan.problems()),
+    }
+
+
+def extension_document(uri: str, extension: Extension | None) -> Document:
+    """What an extension plans; nothing where there is none."""
+    return {
+        "run": uri,
+        "items": extension.num_items if extension else 0,
+        "replacing": extension.num_replacing if extension else 0,
+        "problems": _problems(extension.problems if extension else ()),
+    }
+
+
+def retry_document(uri: str, retried: Retry) -> Document:
+    """What a retry plans."""
+    return {
+        "run": uri,
+        "items": sum(retried.by_class.values()),
+        "by_class": dict(retried.by_class),
+        "changes": dict(retried.changes),
+    }
+
+
+def _problems(items: Iterable[Item]) -> Iterator[Document]:
+    for item in items:
+        if problem := item.problem:
+            error_class = problem.error_class.value
+            yield {"key": item.key, "error_class": error_class, "error_message": problem.message}
