@@ -5,6 +5,7 @@ Exit codes are in `exit_codes`.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from flows.exit_codes import DEBUG_VARIABLE, explained
+from flows.exit_codes import DEBUG_VARIABLE, ExitCode, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal, prepare_streams
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog="\n\n".join(["Exit codes:", *(f"{code.value}  {code.meaning}." for code in ExitCode)]),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -40,9 +42,17 @@ VERBS = {
 }
 """Every command, under the heading that the help has for it."""
 
-for heading, verbs in VERBS.items():
-    for verb in verbs:
-        app.command(rich_help_panel=heading)(verb)
+
+def _add_verbs() -> None:
+    """Makes commands of the verbs; a paragraph of help is folded to the terminal, not to ours."""
+    for heading, verbs in VERBS.items():
+        for verb in verbs:
+            paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+            folded = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+            app.command(help=folded, rich_help_panel=heading)(verb)
+
+
+_add_verbs()
 
 
 def _show_version(context: typer.Context, wanted: bool) -> None:
@@ -65,6 +75,7 @@ def stylefarm(
         typer.Option(
             *("--verbose", "-v"),
             count=True,
+            show_default=False,
             help="Tell more of what happens, with times; twice for everything.",
         ),
     ] = 0,

@@ -15,6 +15,7 @@ import pytest
 from flows.cli import main
 from tasks import fork_server
 from tasks.fork_server import ForkServer
+from tasks.weights import check_model
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import Answer, run_command
@@ -43,6 +44,7 @@ NOTE_IMPORTS = """
 import sys
 from pathlib import Path
 from flows.cli import main
+from tasks.weights import check_model
 try:
     main()
 finally:
@@ -79,6 +81,13 @@ def shared_server() -> Iterator[ForkServer]:
     """A fork server for all commands of this process, so that torch is imported once."""
     with fork_server.rendering_fork_server() as server:
         yield server
+
+
+@pytest.fixture
+def no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that render nothing check the model in this process and fork none."""
+    monkeypatch.setattr("tasks.fork_server.rendering_fork_server", nullcontext)
+    monkeypatch.setattr("tasks.child.check_in_child", lambda _, model: check_model(model))
 
 
 @pytest.fixture
