@@ -62,9 +62,10 @@ def _say(terminal: Terminal, collected: Collected, *, older_than: str, deleted: 
         names = (one.name for one in garbage[: MAX_LINES + 1])
         terminal.say_list(names, rest="more", num_lines=len(garbage))
     if collected.num_younger:
-        terminal.say(f"{counted(collected.num_younger, 'more')} younger than {older_than} stay.")
+        terminal.say(f"{counted(collected.num_younger, 'file')} younger than {older_than} left.")
     if collected.not_ours:
-        terminal.say(f"{len(collected.not_ours)} files that are not of this run stay, such as:")
+        files = counted(len(collected.not_ours), "file")
+        terminal.say(f"{files} left that a run does not write:")
         terminal.say_list(collected.not_ours, rest="more")
     terminal.say_list(collected.sentences, "yellow", rest="more")
     terminal.say(_outcome(len(garbage), sum(sizes.values()), deleted=deleted))
