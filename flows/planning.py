@@ -39,8 +39,12 @@ def show_dry_run(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = F
         terminal.print_json(plan_document(uri, plan, changes))
 
 
-def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> PreparedRun:
-    """The run of a job: the one that its folder holds, or a new one, planned and stored."""
+def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> str:
+    """Finds the run of a job in its folder, or plans and stores a new one.
+
+    Returns:
+        The URI of the run folder; no temporary file of its plan is left.
+    """
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     prepared, changes = open_prepared(resolved), None
     if prepared is not None:
@@ -57,7 +61,8 @@ def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False)
     point_latest(resolved.place, prepared.uri)
     if as_json:
         terminal.print_json(plan_document(prepared.uri, prepared.plan, changes))
-    return prepared
+    prepared.plan.close()
+    return prepared.uri
 
 
 def extend_run(

@@ -46,6 +46,11 @@ class RunPlan:
         gone = superseded_shards(self.generations)
         return {name: shard for name, shard in self.every_shard.items() if name not in gone}
 
+    def close(self) -> None:
+        """Closes the files of all plans; temporary ones are removed."""
+        for plan in self.plans:
+            plan.close()
+
     def counting_items(self) -> Iterator[Item]:
         """Every item that nothing replaces, once, as it was planned first."""
         seen: set[str] = set()

@@ -25,6 +25,9 @@ class Answer:
 
 Cli = Callable[..., Answer]
 
+NO_PREFECT = "none:"
+"""No URL of a server: a run is rendered without Prefect, whose import takes seconds."""
+
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -34,11 +37,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def cli(prefect_server: str, tmp_path: Path) -> Cli:
-    """`stylefarm` in a process of its own, in `tmp_path`."""
+def cli(tmp_path: Path) -> Cli:
+    """`stylefarm` in a process of its own, in `tmp_path`; without Prefect unless `env` names it."""
 
     def call(*arguments: str | Path, env: dict[str, str] | None = None) -> Answer:
-        return run_command(*arguments, folder=tmp_path, server=prefect_server, env=env)
+        return run_command(*arguments, folder=tmp_path, env=env)
 
     return call
 
@@ -46,7 +49,7 @@ def cli(prefect_server: str, tmp_path: Path) -> Cli:
 def run_command(
     *arguments: str | Path,
     folder: Path,
-    server: str,
+    server: str = NO_PREFECT,
     env: dict[str, str] | None = None,
     start: Sequence[str] = ("-m", "flows.cli"),
 ) -> Answer:
@@ -62,7 +65,7 @@ def run_command(
     return Answer(done.returncode, _folded(done.stdout), _folded(done.stderr))
 
 
-def command_environment(prefect_server: str) -> dict[str, str]:
+def command_environment(prefect_server: str = NO_PREFECT) -> dict[str, str]:
     """What a command needs around it: our packages, the server, and one thread."""
     root = str(Path(__file__).parents[1])
     return {

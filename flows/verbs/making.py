@@ -53,8 +53,8 @@ def run(
     if dry_run:
         planning.show_dry_run(call.terminal, resolved, as_json=as_json)
         return
-    prepared = planning.prepare(call.terminal, resolved)
-    _finish(call, server, prepared.uri, resolved.job, job.stem)
+    uri = planning.prepare(call.terminal, resolved)
+    _finish(call, server, uri, resolved.job, job.stem)
 
 
 def extend(

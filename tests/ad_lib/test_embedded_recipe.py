@@ -305,14 +305,14 @@ def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokeniz
         stages.append(training.stage)
         steps.append(figures["loss"])
 
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.08), report)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.03), report)
     assert list(dict.fromkeys(stages)) == list(VAE_STAGES)
     settled = posterior_mean(settled_vae(tmp_path), images)
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.2), report)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.06), report)
     torch.testing.assert_close(posterior_mean(settled_vae(tmp_path), images), settled)
 
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    train_unet(tmp_path, settled_vae(tmp_path), stream, UnetRecipe(minutes=0.03, pool=4), report)
+    train_unet(tmp_path, settled_vae(tmp_path), stream, UnetRecipe(minutes=0.02, pool=4), report)
     assert trained_denoiser(tmp_path).embed(["red bricks"]).shape == (1, 77, 128)
     assert np.isfinite(steps).all()
 

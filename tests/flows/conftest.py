@@ -18,7 +18,7 @@ from tasks.fork_server import ForkServer
 from tasks.weights import check_model
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
-from tests.command_line import Answer, run_command
+from tests.command_line import NO_PREFECT, Answer, run_command
 from tests.conftest import write_pictures
 from tests.flows.jobs import write_job
 
@@ -104,6 +104,7 @@ def stylefarm(
     def call(*arguments: str | Path) -> Answer:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "300")
+        monkeypatch.setenv("PREFECT_API_URL", NO_PREFECT)
         monkeypatch.setattr(sys, "argv", ["stylefarm", *map(str, arguments)])
         code: Any = 0
         try:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.command_line import command_environment
+from tests.command_line import NO_PREFECT, command_environment
 from tests.flows.jobs import write_job
+
+PLANTED = Path(__file__).parents[1] / "faults" / "planted_renderers"
 
 PATIENCE_SECONDS = 120
 """Until a moment comes; a test that waits longer fails."""
 
 
 def long_job(pictures: Path) -> Path:
-    """Six shards of one item, each of which takes a second or more."""
+    """Six shards of one item; `start` has each of them take two seconds or more."""
     return write_job(
         pictures,
-        settings={"num_inference_steps": 25},
+        settings={"num_inference_steps": 5},
         compute={"shard_items": 1, "batch_size": 1, "device": "cpu"},
     )
 
 
+def slow_environment(scratch: Path, server: str = NO_PREFECT) -> dict[str, str]:
+    """What is around a command whose batches wait two seconds among their steps.
+
+    So any processor has time to meet a moment of it, and none has to compute meanwhile.
+    """
+    around = command_environment(server)
+    return around | {
+        "PYTHONPATH": os.pathsep.join([str(PLANTED), around["PYTHONPATH"]]),
+        "STYLEFARM_PLANTED_SECONDS": "2",
+        "TMPDIR": str(scratch),
+    }
+
+
 def start(
-    *arguments: str | Path, folder: Path, server: str, **environment: str
+    *arguments: str | Path, folder: Path, server: str = NO_PREFECT, **environment: str
 ) -> subprocess.Popen[str]:
     """The command in a session of its own, with a folder of its own for what it keeps a while."""
     scratch = folder / "scratch"
@@ -33,7 +49,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *map(str, arguments)],
         cwd=folder,
-        env=command_environment(server) | {"TMPDIR": str(scratch)} | environment,
+        env=slow_environment(scratch, server) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

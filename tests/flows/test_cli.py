@@ -68,7 +68,7 @@ def test_a_run_that_is_complete_is_left_alone(stylefarm: Stylefarm, finished: Fi
 
 
 def test_what_is_new_in_the_sources_is_told_by_run_and_made_by_extend(
-    cli: Cli, stylefarm: Stylefarm, pictures: Path
+    stylefarm: Stylefarm, pictures: Path
 ):
     job = write_job(pictures)
     assert stylefarm("plan", job).code == 0
@@ -79,7 +79,7 @@ def test_what_is_new_in_the_sources_is_told_by_run_and_made_by_extend(
     planned = stylefarm("extend", job, "--dry-run")
     assert "Planned 2 new items" in planned.out
     assert not (pictures / "run" / "generations").exists()
-    answer = cli("extend", job)
+    answer = stylefarm("extend", job)
     assert answer.code == 0, answer
     assert "Planned 2 new items" in answer.out
     assert "8 of 8 items ok" in answer.out

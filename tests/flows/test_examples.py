@@ -16,6 +16,7 @@ from tasks.resolving import resolve_job
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
+from tests.flows.conftest import Stylefarm
 from tests.tasks.runs import finish
 
 EXAMPLES = IMAGES.parent
@@ -38,8 +39,8 @@ LOCAL = sorted(path.name for path in EXAMPLES.glob("*.yaml") if path.name != "s3
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
-def test_every_example_runs_as_it_is_written(cli: Cli, examples: Path, name: str):
-    answer = cli("run", examples / name, *SMALL)
+def test_every_example_runs_as_it_is_written(stylefarm: Stylefarm, examples: Path, name: str):
+    answer = stylefarm("run", examples / name, *SMALL)
     assert answer.code == 0, answer
     audit(examples / load_job(examples / name).output.uri)
 
@@ -91,8 +92,8 @@ def test_every_recipe_of_the_paper_makes_its_contact_sheet(name: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_recipe_is_one_command(cli: Cli, examples: Path):
-    answer = cli("run", examples / "paper" / "fig16.yaml", *SMALL[2:6], "--limit", "1")
+def test_a_recipe_is_one_command(stylefarm: Stylefarm, examples: Path):
+    answer = stylefarm("run", examples / "paper" / "fig16.yaml", *SMALL[:6], "--limit", "1")
     assert answer.code == 0, answer
     (sheet,) = (examples.parents[1] / "runs" / "paper" / "fig16").glob("contact_sheet.jpg")
     assert "side by side:" in answer.out

@@ -18,13 +18,15 @@ from manifests.job import load_job
 from tasks.planning import plan_items, store_plan
 from tasks.resolving import resolve_job
 from tests.audit import audit
-from tests.command_line import Cli, command_environment
+from tests.command_line import command_environment
+from tests.flows.conftest import Stylefarm
 from tests.flows.running import (
     commits,
     living,
     long_job,
     said,
     scratch_in_use,
+    slow_environment,
     start,
     wait_until,
 )
@@ -46,11 +48,11 @@ def content_digest(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_at_any_moment_ends_with_4_and_then_like_an_undisturbed_one(
-    cli: Cli, prefect_server: str, pictures: Path
+    stylefarm: Stylefarm, pictures: Path
 ):
     job = long_job(pictures)
     for number, moment in MOMENTS.values():
-        process = start("run", job, folder=pictures, server=prefect_server)
+        process = start("run", job, folder=pictures)
         wait_until(lambda moment=moment: bool(moment(pictures)), process)
         if moment is MOMENTS["at once"][1]:
             time.sleep(1.0)  # so that Python itself has started
@@ -61,7 +63,7 @@ def test_a_run_that_is_stopped_at_any_moment_ends_with_4_and_then_like_an_undist
         assert printed.count(STOPPED) == 1
         assert not scratch_in_use(pictures), "the scratch folder is removed"
         wait_until(lambda process=process: not living(process.pid))
-    assert cli("run", job).code == 0
+    assert stylefarm("run", job).code == 0
     resolved = resolve_job(load_job(job, {"output.uri": "whole"}), str(pictures))
     finish(store_plan(resolved, plan_items(resolved)))
     audit(pictures / "run")
@@ -79,10 +81,10 @@ time.sleep(60)
 """
 
 
-def test_a_signal_that_comes_after_the_work_changes_no_exit_code(prefect_server: str):
+def test_a_signal_that_comes_after_the_work_changes_no_exit_code():
     process = subprocess.Popen(
         [sys.executable, "-c", ENDING],
-        env=command_environment(prefect_server),
+        env=command_environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -121,14 +123,13 @@ def children_of(parent: int) -> list[int]:
     return [int(pid) for one in task.glob("*/children") for pid in one.read_text().split()]
 
 
-def test_ctrl_c_is_answered_at_once_and_the_second_one_does_not_wait(
-    prefect_server: str, pictures: Path
-):
+def test_ctrl_c_is_answered_at_once_and_the_second_one_does_not_wait(pictures: Path):
     job = long_job(pictures)
+    never_done = {"TERM": "xterm", "STYLEFARM_PLANTED_SECONDS": "3600"}
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", str(job)],
-        env=command_environment(prefect_server) | {"TMPDIR": str(pictures), "TERM": "xterm"},
+        env=slow_environment(pictures) | never_done,
         stdin=follower,
         stdout=follower,
         stderr=follower,

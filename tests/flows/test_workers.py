@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.audit import audit
-from tests.command_line import Cli
 from tests.flows.conftest import Stylefarm
 from tests.flows.running import commits, living, long_job, said, scratch_in_use, start, wait_until
 
@@ -22,11 +21,11 @@ def holders(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_workers_share_a_run_stop_together_and_one_run_finishes_it(
-    cli: Cli, stylefarm: Stylefarm, prefect_server: str, pictures: Path
+    stylefarm: Stylefarm, pictures: Path
 ):
     job = long_job(pictures)
     assert stylefarm("plan", job).code == 0
-    workers = [start("work", "run", folder=pictures, server=prefect_server) for _ in range(2)]
+    workers = [start("work", "run", folder=pictures) for _ in range(2)]
     wait_until(lambda: len(scratch_in_use(pictures)) == 2, *workers)
     assert len(holders(pictures)) == 2
 
@@ -40,12 +39,12 @@ def test_workers_share_a_run_stop_together_and_one_run_finishes_it(
         assert not living(worker.pid)
     assert not scratch_in_use(pictures)
 
-    one = cli("work", "run", "--max-shards", "1")
+    one = stylefarm("work", "run", "--max-shards", "1")
     assert one.code == 0, one
     assert "has committed 1 shard" in one.out
     assert "are left" in one.out
 
-    both = cli("run", job, "--set", "compute.workers=2", env={"PREFECT_API_URL": ""})
+    both = stylefarm("run", job, "--set", "compute.workers=2")
     assert both.code == 0, both
     assert "Resuming: " in both.out
     assert len(holders(pictures)) >= 4, "one of the two may have been quicker than the other"
@@ -53,11 +52,12 @@ def test_workers_share_a_run_stop_together_and_one_run_finishes_it(
 
 
 @pytest.mark.slow
-def test_a_run_and_a_worker_that_joins_it_end_with_the_run(prefect_server: str, pictures: Path):
-    run = start("run", long_job(pictures), folder=pictures, server=prefect_server)
+def test_a_run_and_a_worker_that_joins_it_end_with_the_run(pictures: Path):
+    slow = {"STYLEFARM_PLANTED_SECONDS": "5"}  # the others join before it has done all alone
+    run = start("run", long_job(pictures), folder=pictures, **slow)
     wait_until(lambda: (pictures / "run" / "run.json").exists(), run)
-    leaving = start("work", "run", folder=pictures, server=prefect_server)
-    staying = start("work", "run", folder=pictures, server=prefect_server)
+    leaving = start("work", "run", folder=pictures)
+    staying = start("work", "run", folder=pictures)
     wait_until(lambda: len(scratch_in_use(pictures)) == 3, run)
     leaving.send_signal(signal.SIGTERM)
     assert "Stopped" in said(leaving)
