@@ -112,7 +112,8 @@ class Scene:
     def left_behind(self) -> list[str]:
         """What lies in scratch, and in the run folder beside what a run folder is made of."""
         store = open_store(self.run_uri)
-        scratch = [path for path in self.folder.glob("scratch/**/*") if path.is_file()]
+        files = (path for path in self.folder.glob("scratch/**/*") if path.is_file())
+        scratch = [path for path in files if path.name != "lock"]
         strange = [one.key for one in store.list() if not one.key.startswith(PARTS)]
         unfinished = [one.key for one in store.unfinished()]
         return [*map(str, scratch), *strange, *unfinished]
