@@ -13,13 +13,11 @@ from infra.store import SettledStore, open_store
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.child import InThisProcess
+from tasks.devices import devices_of_run
 from tasks.publishing import publish
-from tasks.run_folder import open_run
 from tasks.shard_work import ShardWork, Watch
 from tasks.worker import Worked, work
 from tests.audit import audit
-from tests.command_line import run_command
-from tests.flows.jobs import write_job
 from tests.s3_server import S3Server
 from tests.tasks.runs import download, prepare, work_here
 
@@ -43,7 +41,7 @@ def test_of_workers_that_begin_at_once_one_stays_and_finishes_the_run(
     s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
 ):
     uri = f"s3://{s3_server.make_bucket('careless')}/run"
-    prepare(pictures, output__uri=uri, compute__shard_items=3)
+    assert not prepare(pictures, output__uri=uri, compute__shard_items=3).run.conditional_put
     all_are_ready = Barrier(2)
 
     class Ready(InThisProcess):
@@ -89,20 +87,10 @@ def test_a_filesystem_without_hard_links_bears_one_worker_too(pictures: Path, mo
     assert audit(run.uri).counts["ok"] == 6
 
 
-@pytest.mark.s3
-@pytest.mark.slow
-def test_run_takes_one_device_of_two_and_says_so(
-    s3_server: S3Server, s3_bucket: str, pictures: Path, tmp_path: Path
-):
-    uri = f"s3://{s3_server.make_bucket('careless')}/run"
-    compute = {"shard_items": 6, "device": "cpu", "workers": 2}
-    job = write_job(pictures, output={"uri": uri, "size": 64}, compute=compute)
-    told = run_command("run", job, folder=tmp_path, server="none:")
-    assert told.code == 0, told
-    assert "does not honour conditional writes: let only one stylefarm" in told.out
-    assert "one worker, on cpu, instead of 2" in told.out
-    assert not open_run(uri)[1].conditional_put
-    found = audit(download(uri, tmp_path / "copy"))
-    assert found.counts["ok"] == 6
-    workers = {one["worker"]["id"] for shard in found.attempts.values() for one in shard}
-    assert len(workers) == 1
+def test_a_machine_with_several_devices_takes_one_of_them_and_says_so(pictures: Path, caplog):
+    run = prepare(pictures).run
+    compute = Compute(device="cpu", workers=3)
+    assert devices_of_run(run, compute) == ["cpu"] * 3
+    careless = run.model_copy(update={"conditional_put": False})
+    assert devices_of_run(careless, compute) == ["cpu"]
+    assert "one worker, on cpu, instead of 3: the store of this run does not honour" in caplog.text
