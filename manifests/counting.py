@@ -241,7 +241,7 @@ def refuse_foreign_commits(
         if number >= len(plans):
             raise RunFolderError(
                 f"{commit_name(commit.shard)} belongs to generation {number}, and this run has no "
-                f"{generation_name(number)}: restore it, or move the commit away"
+                f"{generation_name(number)}: {MEND}"
             )
         if commit.plan_digest != plans[number].plan_digest:
             raise RunFolderError(

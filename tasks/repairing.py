@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.store import Store
 from manifests.commits import INDEX_NAME
 from manifests.generations import Generation
 from manifests.identity import canonical_json
@@ -104,15 +106,21 @@ def mend(run_uri: str, verified: Verified) -> Mended:
     if "restore" in by_remedy:
         return Mended()
     store, _ = open_run(run_uri)
-    moved = {name: f"{FOREIGN}{name}" for name in by_remedy.get("set aside", ())}
-    for name, place in moved.items():
-        store.put(place, store.get(name))
-        store.delete(name)
+    moved = {name: _set_aside(store, name) for name in by_remedy.get("set aside", ())}
     derived = by_remedy.get("publish", [])
     for name in [*derived, INDEX_NAME] if derived else ():
         store.delete(name)
     generations = repair(run_uri, verified.lost_shards)
     return Mended(generations=generations, moved=moved, removed=tuple(derived))
+
+
+def _set_aside(store: Store, name: str) -> str:
+    """Moves a record that belongs to no plan, over no other one; returns its new name."""
+    data, place = store.get(name), f"{FOREIGN}{name}"
+    places = chain([place], (f"{place}.{number}" for number in count(1)))
+    place = next(one for one in places if store.put_if_absent(one, data))
+    store.delete(name)
+    return place
 
 
 def _parts(plan: RunPlan, lost: Sequence[str]) -> list[_Part]:

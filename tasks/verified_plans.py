@@ -106,7 +106,10 @@ class VerifiedPlans:
             commit = find_commit(self._store, shard)
         except RunFolderError:
             return False
-        return commit is not None and self._store.find(plan_name(commit.plan_digest)) is not None
+        known = {reference.plan_digest for reference in self.references.values()}
+        if commit is None or commit.plan_digest in known:
+            return False
+        return self._store.find(plan_name(commit.plan_digest)) is not None
 
     def _read_plan(self, number: int, reference: PlanReference) -> None:
         try:

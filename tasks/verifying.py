@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from manifests.commits import (
     read_index,
 )
 from manifests.errors import RunFolderError
+from tasks.committed import find_index
 from tasks.findings import Finding, finding, stored_matter
 from tasks.run_folder import (
     MAX_NOTE_BYTES,
@@ -93,15 +95,21 @@ def verify(run_uri: str, advance: Callable[[], None] = lambda: None) -> Verified
         pending = plans.shards.keys() - set(committed)
         missing = _missing_commits(store, pool, pending, index)
         findings += missing
-        findings += _derived(store, pool, index)
+        findings += _derived(store, run, pool, index)
     return Verified(
-        findings=tuple(
-            {one.name: one for one in sorted(findings, key=lambda one: one.name)}.values()
-        ),
+        findings=_each_once(findings),
         num_shards=len(live),
         num_bytes=num_bytes,
-        num_pending=len(pending) - len(missing),
+        num_pending=len(pending - {one.shard for one in missing}),
     )
+
+
+def _each_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """One finding for each file, in the order of names; of several the first."""
+    found: dict[str, Finding] = {}
+    for one in findings:
+        found.setdefault(one.name, one)
+    return tuple(found[name] for name in sorted(found))
 
 
 def _read_index(store: Store, run: RunRecord) -> tuple[Index | None, list[Finding]]:
@@ -122,19 +130,26 @@ def _missing_commits(
 ) -> list[Finding]:
     """Commits that were there: the index has them, or an attempt ended with them."""
     numbers = {shard: one.number for shard, one in newest_attempts(store).items()}
-    indexed = {shard.shard for shard in index.shards} if index else set[str]()
-    root = local_path(store.uri)
+    indexed = {shard.shard: shard for shard in index.shards} if index else {}
 
-    def look(shard: str) -> Finding | None:
-        name = commit_name(shard)
-        if root is not None and (Path(root) / name).is_dir():
-            return finding(name, "is a folder", "repair", shard)
-        was_there = shard in indexed or _was_committed(store, shard, numbers.get(shard))
+    def look(shard: str) -> list[Finding]:
+        name, known = commit_name(shard), indexed.get(shard)
+        names = [name, *(file.name for file in (known.files if known else ()))]
+        found = [finding(one, "is a folder", "repair", shard) for one in _folders(store, names)]
+        was_there = known or _was_committed(store, shard, numbers.get(shard))
         if was_there and store.find(name) is None:  # it may have come since the listing
-            return finding(name, "is missing", "render", shard)
-        return None
+            found.append(finding(name, "is missing", "render", shard))
+        return found
 
-    return [found for found in _ahead(pool, look, sorted(pending)) if found]
+    return list(chain.from_iterable(_ahead(pool, look, sorted(pending))))
+
+
+def _folders(store: Store, names: Iterable[str]) -> Iterator[str]:
+    """Those of the names under which a folder lies, where nobody can write a file."""
+    root = local_path(store.uri)
+    for name in names:
+        if root is not None and (Path(root) / name).is_dir():
+            yield name
 
 
 def _was_committed(store: Store, shard: str, number: int | None) -> bool:
@@ -148,14 +163,16 @@ def _was_committed(store: Store, shard: str, number: int | None) -> bool:
         return False
 
 
-def _derived(store: Store, pool: Executor, index: Index | None) -> list[Finding]:
+def _derived(store: Store, run: RunRecord, pool: Executor, index: Index | None) -> list[Finding]:
     """What is the matter with the files that the index names and nobody else."""
 
     def look(file: StoredFile) -> Finding | None:
         matter = stored_matter(store, file)
         return finding(file.name, matter, "publish") if matter else None
 
-    return [found for found in _ahead(pool, look, index.metadata if index else ()) if found]
+    found = [one for one in _ahead(pool, look, index.metadata if index else ()) if one]
+    now = find_index(store, run) if found else None  # somebody may have published meanwhile
+    return [one for one in found if now is None or one.name in {file.name for file in now.metadata}]
 
 
 def _ahead(pool: Executor, do: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:

@@ -286,6 +286,36 @@ def test_a_generation_that_is_gone_is_missed_and_its_commits_are_not_foreign(run
     assert (found.name, found.remedy) == ("generations/0001.json", "restore")
 
 
+def test_folders_where_a_pending_shard_would_be_written_have_it_planned_under_another_name(run):
+    shard = with_pictures(run)[0]
+    tar, commit = file_of(run, "tar", shard), file_of(run, "commit", shard)
+    commit.unlink()
+    make_a_folder(tar, tar)
+    verified = verify(str(run))
+    assert names(verified) == [path.relative_to(run).as_posix() for path in (commit, tar)]
+    (generation,) = mend(str(run), verified).generations
+    assert generation.superseded == (shard,)
+    assert verify(str(run)).findings == ()
+
+
+@pytest.mark.parametrize("name", ["99999", "g0007-00000"])
+def test_a_foreign_commit_is_moved_away_and_none_that_lies_there_is_lost(run, name):
+    foreign, aside = run / "commits" / f"{name}.json", run / "foreign" / "commits"
+    for text in ("one", "other"):
+        record = json.loads((run / "commits" / "00000.json").read_bytes())
+        foreign.write_text(json.dumps({**record, "shard": name, "worker": text}))
+        with pytest.raises(RunFolderError, match="stylefarm verify"):
+            publish(str(run))
+        verified = verify(str(run))
+        assert [(one.name, one.remedy) for one in verified.findings] == [
+            (f"commits/{name}.json", "set aside")
+        ]
+        mend(str(run), verified)
+        assert verify(str(run)).findings == ()
+    workers = {json.loads(path.read_bytes())["worker"] for path in aside.iterdir()}
+    assert workers == {"one", "other"}
+
+
 def test_a_commit_that_went_with_the_index_is_missed_for_its_attempt(run):
     shard = with_pictures(run)[0]
     file_of(run, "commit", shard).unlink()
