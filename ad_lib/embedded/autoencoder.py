@@ -33,6 +33,9 @@ CROPS = {
 }
 """By stage: up to this share of the training, crops of this side, this many in a batch."""
 
+NUM_MOMENT_CROPS = 128
+"""Crops of 256 pixels over which the moments of the latents are taken."""
+
 PEAK_RATE = {"narrow": 1.5e-3, "wide": 4e-4, "decoder": 4e-4}
 
 
@@ -203,7 +206,8 @@ def settled_vae(folder: Path) -> AutoencoderKL:
 @torch.no_grad()
 def latent_moments(vae: AutoencoderKL, stream: PictureStream) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each latent channel over crops of the training pictures."""
-    latents = torch.cat([posterior_mean(vae, stream.batch(1, 256)) for _ in range(128)])
+    crops = (stream.batch(1, 256) for _ in range(NUM_MOMENT_CROPS))
+    latents = torch.cat([posterior_mean(vae, crop) for crop in crops])
     return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
-from ad_lib.embedded import fields, procedural
+from ad_lib.embedded import autoencoder, fields, procedural
 from ad_lib.embedded.autoencoder import (
     VAE_STAGES,
     VaeRecipe,
@@ -297,7 +297,10 @@ def test_the_best_constant_predictor_of_unit_latents_loses_what_is_signal():
 
 
 @pytest.mark.slow
-def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokenizer, images):
+def test_the_stages_follow_each_other_and_settled_latents_stay(
+    tmp_path, tokenizer, images, monkeypatch
+):
+    monkeypatch.setattr(autoencoder, "NUM_MOMENT_CROPS", 4)
     stream = PictureStream([], seed=0, pool=8)
     steps, stages = [], []
 
@@ -305,14 +308,14 @@ def test_the_stages_follow_each_other_and_settled_latents_stay(tmp_path, tokeniz
         stages.append(training.stage)
         steps.append(figures["loss"])
 
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.03), report)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.08), report)
     assert list(dict.fromkeys(stages)) == list(VAE_STAGES)
     settled = posterior_mean(settled_vae(tmp_path), images)
-    train_vae(tmp_path, stream, VaeRecipe(minutes=0.06), report)
+    train_vae(tmp_path, stream, VaeRecipe(minutes=0.12), report)
     torch.testing.assert_close(posterior_mean(settled_vae(tmp_path), images), settled)
 
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    train_unet(tmp_path, settled_vae(tmp_path), stream, UnetRecipe(minutes=0.02, pool=4), report)
+    train_unet(tmp_path, settled_vae(tmp_path), stream, UnetRecipe(minutes=0.03, pool=4), report)
     assert trained_denoiser(tmp_path).embed(["red bricks"]).shape == (1, 77, 128)
     assert np.isfinite(steps).all()
 

@@ -86,8 +86,6 @@ class Harness:
             try:
                 os.environ["PREFECT_HOME"] = str(self.folder / "prefect")
                 sound_runs.make(sound_runs.home())
-                import flows.job  # noqa: F401
-
                 told.write_text(json.dumps(sorted(sys.modules)))
                 code = 0
             finally:
@@ -101,6 +99,7 @@ class Harness:
                 importlib.import_module(name)
         platform.processor()  # Python asks a program, once
         gc.freeze()  # what is there now is not looked at by every child, and stays shared
+        gc.enable()
 
     def run(
         self, seed: int, numbers: Sequence[int], wanted: str = "", workers: int = 1
