@@ -54,7 +54,7 @@ def main(number: int, name: str, run_uri: str) -> NoReturn:
     speaker = _Speaker(Connection(number))
     logging.raiseExceptions = False  # a log line that Prefect cannot store is nobody's trouble
     ours = logging.getLogger("infra")
-    ours.setLevel(logging.INFO)
+    ours.setLevel(logging.DEBUG)
     ours.addHandler(speaker)
     try:
         _show(speaker, _Listener(speaker.connection), name, run_uri)
@@ -68,7 +68,7 @@ class _Speaker(logging.Handler):
     """Speaks to the command: one sentence at most of what is the matter, and log lines."""
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.connection = connection
         self._sending = threading.Lock()
         self._has_complained = False

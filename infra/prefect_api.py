@@ -61,26 +61,24 @@ def prefect_api(
     Args:
         on_wait: is called again and again while a configured server does not answer, with what is
             the matter; it may raise.
-        on_start: is called before a private server is started, which takes some seconds.
+        on_start: is called where the environment names no server, before Prefect is imported and
+            perhaps a private server started, which takes some seconds.
 
     Raises:
         PrefectUnavailable: Prefect's settings are damaged, or the private server did not start.
     """
     _spare_loopback_from_proxies()
-    configured = os.environ.get("PREFECT_API_URL") or _settings().api.url
+    configured = os.environ.get("PREFECT_API_URL")
+    if not configured:
+        on_start()
+        configured = _settings().api.url
     if configured:
-        while (reason := _silence(configured)) is not None:
-            on_wait(
-                f"PREFECT_API_URL (in the environment or the active profile) names {configured}, "
-                f"which does not answer ({reason}); start that server, or remove PREFECT_API_URL"
-            )
-            time.sleep(PAUSE_SECONDS)
+        _wait_until_it_answers(configured, on_wait)
         _settings()
         yield PrefectApi(configured, None, lambda: None)
         return
     from prefect.settings import temporary_settings
 
-    on_start()
     with ExitStack() as open_parts:
         server = _private(open_parts)
         # Where the private server ends early, asking it again and again only delays the end.
@@ -88,6 +86,15 @@ def prefect_api(
             temporary_settings({"api.url": server.url, "client.max_retries": 1})
         )
         yield PrefectApi(server.url, server.record, server.loss)
+
+
+def _wait_until_it_answers(url: str, on_wait: Callable[[str], None]) -> None:
+    while (reason := _silence(url)) is not None:
+        on_wait(
+            f"PREFECT_API_URL (in the environment or the active profile) names {url}, which does "
+            f"not answer ({reason}); start that server, or remove PREFECT_API_URL"
+        )
+        time.sleep(PAUSE_SECONDS)
 
 
 def _private(open_parts: ExitStack) -> PrivateServer:

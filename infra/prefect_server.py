@@ -118,7 +118,7 @@ def _start_with_record(log: IO[bytes], folder: Path) -> PrivateServer:
     folder.mkdir(parents=True, exist_ok=True)
     _forget_old(folder)
     record = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.db"
-    logger.info("Prefect keeps its record of this run in %s", record)
+    logger.debug("Prefect keeps its record of this run in %s", record)
     empty = folder / f"empty-{prefect.__version__}.sqlite"
     if _copied(empty, record):
         with suppress(ServerFailed):
