@@ -30,8 +30,11 @@ NICENESS = 10
 LATE_SECONDS = 10.0
 """How long a configured server may let itself be waited for before that is told."""
 
-LOOK_SECONDS, SILENT_SECONDS = 1.0, 30.0
-"""The time between two looks at whether an API still answers, and how long it may be silent."""
+LOOK_SECONDS = 1.0
+"""The time between two looks at whether an API still answers."""
+
+SILENT_SECONDS, SILENT_AT_END_SECONDS = 30.0, 3.0
+"""How long an API may be silent while the run goes on, and once it has ended."""
 
 LAST_SECONDS = 20.0
 """How long this process may go on after the end of the run: to start a server, and to record it."""
@@ -129,7 +132,7 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
             speaker.complain(reason)
 
     with prefect_api(on_wait, lambda: speaker.stand(Standing.STARTING)) as api:
-        threading.Thread(target=_watch, args=[api, speaker], daemon=True).start()
+        threading.Thread(target=_watch, args=[api, speaker, listener.has_ended], daemon=True).start()
         try:
             from flows.showing import send_all, show_flow_run
 
@@ -145,15 +148,16 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
             _settle(api.url)
 
 
-def _watch(api: PrefectApi, speaker: _Speaker) -> None:
+def _watch(api: PrefectApi, speaker: _Speaker, has_ended: threading.Event) -> None:
     """Ends this process when the API is lost: Prefect would try again and again in silence."""
     answered = time.monotonic()
     while True:
         time.sleep(LOOK_SECONDS)
         loss, silence = api.loss(), api.silence()
+        patience = SILENT_AT_END_SECONDS if has_ended.is_set() else SILENT_SECONDS
         if silence is None:
             answered = time.monotonic()
-        elif time.monotonic() - answered > SILENT_SECONDS:
+        elif time.monotonic() - answered > patience:
             loss = loss or f"{api.url} does not answer any more ({silence})"
         if loss is not None:
             speaker.complain(loss)
