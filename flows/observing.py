@@ -180,6 +180,7 @@ class Observer:
     def _kill(self) -> None:
         """Ends the process, and waits a moment until it has ended."""
         if not self._is_over:
+            self._has_spoken = True  # that it ends is no news then
             self._end_group()
             self._wait_for(lambda: False, FAREWELL_SECONDS)
 

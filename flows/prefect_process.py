@@ -132,7 +132,9 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
             speaker.complain(reason)
 
     with prefect_api(on_wait, lambda: speaker.stand(Standing.STARTING)) as api:
-        threading.Thread(target=_watch, args=[api, speaker, listener.has_ended], daemon=True).start()
+        threading.Thread(
+            target=_watch, args=[api, speaker, listener.has_ended], daemon=True
+        ).start()
         try:
             from flows.showing import send_all, show_flow_run
 

@@ -44,6 +44,7 @@ class Shown:
 
     folder: Path
     sentences: list[str] = field(default_factory=list)
+    stopping: Stopping = field(default_factory=Stopping)
 
     def __post_init__(self) -> None:
         self._open = ExitStack()
@@ -52,7 +53,7 @@ class Shown:
         before = children()
         self.observer = Observer(
             *("nightly", str(self.folder / "run"), Halfway()),
-            stopping=Stopping(),
+            stopping=self.stopping,
             say=self.sentences.append,
         )
         self._open.enter_context(self.observer)
@@ -350,6 +351,16 @@ def test_settings_that_prefect_refuses_are_named(
         shown.commit()
     assert len(shown.sentences) == 1, shown.sentences
     assert "Prefect refuses its settings (request_timeout" in shown.sentences[0]
+
+
+def test_a_command_that_is_asked_to_stop_leaves_a_server_that_stands_still_without_a_word(
+    private: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(observing, "FAREWELL_SECONDS", 0.2)
+    with shown:
+        os.kill(shown.pid, signal.SIGSTOP)
+        shown.stopping.ask()
+    assert shown.sentences == []
 
 
 def test_a_process_that_is_killed_is_one_sentence(private: Path, shown: Shown):
