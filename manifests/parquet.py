@@ -106,7 +106,10 @@ def checked_batches(
         raise ValueError(f"it has {file.metadata.num_rows} rows, but {num_rows} were planned")
     found = 0
     for batch in file.iter_batches(
-        _batch_rows(file.metadata), row_groups=row_groups, columns=schema.names
+        _batch_rows(file.metadata),
+        row_groups=row_groups,
+        columns=schema.names,
+        use_threads=False,  # most files are small, and many are read side by side
     ):
         for field in schema:
             if not field.nullable and batch.column(field.name).null_count:

@@ -54,7 +54,7 @@ class Publisher:
         self._store, self._run, self._num_committed = store, run, num_committed
         self._is_local = local_path(store.uri) is not None
         self._least_seconds = LOCAL_SECONDS if self._is_local else REMOTE_SECONDS
-        self._seen: str | None = ""  # the index's etag; this one none has
+        self._seen: str | None = None  # the index's etag
         self._num_seen = 0
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, islice
 from pathlib import Path
 
 from PIL import Image
@@ -21,8 +21,11 @@ from PIL import Image
 from manifests.commits import ShardStats, commit_name
 from manifests.items import ErrorClass, Item, Problem
 from manifests.outcomes import Outcome, OutputFile
+from tasks import commit
 from tasks.commit import Attempt, pack_shard, provenance_of
 from tasks.planning import PreparedRun
+from tasks.run_folder import open_run, pending_shards
+from tasks.run_plan import open_plan
 from tests.bad_images import picture
 from tests.tasks.runs import prepare
 
@@ -51,6 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         base = options.keep or Path(scratch)
+        commit.check_shard = lambda *_: None  # what is written is not read back
         base.mkdir(exist_ok=True)
         run = make_run(base, options.commits, options.items)
         for name in ("index.json", "report.html"):
@@ -84,20 +88,24 @@ def make_run(base: Path, num_commits: int, items_per_shard: int) -> PreparedRun:
         variants=num_commits * items_per_shard,
         compute={"shard_items": items_per_shard, "device": "cpu"},
     )
-    commit_pending(run, base / "picture.png")
+    commit_pending(run.uri, base / "picture.png")
     return run
 
 
-def commit_pending(run: PreparedRun, result: Path, most: int | None = None) -> None:
+def commit_pending(run_uri: str, result: Path, most: int | None = None) -> None:
     """Commits the shards that have no commit, `most` of them at most, without rendering."""
-    folder = Path(run.uri)
+    folder, (store, run) = Path(run_uri), open_run(run_uri)
+    plan = open_plan(store, run)
     for name in ("data", "commits"):
         (folder / name).mkdir(exist_ok=True)
-    for shard, items in _pending(run, most):
+    pending = pending_shards(store, plan)
+    shards = groupby(plan.iter_items(), key=lambda item: item.shard)
+    wanted = ((shard, list(items)) for shard, items in shards if shard in pending)
+    for shard, items in islice(wanted, most):
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             outcomes = [_outcome(item, result, Path(scratch)) for item in items]
             attempt = Attempt(shard=shard, attempt_id=uuid.uuid4().hex)
-            provenance = provenance_of(run.run, attempt.attempt_id, "none")
+            provenance = provenance_of(run, attempt.attempt_id, "none", plan.generation(shard))
             stats = ShardStats(render_seconds=1.0)
             packed = pack_shard(attempt, outcomes, provenance, Path(scratch), stats)
             for file in packed.commit.files:
@@ -105,22 +113,14 @@ def commit_pending(run: PreparedRun, result: Path, most: int | None = None) -> N
             (folder / commit_name(shard)).write_bytes(packed.commit.to_bytes())
 
 
-def _pending(run: PreparedRun, most: int | None) -> Iterator[tuple[str, list[Item]]]:
-    num_left = run.plan.num_items if most is None else most
-    for shard, items in groupby(run.plan.iter_items(), key=lambda item: item.shard):
-        if num_left and not (Path(run.uri) / commit_name(shard)).exists():
-            num_left -= 1
-            yield shard, list(items)
-
-
 def _outcome(item: Item, result: Path, scratch: Path) -> Outcome:
-    if int(item.item_id, 16) % FAILED == 0:
+    if item.variant % FAILED == 1 and not item.first_retry:
         return Outcome(item, problem=Problem(ErrorClass.OOM, "planted"))
     name = f"{item.key}.png"
     (scratch / name).hardlink_to(result)
     data = result.read_bytes()
     output = OutputFile(name, hashlib.sha256(data).hexdigest(), len(data), 64, 64)
-    return Outcome(item, outputs=(output,), seconds=0.5, encode_seconds=0.01)
+    return Outcome(item, outputs=(output,), retries=item.first_retry, seconds=0.5)
 
 
 if __name__ == "__main__":
