@@ -130,10 +130,11 @@ def test_a_command_whose_reader_has_gone_ends_as_it_would_have(pictures: Path):
 
 def test_closed_streams_are_no_reason_to_fail(pictures: Path):
     job = write_job(pictures)
-    shell = f"exec {sys.executable} -m flows.cli plan {job} <&- >&- 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(["sh", "-c", shell], cwd=pictures, env=environment, timeout=120)
-    assert done.returncode == 0
+    for arguments in (f"plan {job}", "status run --json"):
+        shell = f"exec {sys.executable} -m flows.cli {arguments} <&- >&- 2>&-"
+        done = subprocess.run(["sh", "-c", shell], cwd=pictures, env=environment, timeout=120)
+        assert done.returncode == 0
     assert (pictures / "run" / "run.json").exists()
 
 
