@@ -1,4 +1,4 @@
-# make demo | test | test-kernels | test-radosgw | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | test-radosgw | test-ray | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1

@@ -113,6 +113,7 @@ class RayCluster:
         self._lock = threading.Lock()
         self._gone: RayUnavailable | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._listener = threading.Thread(target=self._listen, name="ray", daemon=True)
         self._connection, theirs = Pipe()
         with theirs:
             self._driver = subprocess.Popen(
@@ -140,7 +141,7 @@ class RayCluster:
         if isinstance(answer, str):
             raise RayUnavailable(answer)
         self.nodes = answer
-        threading.Thread(target=self._listen, name="ray", daemon=True).start()
+        self._listener.start()
 
     def start(self, target: str, arguments: Mapping[str, object], share: Share) -> RayWorker:
         """Starts a worker as soon as a node has room for it.
@@ -167,12 +168,15 @@ class RayCluster:
 
     def close(self) -> None:
         """Ends the workers, and leaves the cluster."""
-        self._connection.close()
+        self.send(None)
         try:
             self._driver.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._driver.kill()
             self._driver.wait()
+        if self._listener.ident is not None:
+            self._listener.join()
+        self._connection.close()
         self._log.close()
 
     def _listen(self) -> None:
@@ -188,12 +192,10 @@ class RayCluster:
                     worker.inbox.put(self._gone)
 
     def _last_words(self, what: str) -> str:
-        with suppress(OSError, ValueError):  # the log is closed with the cluster
-            self._log.seek(0)
-            lines = self._log.read().decode(errors="replace").split("\n")
-            words = [line.strip() for line in lines if line.strip()]
-            return f"{what}: {_first_sentence(words[-1])}" if words else what
-        return what
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        return f"{what}: {_first_sentence(words[-1])}" if words else what
 
 
 class RayWorker:
@@ -258,16 +260,25 @@ def _short(words: str) -> str:
 
 def drive(connection_number: int) -> None:
     """What the driver does: joins the cluster, then starts and follows workers as it is asked."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     connection = Connection(connection_number)
     connection.send(_joined(connection.recv()))
     driver = _Driver(connection)
     with suppress(EOFError, OSError):
-        while True:
-            driver.obey(*connection.recv())
+        while (order := connection.recv()) is not None:
+            driver.obey(*order)
     # Ray ends the workers of a driver that is gone; in order, if that is quick.
     threading.Thread(target=driver.leave, daemon=True).start()
     driver.has_left.wait(END_SECONDS / 2)
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone, also while it joins, which may take minutes."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(END_SECONDS)  # it may be leaving in order
+    os._exit(1)
 
 
 def _joined(address: str) -> str | tuple[Node, ...]:
