@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flows.crew import Crew
 from flows.stopping import Stopping
@@ -29,12 +30,12 @@ from infra.ray_cluster import (
     WorkerLost,
     joined_cluster,
 )
-from infra.store import ObjectNotFound, open_store
+from infra.store import open_store
 from manifests.commits import RunRecord
 from manifests.errors import JobError, RunFolderError
 from manifests.job import Compute, check_ray_address
 from tasks.child import ChildProcess, portable
-from tasks.devices import DeviceType, devices_for
+from tasks.devices import DeviceType, check_kind, devices_for
 from tasks.events import Committed, Ended, WorkEvent
 from tasks.faults import DeviceFault, Stopped, WorkerFault
 from tasks.patience import patiently
@@ -87,12 +88,19 @@ def ray_crew(
         tell: is told what happens, by a thread of each worker.
 
     Raises:
-        JobError: there is no such cluster, or it has no GPU for a run that renders on `cuda`.
+        JobError: there is no such cluster, it has no GPU for a run that renders on `cuda`, or the
+            run renders on another kind of device than the job says.
     """
+    check_kind(device_type, compute.device)
     try:
         with joined_cluster(cluster_address(compute)) as cluster:
             places = Places.in_cluster(cluster.nodes, compute.workers, device_type)
-            if not run.conditional_put:
+            if places.num_workers > 1 and not run.conditional_put:
+                logger.warning(
+                    "one worker instead of %d: the store of this run does not honour conditional "
+                    "writes",
+                    places.num_workers,
+                )
                 places = replace(places, num_workers=1)
             with RayCrew(
                 run_uri, cluster, places, device_type, compute, stopping=stopping, tell=tell
@@ -145,6 +153,7 @@ class Places:
             JobError: the run needs GPUs, and no node has one.
         """
         with_gpus = [node for node in nodes if node.num_gpus >= 1]
+        with_cpus = [node for node in nodes if node.num_cpus >= 1]
         if device_type == "cuda" and not with_gpus:
             raise JobError(
                 f"compute.runner: this run renders on cuda, and no node of the Ray cluster has a "
@@ -155,10 +164,15 @@ class Places:
             num_workers = workers or sum(int(node.num_gpus) for node in with_gpus)
             num_threads = min(int(node.num_cpus // node.num_gpus) for node in with_gpus)
             share = Share(num_cpus=0, num_gpus=1)
+        elif not with_cpus:
+            raise JobError(
+                f"compute.runner: the Ray cluster has {len(nodes)} nodes and gives away no CPU and "
+                "no GPU: 'ray start --num-cpus' says how many a node has"
+            )
         else:
-            num_workers = workers or len(nodes)
-            of_a_node = -(-num_workers // len(nodes))
-            num_threads = min(int(node.num_cpus // of_a_node) for node in nodes)
+            num_workers = workers or len(with_cpus)
+            of_a_node = -(-num_workers // len(with_cpus))
+            num_threads = min(int(node.num_cpus // of_a_node) for node in with_cpus)
             share = Share(num_cpus=max(1, num_threads), num_gpus=0)
         return cls(num_workers=num_workers, share=share, num_threads=max(1, num_threads))
 
@@ -184,7 +198,7 @@ class RayCrew(Crew):
         self._cluster, self._places = cluster, places
         self._store = open_store(run_uri)
         self._at_work: set[int] = set()
-        self._is_complete = threading.Event()
+        self._is_over = threading.Event()
         self._last_at_work = time.monotonic()
 
     def work(self, number: int) -> Worked:
@@ -231,12 +245,11 @@ class RayCrew(Crew):
                 while True:
                     message = worker.receive(TICK_SECONDS)
                     if isinstance(message, Worked):
-                        if not message.stopped:
-                            self._is_complete.set()
+                        self._is_over.set()  # complete, or all workers were asked to stop
                         return message
                     self._hear(post, message)
                     self._look_after(post, worker)
-                    if post.host is None and self._is_complete.is_set():
+                    if post.host is None and self._is_over.is_set():
                         return _nothing_done(stopped=False)
             finally:
                 worker.close()
@@ -290,12 +303,9 @@ class RayCrew(Crew):
         Raises:
             RunFolderError: it is another one, such as one of the same name on the node's own disk.
         """
-        try:
-            patiently(lambda: self._store.get(at_work.sign), self.should_stop, _in_silence)
-        except ObjectNotFound:
-            raise _other_folder(
-                at_work.host, f"what it wrote to {self.run_uri} is not seen here"
-            ) from None
+        find = partial(self._store.find, at_work.sign)
+        if patiently(find, self.should_stop, _in_silence) is None:
+            raise _other_folder(at_work.host, f"what it wrote to {self.run_uri} is not seen here")
         patiently(lambda: self._store.delete(at_work.sign), self.should_stop, _in_silence)
 
 

@@ -100,14 +100,27 @@ def devices_for(device_type: DeviceType | None, device: str, workers: int | None
     return [found[number % len(found)] for number in range(workers or len(found))]
 
 
-def _of_kind(device_type: DeviceType, device: str) -> list[str]:
-    kind = device_type if device == "auto" else device.partition(":")[0]
-    if kind != device_type:
+def check_kind(device_type: DeviceType | None, device: str) -> None:
+    """Refuses a device of another kind than the run's.
+
+    Args:
+        device_type: of the run; None for a run of the first layout, which takes any.
+        device: `compute.device`, or what the worker was told.
+
+    Raises:
+        JobError: the pictures would differ.
+    """
+    kind = device.partition(":")[0]
+    if device_type is not None and kind not in ("auto", device_type):
         raise JobError(
             f"compute.device: this run renders on {device_type}, and the pictures of {device!r} "
             f"would differ: give a device of that kind, or another output.uri for a run with "
             f"compute.device: {kind}"
         )
+
+
+def _of_kind(device_type: DeviceType, device: str) -> list[str]:
+    check_kind(device_type, device)
     if device in ("auto", "cuda") and device_type == "cuda" and (found := _cuda_devices()):
         return found
     try:

@@ -34,6 +34,11 @@ A_GPU = Share(num_cpus=0, num_gpus=1)
             Places(num_workers=2, share=Share(num_cpus=4, num_gpus=0), num_threads=4),
         ),
         (
+            nodes((0, 0), (8, 0)),
+            None,
+            Places(num_workers=1, share=Share(num_cpus=8, num_gpus=0), num_threads=8),
+        ),
+        (
             nodes((8, 0), (8, 0)),
             4,
             Places(num_workers=4, share=Share(num_cpus=4, num_gpus=0), num_threads=4),
@@ -44,7 +49,14 @@ A_GPU = Share(num_cpus=0, num_gpus=1)
             Places(num_workers=5, share=Share(num_cpus=1, num_gpus=0), num_threads=1),
         ),
     ],
-    ids=["one for each GPU", "as many as asked", "one for each node", "cores divided", "too many"],
+    ids=[
+        "one for each GPU",
+        "as many as asked",
+        "one for each node",
+        "a head without cores",
+        "cores divided",
+        "too many",
+    ],
 )
 def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_node_or_as_many_as_asked(
     cluster: list[Node], workers: int | None, expected: Places
@@ -56,6 +68,8 @@ def test_a_run_that_needs_gpus_is_refused_by_a_cluster_without():
     with pytest.raises(JobError, match="no node of the Ray cluster has a GPU"):
         Places.in_cluster(nodes((8, 0), (8, 0)), None, "cuda")
     assert Places.in_cluster(nodes((8, 0), (8, 1)), None, "cuda").num_workers == 1
+    with pytest.raises(JobError, match="gives away no CPU and no GPU"):
+        Places.in_cluster(nodes((0, 0)), None, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -30,16 +30,25 @@ class Cluster:
     folder: Path
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def add_node(self, *, num_gpus: int = 1) -> subprocess.Popen[bytes]:
-        """Starts a node and waits until the cluster has it."""
+    def add_node(self, *within: str) -> subprocess.Popen[bytes]:
+        """Starts a node and waits until the cluster has it.
+
+        Args:
+            within: a command that runs the one that follows it.
+        """
         port = self.address.rpartition(":")[2]
         joins = [f"--address={self.address}"] if self.nodes else self._head(port)
         log = self.folder / f"node-{len(self.nodes)}.log"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *joins]
-        small = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        small = [
+            "--num-cpus=1",
+            "--num-gpus=1",
+            "--object-store-memory=80000000",
+            "--disable-usage-stats",
+        ]
         with log.open("wb") as output:
             node = subprocess.Popen(
-                [*command, *small, f"--num-gpus={num_gpus}"],
+                [*within, *command, *small],
                 env=self._environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray", reason="pip install 'stylefarm[ray]', or make test-ray")
 
+from flows.crew import Crew
 from flows.crews import crew_of
 from flows.stopping import Stopping
+from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.events import Began, Committed, Ended, Phase, WorkEvent
 from tasks.fork_server import ForkServer
@@ -71,12 +75,23 @@ def wait_for(moment: str, is_there, seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+@contextmanager
+def crew_on(cluster: Cluster, run: Path, tell: Callable[[WorkEvent], None]) -> Iterator[Crew]:
+    """The workers of a planned run on the cluster."""
+    compute = Compute(batch_size=1, runner="ray", ray_address=cluster.address)
+    _, record = open_run(str(run))
+    with (
+        ForkServer([]) as server,
+        crew_of(str(run), record, compute, server=server, stopping=Stopping(), tell=tell) as crew,
+    ):
+        yield crew
+
+
 def test_a_killed_worker_and_a_killed_node_cost_what_they_had_in_hand(
     cluster: Cluster, cli: Cli, pictures: Path
 ):
     planned = cli("plan", job_of(pictures, cluster.address, variants=4))
     assert planned.code == 0, planned
-    uri = str(pictures / "run")
     events: list[WorkEvent] = []
 
     def began() -> list[Began]:
@@ -85,16 +100,7 @@ def test_a_killed_worker_and_a_killed_node_cost_what_they_had_in_hand(
     def has_committed(worker: str) -> bool:
         return any(isinstance(one, Committed) and one.worker == worker for one in list(events))
 
-    compute = Compute(runner="ray", ray_address=cluster.address)
-    with (
-        ForkServer([]) as server,
-        crew_of(
-            *(uri, open_run(uri)[1], compute),
-            server=server,
-            stopping=Stopping(),
-            tell=events.append,
-        ) as crew,
-    ):
+    with crew_on(cluster, pictures / "run", events.append) as crew:
         assert len(crew.devices) == 2, "one worker for each GPU"
         wait_for("two workers", lambda: len(began()) == 2)
         first = began()[0].worker
@@ -140,7 +146,7 @@ def test_the_workers_end_with_a_command_that_is_killed_or_stopped(
     killed.communicate()
     pids = workers_of(pictures / "run").values()
     wait_for("the end of its workers", lambda: not any(map(is_alive, pids)), 30)
-    assert not living(killed.pid)
+    wait_for("the end of its own processes", lambda: not living(killed.pid), 30)
 
     stopped = begin()
     stopped.send_signal(signal.SIGTERM)
@@ -155,10 +161,37 @@ def test_the_workers_end_with_a_command_that_is_killed_or_stopped(
     audit(pictures / "run")
 
 
+def can_hide_folders() -> bool:
+    """Whether this process may give another one folders of its own."""
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or not can_hide_folders(), reason="needs root and unshare"
+)
+@pytest.mark.parametrize("holds_the_run", [True, False])
+def test_a_node_that_has_another_folder_at_that_path_ends_the_command(
+    cluster: Cluster, cli: Cli, pictures: Path, holds_the_run: bool
+):
+    job = job_of(pictures, cluster.address, variants=4)
+    assert cli("plan", job).code == 0
+    run, other = pictures / "run", pictures / "other"
+    shutil.copytree(run, other) if holds_the_run else other.mkdir()
+    mount = f'mount --bind "{other}" "{run}" && exec "$@"'
+    node = cluster.add_node("unshare", "--mount", "sh", "-c", mount, "sh")
+    told = "of the Ray cluster does not work on the same run folder"
+    try:
+        with pytest.raises(RunFolderError, match=told), crew_on(cluster, run, print) as crew:
+            crew.wait()
+    finally:
+        cluster.kill_node(node)
+
+
 def test_a_cluster_whose_head_is_killed_ends_the_command_with_a_sentence(cli: Cli, pictures: Path):
     with ray_cluster(num_nodes=1) as cluster:
         job = job_of(pictures, cluster.address, variants=4)
-        command = start("run", job, folder=pictures, server=AWAY)
+        soon = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        command = start("run", job, folder=pictures, server=AWAY, **soon)
         wait_until(lambda: bool(commits(pictures)), command)
         cluster.kill_node(cluster.nodes[0])
         assert "the Ray cluster is gone" in said(command)
