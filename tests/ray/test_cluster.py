@@ -30,6 +30,7 @@ from tests.command_line import Cli
 from tests.flows.jobs import write_job
 from tests.flows.running import commits, living, said, start, wait_until
 from tests.ray.clusters import Cluster, ray_cluster
+from tests.tasks.runs import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,6 +54,18 @@ def job_of(pictures: Path, address: str, *, variants: int) -> Path:
         variants=variants,
         compute=compute | {"runner": "ray", "ray_address": address},
     )
+
+
+def plan_long_run(pictures: Path) -> Path:
+    """A planned run of 24 such shards."""
+    prepare(
+        pictures,
+        settings__num_inference_steps=20,
+        variants=4,
+        compute__shard_items=1,
+        compute__batch_size=1,
+    )
+    return pictures / "run"
 
 
 def workers_of(run: Path) -> dict[str, int]:
@@ -88,10 +101,9 @@ def crew_on(cluster: Cluster, run: Path, tell: Callable[[WorkEvent], None]) -> I
 
 
 def test_a_killed_worker_and_a_killed_node_cost_what_they_had_in_hand(
-    cluster: Cluster, cli: Cli, pictures: Path
+    cluster: Cluster, pictures: Path
 ):
-    planned = cli("plan", job_of(pictures, cluster.address, variants=4))
-    assert planned.code == 0, planned
+    plan_long_run(pictures)
     events: list[WorkEvent] = []
 
     def began() -> list[Began]:
@@ -169,14 +181,9 @@ def can_hide_folders() -> bool:
 @pytest.mark.skipif(
     shutil.which("unshare") is None or not can_hide_folders(), reason="needs root and unshare"
 )
-@pytest.mark.parametrize("holds_the_run", [True, False])
-def test_a_node_that_has_another_folder_at_that_path_ends_the_command(
-    cluster: Cluster, cli: Cli, pictures: Path, holds_the_run: bool
-):
-    job = job_of(pictures, cluster.address, variants=4)
-    assert cli("plan", job).code == 0
-    run, other = pictures / "run", pictures / "other"
-    shutil.copytree(run, other) if holds_the_run else other.mkdir()
+def test_a_node_that_has_another_folder_at_that_path_ends_the_run(cluster: Cluster, pictures: Path):
+    run, other = plan_long_run(pictures), pictures / "other"
+    shutil.copytree(run, other)
     mount = f'mount --bind "{other}" "{run}" && exec "$@"'
     node = cluster.add_node("unshare", "--mount", "sh", "-c", mount, "sh")
     told = "of the Ray cluster does not work on the same run folder"
