@@ -5,6 +5,7 @@ Small networks are several times faster on one thread; OMP_NUM_THREADS sets anot
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook("ad_lib", "beartype.beartype")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays until the end: no collection of garbage looks through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from ad_lib.batch import Result
+from ad_lib.batch import Result, render
 from ad_lib.embedded.showcase import (
     Texture,
     Transfer,
@@ -73,8 +75,17 @@ def test_a_folder_without_textures_is_refused_in_a_sentence(folder, monkeypatch,
     assert f"at {folder / 'texture'}" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+def briefly(backbone, requests):
+    """Renders with hardly a step."""
+    settings = [replace(request.settings, num_inference_steps=2) for request in requests]
+    return render(
+        backbone,
+        [replace(request, settings=few) for request, few in zip(requests, settings, strict=True)],
+    )
+
+
 def test_the_command_prints_its_tables_and_saves_its_sheets(folder, monkeypatch, capsys):
+    monkeypatch.setattr("ad_lib.embedded.showcase.render", briefly)
     save = folder / "sheets"
     arguments = [str(folder), "--model", str(TINY_BACKBONE), "--side", "64", "--save", str(save)]
     arguments += ["--limit", "1"]
