@@ -29,8 +29,11 @@ LATE_POISON = ["exit"]
 WORK = 1.5
 """How much longer than planning a command takes to commit its first shard."""
 
-SHARE_OF_RUNS = 0.2
+RUN_EVERY, READER_EVERY = 5, 7
 """Of the launches; the others are `work`."""
+
+READERS = (("status", "--json"), ("failures", "--json"), ("report",), ("verify", "--dry-run"))
+"""What is looked at in the middle of it all."""
 
 
 def main() -> int:
@@ -140,9 +143,14 @@ class _Due:
 
 
 def _worker_command(loud: Scene, launcher: Launcher) -> tuple[str, ...]:
-    """`run` now and then, the first launch too; `work` otherwise."""
-    nth = launcher.launched % round(1 / SHARE_OF_RUNS)
-    return ("run", str(loud.job)) if nth == 0 else ("work", loud.run_uri, "--device", "cpu")
+    """`run` now and then, the first launch too; now and then a reader; `work` otherwise."""
+    nth, rest = divmod(launcher.launched, READER_EVERY)
+    if rest == READER_EVERY - 1:
+        verb, *options = READERS[nth % len(READERS)]
+        return (verb, loud.run_uri, *options)
+    if launcher.launched % RUN_EVERY == 0:
+        return ("run", str(loud.job))
+    return ("work", loud.run_uri, "--device", "cpu")
 
 
 def _wait(launcher: Launcher, until: Callable[[], bool]) -> None:
