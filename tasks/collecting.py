@@ -36,6 +36,7 @@ from manifests.plan import SHARD_PATTERN, generation_of, plan_name
 from tasks.committed import current_index, find_index
 from tasks.holding import LEASE_SECONDS
 from tasks.offer import kept_of_lost_runs, kept_shards, remove_kept
+from tasks.publisher import CLAIM_NAME
 from tasks.repairing import FOREIGN
 from tasks.run_folder import find_commit, find_generations, open_run, refuse_linked_folders
 from tasks.run_plan import RunPlan, open_plan
@@ -59,6 +60,7 @@ KINDS = {
     "metadata": "final rows that the index does not name",
     "attempts": "attempts at committed shards of a complete run",
     "probes": "objects of the test of a store",
+    "claims": "claims of publishers, which save double work alone",
     "unfinished": "uploads and temporary files of writers that are gone",
     "scratch": "files of processes that are gone, on this machine",
     "kept": "shards kept on this machine that are committed, or whose run is gone",
@@ -164,7 +166,7 @@ class _Finder:
         yield from (one for one in unplanned if _shard_of(one.name) not in plan.every_shard)
         yield from self._rows(rows)
         yield from self._attempts(plan, committed)
-        yield from self._probes()
+        yield from self._at_the_top()
         yield from self._unfinished(plan)
         yield from self._kept(plan)
         yield from _scratch()
@@ -281,10 +283,12 @@ class _Finder:
                 refuse_linked_folders(self.store, f"attempts/{shard}")
                 yield from self._together("attempts", files)
 
-    def _probes(self) -> Iterator[Garbage]:
+    def _at_the_top(self) -> Iterator[Garbage]:
         for found in self.store.list("probe-"):
             if _PROBE.fullmatch(found.key):
                 yield self._of("probes", found)
+        if claim := self.store.find(CLAIM_NAME):
+            yield self._of("claims", claim)
 
     def _unfinished(self, plan: RunPlan) -> Iterator[Garbage]:
         """What was to become a file of ours, but for those of shards that are to be rendered."""
