@@ -9,7 +9,7 @@ under the same names, so that two who write them at once do no harm.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -33,6 +33,9 @@ from tasks.scratch import scratch_errors, scratch_folder
 ROWS_PER_GROUP = 10_000
 GROUP_BYTES = 64 << 20
 """A row group is written once it has so many rows, or takes so much memory."""
+
+TABLES_WAITING = 64
+"""So many are joined at once: a table of a few rows takes a hundred times their bytes."""
 
 ROWS_PER_PART = 200_000
 PART_BYTES = 256 << 20
@@ -99,13 +102,20 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     for table in tables:
-        waiting += [table] if table.num_rows else []
-        num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
+        if table.num_rows:
+            waiting.append(table)
+            num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
         if num_rows >= ROWS_PER_GROUP or num_bytes >= GROUP_BYTES:
-            yield pa.concat_tables(waiting).combine_chunks()
+            yield _joined(waiting)
             waiting, num_rows, num_bytes = [], 0, 0
+        elif len(waiting) == TABLES_WAITING:
+            waiting = [_joined(waiting)]
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield _joined(waiting)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _tables(committed: Committed) -> Iterator[pa.Table]:
