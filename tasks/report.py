@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from infra.store import ObjectNotFound, Store
+from infra.store import Store
 from manifests.commits import REPORT_NAME, Commit, Index
 from manifests.items import Item
 from manifests.wording import safe_line
@@ -32,9 +32,6 @@ from tasks.run_folder import recorded_job
 MAX_PICTURES = 120
 MAX_PROBLEMS = 400
 MAX_TITLE_LETTERS = 200
-STAMP_BYTES = 1000
-"""So much of a page holds its stamp."""
-
 THUMBNAIL = (384, 192)
 """Width and height in pixels that a picture of the page fits into."""
 
@@ -52,15 +49,16 @@ class Row:
 
 
 def page_shows(store: Store, index: Index) -> bool:
-    """Whether the page that lies in a run folder shows the rows of this index."""
-    try:
-        return _stamp(index).encode() in store.get_range(REPORT_NAME, 0, STAMP_BYTES)
-    except ObjectNotFound:
+    """Whether the page that lies in a run folder shows the rows of this index, up to its end."""
+    found = store.find(REPORT_NAME)
+    if found is None:
         return False
+    end = f"<!-- {_stamp(index)} -->\n".encode()
+    return store.get_range(REPORT_NAME, max(0, found.size - len(end)), len(end)) == end
 
 
 def _stamp(index: Index) -> str:
-    """What page is made of which rows, as it says at its beginning."""
+    """What the page is made of: its last line."""
     return f"{version('stylefarm')} {index.rows_digest}"
 
 

@@ -380,6 +380,14 @@ def test_final_rows_that_are_gone_or_cut_are_made_again_and_nothing_else_is(run)
         assert (run / INDEX_NAME).stat().st_mtime_ns == index.st_mtime_ns
 
 
+def test_a_page_that_is_cut_is_made_again(run):
+    publish(str(run))
+    page = (run / REPORT_NAME).read_bytes()
+    (run / REPORT_NAME).write_bytes(page[: len(page) // 2])
+    publish(str(run))
+    assert (run / REPORT_NAME).read_bytes() == page
+
+
 # ---------------------------------------------------------------------------- whose turn is it
 
 
