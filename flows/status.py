@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -126,6 +127,9 @@ def _items(counts: dict[str, int]) -> str:
 def _shards(seen: Overview) -> str:
     parts = [f"{seen.num_committed} of {seen.num_shards} committed"]
     parts += [f"{len(seen.workers)} in hand"] if seen.workers else []
+    if endings := Counter(str(one.record.ending) for one in _ended(seen)):
+        told = ", ".join(f"{number} {ending}" for ending, number in endings.most_common())
+        parts.append(f"{endings.total()} tried and free again ({told})")
     parts += [f"{seen.num_superseded} replaced by a repair"] if seen.num_superseded else []
     return ", ".join(parts)
 
@@ -153,7 +157,7 @@ def _failures_row(failures: Failures) -> tuple[str, str, str]:
 def _show_attempts(terminal: Terminal, seen: Overview) -> None:
     """A table of who holds which shard, and one of the attempts that came to nothing."""
     held = [one for one in seen.attempts if one.state != "ended"]
-    ended = [one for one in seen.attempts if one.state == "ended"]
+    ended = sorted(_ended(seen), key=_urgency)
     if held:
         terminal.say("")
         columns = ("worker", "device", "shard", "items done", "since", "state")
@@ -165,6 +169,15 @@ def _show_attempts(terminal: Terminal, seen: Overview) -> None:
         terminal.say_table(columns, map(_ended_row, ended[:MAX_LINES]))
         _say_rest(terminal, len(ended) - MAX_LINES, "shards are free again")
     _say_rest(terminal, seen.num_unread, "shards have attempts that were not read")
+
+
+def _ended(seen: Overview) -> list[Attempt]:
+    return [one for one in seen.attempts if one.state == "ended"]
+
+
+def _urgency(attempt: Attempt) -> tuple[bool, float]:
+    """What went wrong comes before what was stopped, what ended last before what ended earlier."""
+    return attempt.record.ending == "stopped", attempt.seconds or 0.0
 
 
 def _say_rest(terminal: Terminal, number: int, what: str) -> None:
