@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from infra.store import ObjectNotFound, ObjectUnreadable, Store, local_path
 from manifests.commits import Commit, commit_name, read_commit
 from manifests.errors import RunFolderError
+from manifests.parquet import MAX_FILE_BYTES
 from manifests.plan import generation_of
 from manifests.records import fits_its_seal, is_as_written
 from tasks.committed import Row, rows_of
@@ -115,6 +116,9 @@ def _unplanned(commit: Commit, plans: VerifiedPlans) -> str | None:
 def _read_files(store: Store, read: ReadShard, commit: Commit) -> None:
     if commit.tar is not None and (matter := stored_matter(store, commit.tar)):
         read.find(commit.tar.name, matter)
+    if commit.parquet.bytes > MAX_FILE_BYTES:
+        read.find(commit_name(commit.shard), "is damaged (no Parquet part is so large)")
+        return
     matter, read.parquet = stored_bytes(store, commit.parquet)
     if matter is not None:
         read.find(commit.parquet.name, matter)

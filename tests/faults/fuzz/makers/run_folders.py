@@ -188,8 +188,12 @@ def _case(draw: random.Random, told: str, codes: tuple[int, ...] = CODES) -> Cas
             ),
             *((("run", "job.yaml", "--dry-run"), ()), (("run", "job.yaml"), ("run",))),
             *((("run", "job.yaml"), ("run",)), (("plan", "job.yaml"), ("run",))),
+            *((("verify", "run"), ("run",)), (("verify", "run", "--dry-run", "--json"), ())),
+            (("failures", "run"), ()),
         )
     )
+    if command[0] == "verify":
+        codes = (*codes, 4)  # damage that can be mended
     return Case(told=told, command=command, codes=codes, may_write=may_write)
 
 
