@@ -82,9 +82,7 @@ def _next_steps(uri: str, verified: Verified, mended: Mended, dry_run: bool) -> 
     """What was done, and what the user does now."""
     if beyond := _beyond(verified):
         names = ", ".join(beyond[:5]) + (f" and {len(beyond) - 5} more" if beyond[5:] else "")
-        return [
-            f"Restore {names} from a copy: nothing else has them. Until then nothing is planned."
-        ]
+        return [f"Restore {names} from a copy, as nothing else can: until then nothing is planned."]
     if dry_run:
         return ["Dry run: nothing was written. Without --dry-run all of this is planned anew."]
     steps = [f"{name} is now {place}" for name, place in mended.moved.items()]

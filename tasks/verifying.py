@@ -117,7 +117,8 @@ def _read_index(store: Store, run: RunRecord) -> tuple[Index | None, list[Findin
     try:
         index = read_index(store.get_range(INDEX_NAME, 0, MAX_INDEX_BYTES))
     except ObjectNotFound:
-        return None, []
+        folders = _folders(store, [INDEX_NAME])
+        return None, [finding(one, "is a folder: move it away", "restore") for one in folders]
     except (RunFolderError, ObjectUnreadable):
         return None, [finding(INDEX_NAME, "is damaged", "publish")]
     if index is not None and index.fingerprint != run.fingerprint:
