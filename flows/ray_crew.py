@@ -217,7 +217,7 @@ class RayCrew(Crew):
                 if num_losses >= MAX_FAULTS:
                     raise WorkerFault(
                         f"{num_losses} workers in a row were lost before they committed a shard, "
-                        f"the last {post}: {loss}"
+                        f"the last {post}: {loss} (every node needs this version of stylefarm[ray])"
                     ) from loss
                 logger.warning("the worker %s is lost (%s); another takes its place", post, loss)
 

@@ -140,9 +140,7 @@ def test_a_killed_worker_and_a_killed_node_cost_what_they_had_in_hand(
     assert not any(map(is_alive, workers_of(pictures / "run").values()))
 
 
-def test_the_workers_end_with_a_command_that_is_killed_or_stopped(
-    cluster: Cluster, cli: Cli, pictures: Path
-):
+def test_the_workers_end_with_a_command_that_is_killed_or_stopped(cluster: Cluster, pictures: Path):
     if cluster.nodes[1].poll() is not None:
         cluster.nodes[1] = cluster.add_node()
     job = job_of(pictures, cluster.address, variants=2)
@@ -167,10 +165,9 @@ def test_the_workers_end_with_a_command_that_is_killed_or_stopped(
     pids = workers_of(pictures / "run").values()
     wait_for("the end of its workers", lambda: not any(map(is_alive, pids)), 30)
 
-    finished = cli("run", job, env={"PREFECT_API_URL": AWAY})
-    assert finished.code == 0, finished
-    assert "12 of 12 items ok" in finished.out
-    audit(pictures / "run")
+    with crew_on(cluster, pictures / "run", print) as crew:
+        assert crew.wait() is False
+    assert audit(pictures / "run", published=False).counts["ok"] == 12
 
 
 def can_hide_folders() -> bool:
