@@ -3,12 +3,12 @@
 While a run goes on, whoever has seen the same index for an interval of its own, though commits
 came, brings it up to date. Once nothing is left, whoever first creates `publishing.json` publishes
 all of it, and removes that file; the others wait until it is done, or for so long that the one who
-does it must be gone. Publishing is never a worker's fault, and holds up neither a beat nor a stop.
+does it must be gone; on one machine that is known at once. Publishing is never a worker's fault,
+and holds up neither a beat nor a stop.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
@@ -17,9 +17,12 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from infra.store import Store, local_path
+from pydantic import ValidationError
+
+from infra.store import ObjectNotFound, Store, local_path
+from manifests.attempts import Worker
 from manifests.commits import INDEX_NAME, RunRecord
-from tasks.environment import worker_name
+from tasks.worker_identity import is_gone, this_worker
 
 if TYPE_CHECKING:
     from tasks.publishing import Publication
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLAIM_NAME = "publishing.json"
+MAX_CLAIM_BYTES = 1 << 16
 
 LOCAL_SECONDS, REMOTE_SECONDS = 10.0, 60.0
 """The least interval, where the run folder is a local one and where it is not."""
@@ -105,8 +109,18 @@ class Publisher:
 
     def _claim(self) -> bool:
         """Whether it is this worker that publishes the complete run."""
-        told = json.dumps({"by": worker_name()}).encode()
-        return not self._run.conditional_put or self._store.put_if_absent(CLAIM_NAME, told)
+        if not self._run.conditional_put:
+            return True
+        told = this_worker("").model_dump_json().encode()
+        return self._store.put_if_absent(CLAIM_NAME, told) or self._is_abandoned()
+
+    def _is_abandoned(self) -> bool:
+        """Whether the process that publishes was one of this machine, and is gone."""
+        try:
+            told = self._store.get_range(CLAIM_NAME, 0, MAX_CLAIM_BYTES)
+            return is_gone(Worker.model_validate_json(told))
+        except (ObjectNotFound, ValidationError):
+            return False
 
     def _put_off(self, seconds: float) -> None:
         """Chooses when to look next, by chance, after something that took so many seconds."""

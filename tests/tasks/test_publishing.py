@@ -30,6 +30,7 @@ from tasks.publisher import CLAIM_NAME, Publisher
 from tasks.publishing import Publication, publish
 from tasks.run_folder import open_run
 from tasks.run_plan import open_plan
+from tasks.worker_identity import this_worker
 from tests.audit import audit
 from tests.tasks.many_commits import commit_pending, make_run
 from tests.tasks.runs import files_of
@@ -441,6 +442,15 @@ def test_of_workers_that_find_nothing_left_one_publishes_and_all_see_it_done(run
 def test_who_publishes_and_is_killed_is_waited_for_no_longer_than_patience_lasts(run, quick):
     (run / CLAIM_NAME).write_bytes(b"{}")
     Publisher(*open_run(str(run)), lambda: 6).finish(never)
+    assert not (run / CLAIM_NAME).exists()
+    audit(run)
+
+
+def test_who_published_on_this_machine_and_is_gone_is_not_waited_for(run):
+    gone = this_worker("").model_copy(update={"started": "0"})
+    (run / CLAIM_NAME).write_text(gone.model_dump_json())
+    deadline = time.monotonic() + 30
+    Publisher(*open_run(str(run)), lambda: 6).finish(lambda: time.monotonic() > deadline)
     assert not (run / CLAIM_NAME).exists()
     audit(run)
 
