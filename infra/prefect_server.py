@@ -1,15 +1,13 @@
-"""A private Prefect server: how it starts, where it keeps its record, and how it ends.
+"""A private Prefect server: how does it start and end?
 
-It listens on loopback only, keeps the record of one run in a file of its own, so that nothing which
-an earlier run left delays this one, and ends with the process that started it, however that ends.
+It listens on loopback only, keeps a record of its own, so that nothing which an earlier run left
+delays it, and ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,18 +16,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 from urllib.request import urlopen
 
-logger = logging.getLogger(__name__)
+from infra.prefect_record import Record, new_record
 
 START_SECONDS = 120.0
 """How long a private server may take to start on a busy machine; 3 to 6 is usual."""
-
-NUM_KEPT, KEPT_SECONDS = 20, 86_400.0
-"""So many records of earlier runs stay, and each of them for a day at least."""
 
 _SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -50,11 +44,6 @@ _SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
-}
-_CONNECTION = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
-_MIGRATED = {
-    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
-    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
 }
 
 
@@ -104,67 +93,25 @@ def private_server(folder: Path | None) -> Iterator[PrivateServer]:
         OSError: the folder cannot be written.
     """
     with tempfile.TemporaryFile() as log:
-        server = _start(log, None, {}) if folder is None else _start_with_record(log, folder)
-        try:
-            yield server
-        finally:
-            server.close()
+        if folder is None:
+            with closing(_start(log, None, {})) as server:
+                yield server
+            return
+        with new_record(folder) as record:
+            with closing(_start_on(record, log)) as server:
+                yield server
+            record.finish()
 
 
-def _start_with_record(log: IO[bytes], folder: Path) -> PrivateServer:
-    """Starts a server on a fresh record, a copy of an empty one that an earlier server made."""
-    import prefect
-
-    folder.mkdir(parents=True, exist_ok=True)
-    _forget_old(folder)
-    record = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.db"
-    logger.debug("Prefect keeps its record of this run in %s", record)
-    empty = folder / f"empty-{prefect.__version__}.sqlite"
-    if _copied(empty, record):
-        with suppress(ServerFailed):
-            return _start(log, record, _on(record) | _MIGRATED)
-        logger.warning("Prefect's empty record %s does not serve, and is made again", empty)
-        for path in (empty, record):
-            path.unlink(missing_ok=True)
-    server = _start(log, record, _on(record))
-    _copied(record, empty)
+def _start_on(record: Record, log: IO[bytes]) -> PrivateServer:
+    try:
+        server = _start(log, record.path, record.begin())
+    except ServerFailed:
+        if not record.empty.exists():
+            raise
+        server = _start(log, record.path, record.begin_anew())
+    record.keep_empty()
     return server
-
-
-def _on(record: Path) -> dict[str, str]:
-    return {_CONNECTION: f"sqlite+aiosqlite:///{record}"}
-
-
-def _copied(database: Path, copy: Path) -> bool:
-    """Copies a database that may be in use, whole or not at all; False where there is none."""
-    if not database.exists():
-        return False
-    part = copy.with_suffix(f".{os.getpid()}.part")
-    try:
-        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as target:
-            source.backup(target)
-        part.replace(copy)
-    except (sqlite3.Error, OSError) as error:
-        logger.warning("%s could not be copied, and is made again: %s", database, error)
-        part.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _forget_old(folder: Path) -> None:
-    """Removes all but the newest records."""
-    found = sorted(folder.glob("*.db"), key=_modified, reverse=True)
-    for record in found[NUM_KEPT:]:
-        if _modified(record) < time.time() - KEPT_SECONDS:
-            for path in folder.glob(f"{record.name}*"):  # SQLite has two more beside it
-                path.unlink(missing_ok=True)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another run has removed it
-        return 0.0
 
 
 def _start(log: IO[bytes], record: Path | None, settings: dict[str, str]) -> PrivateServer:
