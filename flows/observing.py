@@ -72,6 +72,7 @@ class Observer:
         self._has_spoken = False
         self._changed = threading.Condition()
         self._standing: Standing | None = None
+        self._all_told = threading.Event()
         self._is_over = False
 
     def __enter__(self) -> Observer:
@@ -100,15 +101,22 @@ class Observer:
     ) -> None:
         if self._end is None:
             self.tell_end(RunEnd(is_good=False, message=str(error) or "ended by a fault"))
-        if self._stopping.asked():
-            self._wait_for(lambda: self._standing is Standing.RECORDED, FAREWELL_SECONDS)
-            self._kill()
-        elif not self._wait_for(lambda: self._has_spoken or bool(self._standing), ANSWER_SECONDS):
-            self._give_up(f"its process did not answer within {ANSWER_SECONDS:.0f} s")
-        elif self._standing is Standing.SHOWING and not self._wait_for(
-            lambda: self._standing is Standing.RECORDED, RECORD_SECONDS
-        ):
+        seconds = FAREWELL_SECONDS if self._stopping.asked() else RECORD_SECONDS
+        if error is not None and self._standing is not Standing.SHOWING:
+            self._kill()  # there is nothing to show
+        elif not self._wait_for(self._has_answered, min(seconds, ANSWER_SECONDS)):
+            self._kill()  # too slow for so short a run, which is no fault
+        elif self._standing is Standing.SHOWING and not self._wait_for(self._is_recorded, seconds):
             self._give_up(f"it did not record the end of the run within {RECORD_SECONDS:.0f} s")
+        elif not self._wait_for(self._all_told.is_set, FAREWELL_SECONDS):
+            self._give_up("its process does not listen")
+        self._has_spoken = True  # whatever comes now, nobody listens any more
+
+    def _has_answered(self) -> bool:
+        return self._has_spoken or self._standing is not None
+
+    def _is_recorded(self) -> bool:
+        return self._standing is Standing.RECORDED
 
     def _wait_for(self, moment: Callable[[], bool], seconds: float) -> bool:
         """Waits so long for a moment, or for the end of the process; False where neither came."""
@@ -116,7 +124,8 @@ class Observer:
             return self._changed.wait_for(lambda: self._is_over or moment(), seconds)
 
     def _give_up(self, reason: str) -> None:
-        self._speak(reason)
+        if not self._stopping.asked():
+            self._speak(reason)
         self._kill()
 
     def _start(self) -> None:
@@ -145,6 +154,9 @@ class Observer:
         with suppress(OSError):
             for one in self._telling:
                 self._connection.send(one)
+        with self._changed:
+            self._all_told.set()
+            self._changed.notify_all()
 
     def _listen(self) -> None:
         """Takes in what the process says until it ends."""
@@ -180,7 +192,7 @@ class Observer:
     def _kill(self) -> None:
         """Ends the process, and waits a moment until it has ended."""
         if not self._is_over:
-            self._has_spoken = True  # that it ends is no news then
+            self._has_spoken = True  # its end is no news
             self._end_group()
             self._wait_for(lambda: False, FAREWELL_SECONDS)
 
@@ -190,7 +202,7 @@ class Observer:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _speak(self, reason: str) -> None:
-        if not self._has_spoken and self._standing is not Standing.RECORDED:
+        if not (self._has_spoken or self._is_recorded()):
             self._has_spoken = True
             self._say(
                 "This run goes on without Prefect, which only shows it: "

@@ -20,7 +20,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from flows.progress import RunEnd
+from flows.progress import RunEnd, Snapshot
 from flows.telling import Said, Standing, Told
 from infra.prefect_api import PrefectApi, PrefectUnavailable, prefect_api
 
@@ -36,7 +36,10 @@ LOOK_SECONDS = 1.0
 SILENT_SECONDS, SILENT_AT_END_SECONDS = 30.0, 3.0
 """How long an API may be silent while the run goes on, and once it has ended."""
 
-LAST_SECONDS = 20.0
+MAX_UNSHOWN = 100
+"""Where so much waits for a slow or a late server, it is not told how far the run was meanwhile."""
+
+LAST_SECONDS = 30.0
 """How long this process may go on after the end of the run: to start a server, and to record it."""
 
 SETTLE_SECONDS = 5.0
@@ -114,7 +117,8 @@ class _Listener:
         end = RunEnd(is_good=False, message="the command was killed; run it again to finish")
         with suppress(EOFError, OSError):
             while not isinstance(one := self._connection.recv(), RunEnd):
-                self._told.put(one)
+                if not (isinstance(one, Snapshot) and self._told.qsize() > MAX_UNSHOWN):
+                    self._told.put(one)
             end = one
         self._told.put(end)
         self.has_ended.set()
@@ -141,7 +145,7 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
             speaker.stand(Standing.SHOWING)
             show_flow_run(name, run_uri, listener.told())
         except Exception as error:
-            if loss := api.loss():
+            if loss := api.loss() or _gone(api):
                 raise PrefectUnavailable(loss) from error
             raise
         speaker.stand(Standing.RECORDED)
@@ -155,15 +159,20 @@ def _watch(api: PrefectApi, speaker: _Speaker, has_ended: threading.Event) -> No
     answered = time.monotonic()
     while True:
         time.sleep(LOOK_SECONDS)
-        loss, silence = api.loss(), api.silence()
+        loss, gone = api.loss(), _gone(api)
         patience = SILENT_AT_END_SECONDS if has_ended.is_set() else SILENT_SECONDS
-        if silence is None:
+        if gone is None:
             answered = time.monotonic()
         elif time.monotonic() - answered > patience:
-            loss = loss or f"{api.url} does not answer any more ({silence})"
+            loss = loss or gone
         if loss is not None:
             speaker.complain(loss)
             _end()
+
+
+def _gone(api: PrefectApi) -> str | None:
+    silence = api.silence()
+    return None if silence is None else f"{api.url} does not answer any more ({silence})"
 
 
 def _settle(url: str) -> None:

@@ -30,7 +30,7 @@ Said = Standing | str | tuple[int, str]
 """What such a process says: how far it is, a sentence where it cannot show the run, or a log line
 with its level."""
 
-SNAPSHOT_SECONDS = 2.0
+SNAPSHOT_SECONDS = 5.0
 """The time between two moments at which it is told how far the run is."""
 
 _TOLD = (Began, Committed, Ended, Restarted, Waiting)
