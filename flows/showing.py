@@ -177,7 +177,7 @@ def _describe(run_uri: str, counts: Counts) -> None:
 def send_all() -> None:
     """Sends the events and log lines that wait to be sent; else they would end with the process."""
     from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogHandler
+    from prefect.logging.handlers import APILogWorker
 
-    APILogHandler().flush()
+    APILogWorker.drain_all()
     EventsWorker.drain_all()

@@ -331,7 +331,7 @@ def test_an_empty_record_that_is_damaged_is_made_again_and_the_run_is_shown(
     with shown:
         shown_on_record(home / "stylefarm", set())
     assert shown.sentences == []
-    assert f"{home / 'stylefarm' / empty.name} could not be copied" in caplog.text
+    assert f"{home / 'stylefarm' / empty.name} is damaged, and is made again" in caplog.text
 
 
 def test_a_prefect_that_cannot_be_imported_is_one_sentence(
