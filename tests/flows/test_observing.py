@@ -342,6 +342,7 @@ def test_a_prefect_that_cannot_be_imported_is_one_sentence(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PREFECT_API_URL", "")
     with shown:
+        wait_until(lambda: bool(shown.sentences))
         shown.commit()
     assert len(shown.sentences) == 1, shown.sentences
     assert "SystemExit: out of order" in shown.sentences[0]
@@ -385,6 +386,7 @@ def test_a_home_of_prefect_that_cannot_be_written_is_named(
     monkeypatch.setenv("PREFECT_API_URL", "")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     with shown:
+        wait_until(lambda: bool(shown.sentences))
         shown.commit()
     assert len(shown.sentences) == 1, shown.sentences
     assert "set PREFECT_HOME to another folder" in shown.sentences[0]
