@@ -53,7 +53,7 @@ def page_shows(store: Store, index: Index) -> bool:
     found = store.find(REPORT_NAME)
     if found is None:
         return False
-    end = f"<!-- {_stamp(index)} -->\n".encode()
+    end = f"<!-- {_stamp(index)} -->".encode()
     return store.get_range(REPORT_NAME, max(0, found.size - len(end)), len(end)) == end
 
 
