@@ -18,7 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.local_store import LocalStore
-from manifests.commits import INDEX_NAME, REPORT_NAME, Index
+from manifests.commits import (
+    INDEX_NAME,
+    REPORT_NAME,
+    Commit,
+    Index,
+    IndexedShard,
+    commit_name,
+)
 from manifests.generations import Generation, Kind, generation_name
 from manifests.items import Item
 from manifests.plan import cut_into_shards
@@ -288,6 +295,10 @@ def test_an_index_of_another_run_is_not_believed(run, tmp_path):
 
 def test_a_commit_that_was_replaced_or_deleted_is_seen(run, commit_more):
     before = publish(str(run))
+    last = before.shards[-1]
+    replaced = last.model_copy(update={"attempt_id": "another"})
+    (run / commit_name(last.shard)).write_bytes(read_again(replaced))
+    assert current_index(*open_run(str(run))).shards[-1].attempt_id == "another"
     take_away(run, 1)
     assert current_index(*open_run(str(run))).counts.pending == 2
     index = publish(str(run))
@@ -299,6 +310,11 @@ def test_a_commit_that_was_replaced_or_deleted_is_seen(run, commit_more):
     assert index.content_digest == before.content_digest
     assert index.metadata_folder != before.metadata_folder
     audit(run)
+
+
+def read_again(shard: IndexedShard) -> bytes:
+    """A commit as its file holds it."""
+    return Commit(**{name: getattr(shard, name) for name in Commit.model_fields}).to_bytes()
 
 
 # --------------------------------------------------------------------------------- final rows
@@ -435,6 +451,7 @@ def test_of_workers_that_find_nothing_left_one_publishes_and_all_see_it_done(run
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda one: one.finish(never), publishers))
     assert [len(one) for store in stores for one in store.indexes] == [NUM_SHARDS]
+    assert sum(store.asked["put"] for store in stores) == 3, "final rows, index, page"
     assert not (run / CLAIM_NAME).exists()
     audit(run)
 
