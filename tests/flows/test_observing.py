@@ -393,9 +393,8 @@ def test_a_home_of_prefect_that_cannot_be_written_is_named(
 
 
 def test_a_run_that_ends_before_its_server_is_up_does_not_wait_for_it_and_is_recorded(
-    private: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+    private: Path, shown: Shown
 ):
-    monkeypatch.setattr(observing, "RECORD_SECONDS", 0.0)  # it would complain
     before = set(private.glob("*.db"))
     with shown:
         shown.commit()

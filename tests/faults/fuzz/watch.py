@@ -64,6 +64,10 @@ def start_watching(tell: Tell, may_write: tuple[Path, ...]) -> None:
     sys.addaudithook(check)
 
 
+OBSERVER = "flows.prefect_process"
+"""The process that shows a run in Prefect, which every command that renders starts."""
+
+
 def _check(event: str, arguments: tuple[Any, ...], tell: Tell, allowed: tuple[str, ...]) -> None:
     if event == "open":
         path, _, flags = arguments
@@ -73,6 +77,8 @@ def _check(event: str, arguments: tuple[Any, ...], tell: Tell, allowed: tuple[st
         for place, folder in WRITES[event]:
             inside = arguments[folder] if folder is not None else -1
             _check_path(event, arguments[place], tell, allowed, inside)
+    elif event == "subprocess.Popen" and OBSERVER in arguments[1]:
+        pass
     elif event in STARTS:
         tell("executed", f"{event} {arguments!r}"[:300])
     elif event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
