@@ -28,6 +28,7 @@ from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
 from tasks.environment import versions, worker_name
 from tasks.faults import ScratchFull
+from tasks.scratch import file_sha256
 from tasks.tar_headers import TarDamaged, read_members
 
 BLOCK_BYTES = 512
@@ -249,12 +250,6 @@ def _counted(outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 def _stored_file(shard: str, extension: str, num_bytes: int, sha256: str) -> StoredFile:
     return StoredFile(name=data_name(shard, sha256, extension), bytes=num_bytes, sha256=sha256)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _members(tar_path: Path) -> dict[str, tuple[str, int, int]]:

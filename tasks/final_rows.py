@@ -25,10 +25,9 @@ from manifests.schema import (
     SCHEMA_VERSION,
     read_final_rows,
 )
-from tasks.commit import file_sha256
 from tasks.committed import Committed, read_part
 from tasks.run_folder import READERS
-from tasks.scratch import scratch_errors, scratch_folder
+from tasks.scratch import file_sha256, scratch_errors, scratch_folder
 
 ROWS_PER_GROUP = 10_000
 GROUP_BYTES = 64 << 20

@@ -17,11 +17,11 @@ from pathlib import Path
 from infra.store import Store, StoreError, local_path, open_store
 from manifests.commits import RUN_NAME, Commit, commit_name, read_commit
 from manifests.errors import RunFolderError
-from tasks.commit import COMMIT_FILE, PackedShard, file_sha256
+from tasks.commit import COMMIT_FILE, PackedShard
 from tasks.faults import ScratchFull, StoreTrouble
 from tasks.patience import patiently
 from tasks.run_folder import find_commit
-from tasks.scratch import find_scratch, in_use, scratch_home
+from tasks.scratch import file_sha256, find_scratch, in_use, scratch_home
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ shard (`tasks/offer.py`) is no leftover: it stays until it is committed.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -176,3 +177,9 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(number)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
