@@ -17,11 +17,11 @@ from typing import Self
 
 from flows.stopping import Stopping
 from manifests.job import Compute
-from tasks.child import ChildProcess
-from tasks.events import WorkEvent
-from tasks.faults import SourcesGone, WorkerFault
-from tasks.fork_server import ForkServer
-from tasks.worker import Worked, work
+from tasks.runs.faults import SourcesGone, WorkerFault
+from tasks.work.child import ChildProcess
+from tasks.work.events import WorkEvent
+from tasks.work.fork_server import ForkServer
+from tasks.work.worker import Worked, work
 
 logger = logging.getLogger(__name__)
 

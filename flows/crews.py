@@ -9,9 +9,9 @@ from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
 from manifests.commits import RunRecord
 from manifests.job import Compute
-from tasks.devices import DeviceType, devices_of_run
-from tasks.events import WorkEvent
-from tasks.fork_server import ForkServer
+from tasks.inputs.devices import DeviceType, devices_of_run
+from tasks.work.events import WorkEvent
+from tasks.work.fork_server import ForkServer
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def explained(error: Exception) -> tuple[str, ExitCode]:
     from ad_lib.errors import BackboneError, ImageError, RequestError
     from infra.objects import StoreError
     from manifests.errors import FingerprintMismatch, ManifestError
-    from tasks.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
+    from tasks.runs.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
 
     if isinstance(error, Stopped):
         return "", ExitCode.INCOMPLETE  # who asked has been told, or `finish` has said why

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 from flows.terminal import Terminal, counted
-from tasks.committed import Row
-from tasks.failures import find_failures
+from tasks.results.failures import find_failures
+from tasks.runs.committed import Row
 
 MAX_ROWS = 50
 """Failed items that are printed; `--json` tells all."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from flows.terminal import MAX_LINES, Terminal, counted
 from manifests.errors import JobError
-from tasks.collecting import KINDS, Collected, collect
+from tasks.keeping.collecting import KINDS, Collected, collect
 
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

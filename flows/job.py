@@ -18,12 +18,12 @@ from flows.showing import end_state, show_run
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.job import Job, job_from_dict
-from tasks.committed import open_committed
-from tasks.fork_server import ForkServer, rendering_fork_server
-from tasks.planning import open_prepared, plan_items, store_plan
-from tasks.publishing import publish
-from tasks.resolving import resolve_job
-from tasks.run_folder import open_run
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import open_prepared, plan_items, store_plan
+from tasks.results.publishing import publish
+from tasks.runs.committed import open_committed
+from tasks.runs.run_folder import open_run
+from tasks.work.fork_server import ForkServer, rendering_fork_server
 
 
 @flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)

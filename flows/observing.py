@@ -25,7 +25,7 @@ from flows.progress import Readable, RunEnd
 from flows.stopping import FAREWELL_SECONDS, Stopping
 from flows.telling import Said, Standing, Telling
 from manifests.wording import safe_line
-from tasks.events import WorkEvent
+from tasks.work.events import WorkEvent
 
 logger = logging.getLogger(__name__)
 

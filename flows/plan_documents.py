@@ -7,10 +7,10 @@ from typing import Any
 
 from manifests.items import Item
 from manifests.plan_table import PlanFile
-from tasks.extending import Extension
-from tasks.retrying import Retry
-from tasks.run_plan import RunPlan
-from tasks.source_changes import SourceChanges
+from tasks.plans.extending import Extension
+from tasks.plans.retrying import Retry
+from tasks.plans.source_changes import SourceChanges
+from tasks.runs.run_plan import RunPlan
 
 Document = dict[str, Any]
 

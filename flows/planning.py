@@ -14,14 +14,14 @@ from flows.terminal import Terminal, counted
 from manifests.items import Item
 from manifests.job import Compute, Job
 from manifests.plan_table import PlanFile
-from tasks.dated_output import point_latest
-from tasks.extending import extend
-from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.resolving import ResolvedJob
-from tasks.retrying import Retry, retry
-from tasks.run_folder import has_pending_shards, open_run, recorded_job
-from tasks.run_plan import RunPlan
-from tasks.source_changes import SourceChanges, ignored_settings, source_changes
+from tasks.inputs.dated_output import point_latest
+from tasks.inputs.resolving import ResolvedJob
+from tasks.plans.extending import extend
+from tasks.plans.planning import PreparedRun, open_prepared, plan_items, store_plan
+from tasks.plans.retrying import Retry, retry
+from tasks.plans.source_changes import SourceChanges, ignored_settings, source_changes
+from tasks.runs.run_folder import has_pending_shards, open_run, recorded_job
+from tasks.runs.run_plan import RunPlan
 
 DRY_RUN = "Dry run: nothing was written."
 

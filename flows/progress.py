@@ -16,7 +16,7 @@ from typing import Protocol
 
 from manifests.commits import Counts, Index
 from manifests.job import Limits
-from tasks.events import (
+from tasks.work.events import (
     Committed,
     CommittedElsewhere,
     Ended,

@@ -34,13 +34,13 @@ from infra.store import open_store
 from manifests.commits import RunRecord
 from manifests.errors import JobError, RunFolderError
 from manifests.job import Compute, check_ray_address
-from tasks.child import ChildProcess, portable
-from tasks.devices import DeviceType, check_kind, devices_for
-from tasks.events import Committed, Ended, WorkEvent
-from tasks.faults import DeviceFault, Stopped, WorkerFault
-from tasks.patience import patiently
-from tasks.run_folder import open_run
-from tasks.worker import MAX_FAULTS, Worked, work
+from tasks.inputs.devices import DeviceType, check_kind, devices_for
+from tasks.runs.faults import DeviceFault, Stopped, WorkerFault
+from tasks.runs.run_folder import open_run
+from tasks.work.child import ChildProcess, portable
+from tasks.work.events import Committed, Ended, WorkEvent
+from tasks.work.patience import patiently
+from tasks.work.worker import MAX_FAULTS, Worked, work
 
 logger = logging.getLogger(__name__)
 

@@ -21,15 +21,15 @@ from flows.terminal import MAX_LINES, Terminal, counted
 from infra.store import Store, join_uri
 from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
-from tasks.committed import open_committed
-from tasks.contact_sheet import CONTACT_SHEET_NAME
-from tasks.devices import DeviceType, devices_for
-from tasks.failures import find_failures
-from tasks.faults import Stopped
-from tasks.fork_server import ForkServer
-from tasks.publishing import publish
-from tasks.run_folder import open_run, recorded_job
-from tasks.stop_request import ask_to_stop
+from tasks.inputs.devices import DeviceType, devices_for
+from tasks.results.contact_sheet import CONTACT_SHEET_NAME
+from tasks.results.failures import find_failures
+from tasks.results.publishing import publish
+from tasks.runs.committed import open_committed
+from tasks.runs.faults import Stopped
+from tasks.runs.run_folder import open_run, recorded_job
+from tasks.work.fork_server import ForkServer
+from tasks.work.stop_request import ask_to_stop
 
 
 def finish(

@@ -29,7 +29,7 @@ from flows.progress import RunEnd, Snapshot
 from flows.telling import Told
 from infra.store import join_uri
 from manifests.commits import REPORT_NAME, Counts
-from tasks.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
+from tasks.work.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
 
 WorkerEvents = queue.SimpleQueue[WorkEvent | None]
 

@@ -77,8 +77,8 @@ def _render(
     from flows.bars import progress_shown
     from flows.progress import PictureProgress
     from manifests.job import Output
-    from tasks.encode import encode_image
-    from tasks.faults import Stopped
+    from tasks.runs.faults import Stopped
+    from tasks.work.encode import encode_image
 
     progress = PictureProgress()
 

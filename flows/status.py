@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.terminal import MAX_LINES, Terminal, counted
 from manifests.wording import safe_line
-from tasks.overview import Attempt, Failures, Overview, overview
+from tasks.keeping.overview import Attempt, Failures, Overview, overview
 
 MAX_EXAMPLE_LETTERS = 160
 

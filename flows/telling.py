@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import Enum
 
 from flows.progress import Readable, RunEnd, Snapshot
-from tasks.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
+from tasks.work.events import Began, Committed, Ended, Restarted, Waiting, WorkEvent
 
 Told = WorkEvent | Snapshot | RunEnd
 

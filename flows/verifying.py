@@ -9,8 +9,8 @@ from flows.bars import counting_bar
 from flows.exit_codes import ExitCode
 from flows.terminal import Terminal, counted
 from manifests.generations import generation_name
-from tasks.repairing import Mended, mend
-from tasks.verifying import Verified, verify
+from tasks.keeping.repairing import Mended, mend
+from tasks.keeping.verifying import Verified, verify
 
 MAX_FINDINGS = 200
 """Damaged files that are printed one by one; `--json` tells all."""

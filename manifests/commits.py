@@ -3,7 +3,7 @@
 `counting` makes the index.
 
 Records that are read may be damaged or forged. Names, counts and digests are checked here; whether
-a file is what a record says about it is checked where the file is opened (`tasks/committed.py`).
+a file is what a record says about it is checked where the file is opened (`tasks.runs.committed`).
 """
 
 from __future__ import annotations

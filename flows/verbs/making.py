@@ -25,8 +25,8 @@ from flows.verbs.options import (
 
 if TYPE_CHECKING:
     from manifests.job import Job
-    from tasks.devices import DeviceType
-    from tasks.fork_server import ForkServer
+    from tasks.inputs.devices import DeviceType
+    from tasks.work.fork_server import ForkServer
 
 
 def run(
@@ -186,7 +186,7 @@ def _fork_server(context: typer.Context) -> ForkServer:
 
     It starts before anything is looked up, because importing torch takes longer than all of that.
     """
-    from tasks.fork_server import rendering_fork_server
+    from tasks.work.fork_server import rendering_fork_server
 
     return context.with_resource(rendering_fork_server())
 

@@ -15,8 +15,8 @@ from flows.verbs.options import pairs_of
 
 if TYPE_CHECKING:
     from manifests.job import Job
-    from tasks.fork_server import ForkServer
-    from tasks.resolving import ResolvedJob
+    from tasks.inputs.resolving import ResolvedJob
+    from tasks.work.fork_server import ForkServer
 
 PACKAGES = ("ad_lib", "manifests", "infra", "tasks")
 
@@ -27,8 +27,8 @@ def run_folder(uri: str) -> str:
     Raises:
         RunFolderError: there is no run, or its record is damaged.
     """
-    from tasks.dated_output import follow_latest
-    from tasks.run_folder import open_run
+    from tasks.inputs.dated_output import follow_latest
+    from tasks.runs.run_folder import open_run
 
     found = follow_latest(_absolute(uri))
     open_run(found)
@@ -54,7 +54,7 @@ def resolved_job(
         limit: of the items that are planned.
         output: the run folder, as typed.
         will_render: this machine must have the job's device.
-        for_extension: see `tasks.resolving.resolve_job`.
+        for_extension: see `tasks.inputs.resolving.resolve_job`.
 
     Raises:
         ManifestError, RequestError, BackboneError, StoreError: something that it names is wrong,
@@ -64,8 +64,8 @@ def resolved_job(
 
     job = _load(path, overrides, limit, output)
     find_preset(job.task).settings_with(job.settings)
-    from tasks.child import check_in_child
-    from tasks.resolving import resolve_job
+    from tasks.inputs.resolving import resolve_job
+    from tasks.work.child import check_in_child
 
     _refuse_shadowed_packages()
     return resolve_job(

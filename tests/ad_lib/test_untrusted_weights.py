@@ -567,7 +567,7 @@ def test_a_name_that_is_no_hub_id_is_not_looked_up(monkeypatch, name):
 
 def test_looking_up_weights_imports_no_torch():
     code = (
-        "import sys, tasks.weights as w; w.find_model('embedded', controlnet=None); "
+        "import sys, tasks.inputs.weights as w; w.find_model('embedded', controlnet=None); "
         "import ad_lib.devices as d; d.check_device_name('cuda'); sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from manifests.commits import Index
-from tasks.planning import PreparedRun
+from tasks.plans.planning import PreparedRun
 from tests.bad_images import picture
 from tests.tasks.runs import finish, prepare
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from infra.store import StoreUnreachable, open_store
-from tasks.faults import StoreTrouble
-from tasks.publishing import publish
+from tasks.results.publishing import publish
+from tasks.runs.faults import StoreTrouble
 from tests.audit import audit
 from tests.fault_proxy import Fault, FaultProxy
 from tests.s3_server import S3Server
@@ -65,7 +65,7 @@ def test_a_store_that_stays_busy_ends_the_worker_and_the_next_one_succeeds(
     run, proxy, tmp_path, monkeypatch, path
 ):
     proxy.faults = [Fault("slowdown", method="PUT", path=path)]
-    monkeypatch.setattr("tasks.patience.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.work.patience.AWAY_SECONDS", 0.0)
     with pytest.raises(StoreTrouble):
         work_here(run.uri)
     assert held(run, proxy, tmp_path / "1", published=False, complete=False)["pending"] == 2

@@ -12,11 +12,11 @@ import pytest
 from infra.store import SettledStore, open_store
 from manifests.errors import RunFolderError
 from manifests.job import Compute
-from tasks.child import InThisProcess
-from tasks.devices import devices_of_run
-from tasks.publishing import publish
-from tasks.shard_work import ShardWork, Watch
-from tasks.worker import Worked, work
+from tasks.inputs.devices import devices_of_run
+from tasks.results.publishing import publish
+from tasks.work.child import InThisProcess
+from tasks.work.shard_work import ShardWork, Watch
+from tasks.work.worker import Worked, work
 from tests.audit import audit
 from tests.s3_server import S3Server
 from tests.tasks.runs import download, prepare, work_here

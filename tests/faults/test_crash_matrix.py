@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.store import open_store
-from tasks.publishing import publish
+from tasks.results.publishing import publish
 from tests.audit import audit
 from tests.faults.workers import DEAD, publish_and_die, run_to_end, work_and_die
 from tests.tasks.runs import files_of, finish, render_pending

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from tasks.extending import extend
-from tasks.planning import open_prepared
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.extending import extend
+from tasks.plans.planning import open_prepared
 from tests.audit import audit
 from tests.faults.workers import DEAD, extend_and_die, run_to_end
 from tests.tasks.runs import make_job, prepare

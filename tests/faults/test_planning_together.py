@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from infra.store import open_store
-from tasks.planning import open_prepared
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import open_prepared
 from tests.audit import audit
 from tests.faults.conftest import SMALL
 from tests.faults.workers import (
@@ -54,7 +54,7 @@ def unnamed(run_uri: str) -> list[str]:
 
 
 def prepared_names(run_uri: str) -> set[str]:
-    from tasks.run_folder import open_run
+    from tasks.runs.run_folder import open_run
 
     _, run = open_run(run_uri)
     return {run.plan_name, str(run.sources_name)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.store import open_store
-from tasks.publishing import publish
+from tasks.results.publishing import publish
 from tests.audit import audit
 from tests.faults.workers import commit_together, fork_server, start, wait_for
 from tests.tasks.runs import files_of, finish, prepare

@@ -66,8 +66,8 @@ def work_and_die(run_uri: str, when: When, name: str) -> None:
 def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
     """Plans a job, and dies at the write of `name`."""
     from manifests.job import job_from_dict
-    from tasks.planning import plan_items, store_plan
-    from tasks.resolving import resolve_job
+    from tasks.inputs.resolving import resolve_job
+    from tasks.plans.planning import plan_items, store_plan
 
     resolved = resolve_job(job_from_dict(job), base)
     die_at(resolved.output_uri, when, name)
@@ -77,8 +77,8 @@ def plan_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
 def extend_and_die(base: str, job: dict[str, Any], when: When, name: str) -> None:
     """Plans what is new in the sources of a run, and dies at the write of `name`."""
     from manifests.job import job_from_dict
-    from tasks.extending import extend
-    from tasks.resolving import resolve_job
+    from tasks.inputs.resolving import resolve_job
+    from tasks.plans.extending import extend
 
     resolved = resolve_job(job_from_dict(job), base)
     die_at(resolved.output_uri, when, name)
@@ -88,8 +88,8 @@ def extend_and_die(base: str, job: dict[str, Any], when: When, name: str) -> Non
 def plan_together(base: str, job: dict[str, Any], barrier: Any, outcomes: Any) -> None:
     """Plans a job, and stores the plan at the same moment as the others at the barrier."""
     from manifests.job import job_from_dict
-    from tasks.planning import plan_items, store_plan
-    from tasks.resolving import resolve_job
+    from tasks.inputs.resolving import resolve_job
+    from tasks.plans.planning import plan_items, store_plan
 
     resolved = resolve_job(job_from_dict(job), base)
     plan = plan_items(resolved)
@@ -101,7 +101,7 @@ def plan_together(base: str, job: dict[str, Any], barrier: Any, outcomes: Any) -
 
 def publish_and_die(run_uri: str, when: When, name: str) -> None:
     """Publishes a run, and dies at the write of `name`."""
-    from tasks.publishing import publish
+    from tasks.results.publishing import publish
 
     die_at(run_uri, when, name)
     publish(run_uri)
@@ -113,11 +113,11 @@ def commit_together(run_uri: str, barrier: Any, outcomes: Any, other: bool) -> N
     Args:
         other: encode otherwise, as another GPU would give other pixels.
     """
-    import tasks.encode as encoding
-    import tasks.queue
+    import tasks.work.encode as encoding
+    import tasks.work.queue
     from tests.tasks.runs import work_here
 
-    tasks.queue.LEASE_SECONDS = 0.0  # every holder seems to be gone at once
+    tasks.work.queue.LEASE_SECONDS = 0.0  # every holder seems to be gone at once
     store_class = type(open_store(run_uri))
     put_if_absent = store_class.put_if_absent
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from tasks import fork_server
-from tasks.fork_server import ForkServer
-from tasks.weights import check_model
+from tasks.inputs.weights import check_model
+from tasks.work import fork_server
+from tasks.work.fork_server import ForkServer
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import NO_PREFECT, Answer, run_command
@@ -44,7 +44,7 @@ NOTE_IMPORTS = """
 import sys
 from pathlib import Path
 from flows.cli import main
-from tasks.weights import check_model
+from tasks.inputs.weights import check_model
 try:
     main()
 finally:
@@ -86,8 +86,8 @@ def shared_server() -> Iterator[ForkServer]:
 @pytest.fixture
 def no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that render nothing check the model in this process and fork none."""
-    monkeypatch.setattr("tasks.fork_server.rendering_fork_server", nullcontext)
-    monkeypatch.setattr("tasks.child.check_in_child", lambda _, model: check_model(model))
+    monkeypatch.setattr("tasks.work.fork_server.rendering_fork_server", nullcontext)
+    monkeypatch.setattr("tasks.work.child.check_in_child", lambda _, model: check_model(model))
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def test_a_run_tells_what_it_plans_what_it_does_and_what_came_of_it(finished: Fi
 def test_the_process_of_a_run_itself_loads_neither_networks_nor_prefect(
     finished: Finished,
 ):
-    assert "tasks.report" in finished.imported
-    heavy = {"accelerate", "diffusers", "prefect", "scipy", "tasks.render", "torch"}
+    assert "tasks.results.report" in finished.imported
+    heavy = {"accelerate", "diffusers", "prefect", "scipy", "tasks.work.render", "torch"}
     assert not heavy & finished.imported
 
 

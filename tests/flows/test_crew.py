@@ -12,9 +12,9 @@ from flows import crew as crews
 from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
 from manifests.job import Compute
-from tasks.faults import BreakerTripped, DeviceFault, SourcesGone, StoreTrouble, WorkerFault
-from tasks.fork_server import ForkServer
-from tasks.worker import Worked
+from tasks.runs.faults import BreakerTripped, DeviceFault, SourcesGone, StoreTrouble, WorkerFault
+from tasks.work.fork_server import ForkServer
+from tasks.work.worker import Worked
 
 DEVICES = ("cuda:0", "cuda:1")
 

@@ -11,8 +11,8 @@ from PIL import Image
 from infra.store import open_store
 from manifests.examples.pack import IMAGES, pack
 from manifests.job import Job, load_job
-from tasks.planning import plan_items, store_plan
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import plan_items, store_plan
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE

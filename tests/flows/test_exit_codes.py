@@ -14,7 +14,7 @@ import flows.presets
 from flows.cli import app
 from flows.exit_codes import ExitCode, explained
 from manifests.errors import FingerprintMismatch, JobError
-from tasks.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
+from tasks.runs.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
 from tests.flows.conftest import Finished, Stylefarm
 from tests.flows.jobs import write_job
 from tests.flows.test_readme import README

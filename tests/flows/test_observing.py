@@ -25,7 +25,7 @@ from flows.progress import RunEnd, Snapshot
 from flows.stopping import Stopping
 from infra.prefect_server import private_server
 from manifests.commits import Counts
-from tasks.events import Began, Committed, Ended
+from tasks.work.events import Began, Committed, Ended
 from tests.flows.running import living, wait_until
 
 GOOD = RunEnd(is_good=True, message="2 ok", counts=Counts(planned=2, ok=2))

@@ -15,7 +15,7 @@ from flows.logs import configure_logging
 from flows.progress import PictureProgress, RunProgress
 from flows.terminal import Terminal
 from manifests.commits import Counts
-from tasks.events import Committed, CommittedElsewhere, ItemDone, Phase, Progress
+from tasks.work.events import Committed, CommittedElsewhere, ItemDone, Phase, Progress
 
 SHARDS = {"00000": 4, "00001": 4, "00002": 2}
 

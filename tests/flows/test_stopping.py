@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from manifests.job import load_job
-from tasks.planning import plan_items, store_plan
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import plan_items, store_plan
 from tests.audit import audit
 from tests.command_line import command_environment
 from tests.flows.conftest import Stylefarm
@@ -158,7 +158,7 @@ def test_a_second_signal_gives_up_the_step_and_lets_it_clean_up(pictures: Path):
 import sys, threading
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal
-from tasks.scratch import scratch_folder
+from tasks.runs.scratch import scratch_folder
 
 def command(stopping):
     given_up = threading.Event()

@@ -18,12 +18,12 @@ import boto3
 from PIL import Image
 
 from manifests.job import load_job
-from tasks.commit import Attempt, record_failure
-from tasks.planning import plan_items, store_plan
-from tasks.publishing import publish
-from tasks.render import render_shard
-from tasks.resolving import resolve_job
-from tasks.run_folder import load_plan, open_run, pending_shards
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import plan_items, store_plan
+from tasks.results.publishing import publish
+from tasks.runs.run_folder import load_plan, open_run, pending_shards
+from tasks.work.commit import Attempt, record_failure
+from tasks.work.render import render_shard
 from tests.bad_images import picture
 from tests.s3_server import start_s3_server
 

@@ -19,15 +19,15 @@ from PIL import Image
 
 from infra.store import Store
 from manifests.job import Compute, load_job
-from tasks.child import InThisProcess
-from tasks.extending import extend
-from tasks.holding import take
-from tasks.planning import plan_items, store_plan
-from tasks.report import publish
-from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import open_run
-from tasks.worker import work
-from tasks.worker_identity import this_worker
+from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.plans.extending import extend
+from tasks.plans.planning import plan_items, store_plan
+from tasks.results.report import publish
+from tasks.runs.run_folder import open_run
+from tasks.runs.worker_identity import this_worker
+from tasks.work.child import InThisProcess
+from tasks.work.holding import take
+from tasks.work.worker import work
 from tests.bad_images import picture
 from tests.s3_server import start_s3_server
 

@@ -22,9 +22,9 @@ from flows.crews import crew_of
 from flows.stopping import Stopping
 from manifests.errors import RunFolderError
 from manifests.job import Compute
-from tasks.events import Began, Committed, Ended, Phase, WorkEvent
-from tasks.fork_server import ForkServer
-from tasks.run_folder import open_run
+from tasks.runs.run_folder import open_run
+from tasks.work.events import Began, Committed, Ended, Phase, WorkEvent
+from tasks.work.fork_server import ForkServer
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.flows.jobs import write_job

@@ -21,11 +21,11 @@ from PIL import Image
 from manifests.commits import ShardStats, commit_name
 from manifests.items import ErrorClass, Item, Problem
 from manifests.outcomes import Outcome, OutputFile
-from tasks import commit
-from tasks.commit import Attempt, pack_shard, provenance_of
-from tasks.planning import PreparedRun
-from tasks.run_folder import open_run, pending_shards
-from tasks.run_plan import open_plan
+from tasks.plans.planning import PreparedRun
+from tasks.runs.run_folder import open_run, pending_shards
+from tasks.runs.run_plan import open_plan
+from tasks.work import commit
+from tasks.work.commit import Attempt, pack_shard, provenance_of
 from tests.bad_images import picture
 from tests.tasks.runs import prepare
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from manifests.items import Input
 from manifests.job import Job
-from tasks import planning
-from tasks.planning import plan_items, put_plan
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans import planning
+from tasks.plans.planning import plan_items, put_plan
 from tests.conftest import TINY_BACKBONE
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from infra.store import Store, open_store
 from manifests.commits import Index
 from manifests.job import Compute, Job
-from tasks.child import InThisProcess
-from tasks.events import Committed, WorkEvent
-from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.publishing import publish
-from tasks.resolving import resolve_job
-from tasks.worker import Worked, work
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import PreparedRun, open_prepared, plan_items, store_plan
+from tasks.results.publishing import publish
+from tasks.work.child import InThisProcess
+from tasks.work.events import Committed, WorkEvent
+from tasks.work.worker import Worked, work
 from tests.conftest import TINY_BACKBONE
 
 

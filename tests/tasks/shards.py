@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from manifests.outcomes import Outcome
-from tasks.run_folder import load_plan, open_run, recorded_job
-from tasks.shard_work import PlannedModel, ShardWork
+from tasks.runs.run_folder import load_plan, open_run, recorded_job
+from tasks.work.shard_work import PlannedModel, ShardWork
 from tests.bad_images import picture
 from tests.faults.planted_renderers.sitecustomize import FAULTS
 from tests.tasks.runs import prepare

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from ad_lib.errors import BackboneError
-from tasks.child import ChildProcess, InThisProcess, check_in_child
-from tasks.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
-from tasks.fork_server import ForkServer, rendering_fork_server
-from tasks.weights import check_model, find_model
+from tasks.inputs.weights import check_model, find_model
+from tasks.runs.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
+from tasks.work.child import ChildProcess, InThisProcess, check_in_child
+from tasks.work.fork_server import ForkServer, rendering_fork_server
 from tests.conftest import TINY_BACKBONE
 from tests.tasks.shards import Told, item_id, planted, without
 
@@ -165,7 +165,7 @@ def test_a_process_that_dies_while_it_checks_a_model_is_a_fault_of_the_machine()
 PARENT = """
 import pickle, sys, threading
 sys.path[:0] = sys.argv[2:]
-from tasks.child import ChildProcess
+from tasks.work.child import ChildProcess
 class Watch:
     def __getattr__(self, name):
         return lambda *told, **more: print(name, flush=True) if name == "begin" else None

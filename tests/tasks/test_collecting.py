@@ -18,12 +18,12 @@ from PIL import Image
 from infra.local_store import LocalStore
 from infra.store import Store, open_store
 from manifests.errors import RunFolderError
-from tasks.collecting import Collected, collect
-from tasks.extending import extend
-from tasks.planning import PreparedRun, plan_items
-from tasks.publishing import publish
-from tasks.resolving import resolve_job
-from tasks.scratch import scratch_folder, scratch_home
+from tasks.inputs.resolving import resolve_job
+from tasks.keeping.collecting import Collected, collect
+from tasks.plans.extending import extend
+from tasks.plans.planning import PreparedRun, plan_items
+from tasks.results.publishing import publish
+from tasks.runs.scratch import scratch_folder, scratch_home
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.faults.workers import (

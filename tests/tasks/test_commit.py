@@ -17,8 +17,8 @@ from manifests.commits import ShardStats
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome, OutputFile
 from manifests.schema import Provenance, read_metadata
-from tasks.commit import Attempt, PackedShard, check_shard, pack_shard, write_tar
-from tasks.faults import ScratchFull
+from tasks.runs.faults import ScratchFull
+from tasks.work.commit import Attempt, PackedShard, check_shard, pack_shard, write_tar
 from tests.manifests.builders import make_input, make_item
 
 SHARD = "g0001-00000"

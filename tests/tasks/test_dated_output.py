@@ -11,10 +11,10 @@ import pytest
 
 from infra.store import open_store
 from manifests.errors import JobError
-from tasks.dated_output import follow_latest, output_place, point_latest
-from tasks.planning import PreparedRun, open_prepared, plan_items, store_plan
-from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_outputs import outputs_of
+from tasks.inputs.dated_output import follow_latest, output_place, point_latest
+from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.inputs.run_outputs import outputs_of
+from tasks.plans.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tests.tasks.runs import make_job, prepare
 
 DATED = "runs/{date}"

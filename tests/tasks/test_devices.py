@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from ad_lib.weights import Weights
 from manifests.errors import JobError
 from manifests.job import BackboneChoice
-from tasks.devices import device_type_of, devices_for, dtype_of
-from tasks.weights import LARGE_BYTES, FoundModel, find_model
+from tasks.inputs.devices import device_type_of, devices_for, dtype_of
+from tasks.inputs.weights import LARGE_BYTES, FoundModel, find_model
 from tests.conftest import TINY_BACKBONE
 
 
@@ -116,7 +116,7 @@ def test_a_device_that_is_not_there_or_of_another_kind_is_refused(
 
 def test_the_devices_of_a_run_on_the_cpu_are_told_without_loading_torch():
     code = (
-        "import sys; from tasks.devices import devices_for; devices_for('cpu', 'auto', 2); "
+        "import sys; from tasks.inputs.devices import devices_for; devices_for('cpu', 'auto', 2); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,9 +24,9 @@ from manifests.errors import FingerprintMismatch, JobError
 from manifests.items import ErrorClass
 from manifests.job import ROLES
 from manifests.quality import CONTENT_FIGURES, METRIC_COLUMNS
-from tasks.items import SHAPING_ROLES
-from tasks.planning import open_prepared, plan_items
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.items import SHAPING_ROLES
+from tasks.plans.planning import open_prepared, plan_items
 from tests.audit import Audit, audit
 from tests.bad_images import picture
 from tests.conftest import TINY_BACKBONE

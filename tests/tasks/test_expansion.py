@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.store import UriError
-from tasks.expansion import expand_braces, matches, split_glob
+from tasks.inputs.expansion import expand_braces, matches, split_glob
 
 pieces = st.sampled_from(["{", "}", ",", "a", "B", "..", "1", "007", "-3", "x", "\\", "é", "{a,b}"])
 

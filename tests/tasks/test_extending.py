@@ -13,10 +13,10 @@ from PIL import Image
 
 from manifests.errors import FingerprintMismatch, JobError
 from manifests.items import Item
-from tasks import extending
-from tasks.extending import Extension, extend
-from tasks.planning import PreparedRun, open_prepared
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans import extending
+from tasks.plans.extending import Extension, extend
+from tasks.plans.planning import PreparedRun, open_prepared
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.tasks.runs import files_of, finish, make_job, prepare

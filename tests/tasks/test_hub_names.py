@@ -11,8 +11,8 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from ad_lib.weights import HUB_IDS
 from manifests.errors import FingerprintMismatch
-from tasks.planning import open_prepared
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import open_prepared
 from tests.ad_lib.original_layout import write_single_file
 from tests.conftest import TINY_BACKBONE
 from tests.tasks.runs import make_job, prepare

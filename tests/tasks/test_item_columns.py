@@ -19,13 +19,13 @@ from manifests.job import Pairing
 from manifests.pairing import pair, with_source_masks
 from manifests.plan import cut_into_shards
 from manifests.plan_rules import MAX_FAILED_SIDE
-from tasks import combinations, planning
-from tasks.combinations import limited
-from tasks.items import make_item, shaping_place
-from tasks.planning import plan_items
-from tasks.resolving import ListedInputs, ResolvedJob, resolve_job
-from tasks.sources import SourceFile
-from tasks.tables import TableRow
+from tasks.inputs.resolving import ListedInputs, ResolvedJob, resolve_job
+from tasks.inputs.sources import SourceFile
+from tasks.inputs.tables import TableRow
+from tasks.plans import combinations, planning
+from tasks.plans.combinations import limited
+from tasks.plans.items import make_item, shaping_place
+from tasks.plans.planning import plan_items
 from tests.tasks.runs import make_job
 
 JOBS: dict[str, dict[str, Any]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from manifests.source_table import SourceRow
-from tasks.listed_sources import listed_sources
-from tasks.resolving import resolve_job
+from tasks.inputs.listed_sources import listed_sources
+from tasks.inputs.resolving import resolve_job
 from tests.tasks.runs import make_job
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from infra.store import LocalStore, StoredObject, open_store
 from manifests.job import Source
-from tasks import named_files
-from tasks.named_files import known_objects, look_up
-from tasks.sources import list_files
+from tasks.inputs import named_files
+from tasks.inputs.named_files import known_objects, look_up
+from tasks.inputs.sources import list_files
 
 
 class CountingStore(LocalStore):

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-import tasks.patience as patience
+import tasks.work.patience as patience
 from infra.store import LocalStore, open_store
 from manifests.commits import ShardStats
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome
-from tasks.collecting import collect
-from tasks.commit import Attempt, PackedShard, pack_shard, provenance_of
-from tasks.faults import ScratchFull, Stopped, StoreTrouble
-from tasks.offer import find_kept, forget_kept, offer
-from tasks.run_folder import find_commit, load_plan, open_run
-from tasks.scratch import scratch_folder, scratch_home
+from tasks.keeping.collecting import collect
+from tasks.runs.faults import ScratchFull, Stopped, StoreTrouble
+from tasks.runs.run_folder import find_commit, load_plan, open_run
+from tasks.runs.scratch import scratch_folder, scratch_home
+from tasks.work.commit import Attempt, PackedShard, pack_shard, provenance_of
+from tasks.work.offer import find_kept, forget_kept, offer
 from tests.fault_proxy import Fault, FaultProxy
 from tests.s3_server import S3Server
 from tests.tasks.runs import prepare
@@ -271,7 +271,7 @@ def test_a_full_scratch_disk_is_one_sentence(pictures, small_disk, monkeypatch):
 
 
 def test_scratch_that_a_killed_process_left_is_removed_by_the_next_one(scratch):
-    code = "import os; from tasks.scratch import scratch_folder; "
+    code = "import os; from tasks.runs.scratch import scratch_folder; "
     code += "folder = scratch_folder(); print(folder.__enter__(), flush=True); os._exit(9)"
     environment = {**os.environ, "TMPDIR": str(scratch)}
     dead = subprocess.run(

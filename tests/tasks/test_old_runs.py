@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 from manifests.job import load_job
-from tasks.extending import extend
-from tasks.planning import open_prepared
-from tasks.publishing import publish
-from tasks.repairing import mend
-from tasks.resolving import ResolvedJob, resolve_job
-from tasks.retrying import retry
-from tasks.source_changes import source_changes
-from tasks.verifying import verify
+from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.keeping.repairing import mend
+from tasks.keeping.verifying import verify
+from tasks.plans.extending import extend
+from tasks.plans.planning import open_prepared
+from tasks.plans.retrying import retry
+from tasks.plans.source_changes import source_changes
+from tasks.results.publishing import publish
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish
 

@@ -16,10 +16,10 @@ import pytest
 from infra.store import open_store
 from manifests.attempts import AttemptRecord, attempt_name
 from manifests.commits import Commit, Counts, ShardStats, StoredFile, data_name
-from tasks.overview import overview
-from tasks.publishing import publish
-from tasks.speed import speed_of
-from tasks.worker_identity import this_worker
+from tasks.keeping.overview import overview
+from tasks.keeping.speed import speed_of
+from tasks.results.publishing import publish
+from tasks.runs.worker_identity import this_worker
 from tests.bad_images import write_truncated_jpeg
 from tests.tasks.runs import prepare, work_here
 

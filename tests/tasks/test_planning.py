@@ -16,8 +16,8 @@ from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import ErrorClass
 from manifests.source_table import write_sources
-from tasks.planning import open_prepared, plan_items, put_plan, store_plan
-from tasks.resolving import differences_to, resolve_job
+from tasks.inputs.resolving import differences_to, resolve_job
+from tasks.plans.planning import open_prepared, plan_items, put_plan, store_plan
 from tests.bad_images import picture, write_empty_file, write_truncated_tar
 from tests.tasks.runs import files_of, make_job, plan_path, prepare
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from manifests.items import ErrorClass, Input
-from tasks.preflight import inspect_input, inspect_inputs
+from tasks.plans.preflight import inspect_input, inspect_inputs
 from tests import bad_images
 
 PIXELS = 89_478_485

@@ -30,14 +30,14 @@ from manifests.generations import Generation, Kind, generation_name
 from manifests.items import Item
 from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
-from tasks import final_rows, publisher
-from tasks.committed import current_index, find_index
-from tasks.planning import put_plan, written_plan
-from tasks.publisher import CLAIM_NAME, Publisher
-from tasks.publishing import Publication, publish
-from tasks.run_folder import open_run
-from tasks.run_plan import open_plan
-from tasks.worker_identity import this_worker
+from tasks.plans.planning import put_plan, written_plan
+from tasks.results import final_rows, publisher
+from tasks.results.publisher import CLAIM_NAME, Publisher
+from tasks.results.publishing import Publication, publish
+from tasks.runs.committed import current_index, find_index
+from tasks.runs.run_folder import open_run
+from tasks.runs.run_plan import open_plan
+from tasks.runs.worker_identity import this_worker
 from tests.audit import audit
 from tests.tasks.many_commits import commit_pending, make_run
 from tests.tasks.runs import files_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import tasks.render as rendering
+import tasks.work.render as rendering
 from manifests.errors import FingerprintMismatch, JobError
 from manifests.identity import seed_of
 from tests.audit import Audit, audit

@@ -18,14 +18,14 @@ import torch
 import webdataset
 from PIL import Image
 
-import tasks.render as rendering
+import tasks.work.render as rendering
 from ad_lib.errors import NumericsError
 from infra.store import open_store
 from manifests.identity import fingerprint
 from manifests.schema import VOLATILE_COLUMNS
-from tasks.models import ModelCache
-from tasks.publishing import publish
-from tasks.shard_work import PlannedModel
+from tasks.results.publishing import publish
+from tasks.work.models import ModelCache
+from tasks.work.shard_work import PlannedModel
 from tests.audit import Audit, audit
 from tests.bad_images import picture
 from tests.tasks.runs import (

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-import tasks.encode as encoding
-import tasks.render as rendering
+import tasks.work.encode as encoding
+import tasks.work.render as rendering
 from ad_lib.batch import Result
 from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
 from ad_lib.errors import ImageError, NumericsError, RequestError
@@ -24,12 +24,12 @@ from manifests.errors import RunFolderError
 from manifests.identity import seed_of
 from manifests.items import ErrorClass
 from manifests.quality import Bounds, Quality
-from tasks.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
-from tasks.models import ModelCache
-from tasks.problems import problem_of
-from tasks.render import render_shard
-from tasks.requests import settings_of
-from tasks.shard_work import ShardWork
+from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
+from tasks.runs.requests import settings_of
+from tasks.work.models import ModelCache
+from tasks.work.problems import problem_of
+from tasks.work.render import render_shard
+from tasks.work.shard_work import ShardWork
 from tests.bad_images import picture
 from tests.tasks.shards import Told, planted
 

@@ -17,11 +17,11 @@ from manifests.errors import RunFolderError
 from manifests.generations import Generation, generation_name
 from manifests.plan import cut_into_shards
 from manifests.plan_table import item_tables
-from tasks.committed import read_commits
-from tasks.planning import put_plan, written_plan
-from tasks.publishing import publish
-from tasks.report import MAX_PICTURES, _evenly
-from tasks.run_folder import load_plan, open_run, pending_shards
+from tasks.plans.planning import put_plan, written_plan
+from tasks.results.publishing import publish
+from tasks.results.report import MAX_PICTURES, _evenly
+from tasks.runs.committed import read_commits
+from tasks.runs.run_folder import load_plan, open_run, pending_shards
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, prepare, render_pending
 

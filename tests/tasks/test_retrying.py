@@ -10,10 +10,10 @@ import pytest
 from ad_lib.batch import render
 from manifests.errors import JobError
 from manifests.items import Item
-from tasks import render as rendering
-from tasks.planning import open_prepared
-from tasks.resolving import resolve_job
-from tasks.retrying import retry
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import open_prepared
+from tasks.plans.retrying import retry
+from tasks.work import render as rendering
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, make_job, prepare, render_pending
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tasks.extending import extend
-from tasks.faults import SourcesGone
-from tasks.planning import open_prepared
-from tasks.resolving import resolve_job
-from tasks.source_changes import ignored_settings, missing_sources, source_changes
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.extending import extend
+from tasks.plans.planning import open_prepared
+from tasks.plans.source_changes import ignored_settings, missing_sources, source_changes
+from tasks.runs.faults import SourcesGone
 from tests.audit import audit
 from tests.tasks.runs import finish, make_job, prepare
 

@@ -15,9 +15,9 @@ from infra.store import ObjectNotFound, ObjectUnreadable, StoreError, UriError, 
 from manifests.errors import JobError
 from manifests.items import ErrorClass, Input
 from manifests.job import Source
-from tasks.passed_over import PassedOver
-from tasks.preflight import inspect_input
-from tasks.sources import images_in, list_files, read_input, resolve_uri
+from tasks.inputs.passed_over import PassedOver
+from tasks.inputs.sources import images_in, list_files, read_input, resolve_uri
+from tasks.plans.preflight import inspect_input
 from tests.bad_images import write_corrupt_member_tar, write_truncated_tar
 
 PIXELS = 10**8

@@ -15,9 +15,9 @@ from PIL import Image
 from ad_lib.errors import RequestError
 from infra.store import open_store
 from manifests.errors import FingerprintMismatch, JobError
-from tasks.contact_sheet import CONTACT_SHEET_NAME
-from tasks.planning import open_prepared, plan_items
-from tasks.resolving import resolve_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import open_prepared, plan_items
+from tasks.results.contact_sheet import CONTACT_SHEET_NAME
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish, make_job, prepare, render_pending
 from tests.tasks.test_report import Page
@@ -199,7 +199,7 @@ def test_an_unfinished_sweep_and_failed_items_and_lost_inputs_leave_a_sheet_all_
 
 
 def sheet_after_publishing(run: Any) -> bytes:
-    from tasks.publishing import publish
+    from tasks.results.publishing import publish
 
     publish(run.uri)
     return files_of(run.uri)[CONTACT_SHEET_NAME]

@@ -19,8 +19,8 @@ from infra.store import open_store
 from manifests.errors import JobError
 from manifests.items import ErrorClass
 from manifests.limits import MAX_ROW_BYTES
-from tasks.prompts import read_prompts
-from tasks.tables import TableRow, read_table
+from tasks.inputs.prompts import read_prompts
+from tasks.inputs.tables import TableRow, read_table
 from tests.audit import audit
 from tests.tasks.runs import finish, prepare
 

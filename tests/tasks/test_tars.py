@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from manifests.errors import JobError
 from manifests.items import ErrorClass
-from tasks.passed_over import PassedOver
-from tasks.sources import read_input
-from tasks.tar_headers import Kind, TarDamaged, another_follows, read_members
-from tasks.tars import tar_members
+from tasks.inputs.passed_over import PassedOver
+from tasks.inputs.sources import read_input
+from tasks.inputs.tar_headers import Kind, TarDamaged, another_follows, read_members
+from tasks.inputs.tars import tar_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 END = bytes(1024)
@@ -235,7 +235,7 @@ def test_a_name_for_all_members_is_refused_and_a_comment_for_all_is_not(tmp_path
 
 
 def test_more_members_than_are_read_are_refused(monkeypatch):
-    monkeypatch.setattr("tasks.tar_headers.MAX_MEMBERS", 10)
+    monkeypatch.setattr("tasks.inputs.tar_headers.MAX_MEMBERS", 10)
     with pytest.raises(TarDamaged, match="more than 10 members"):
         found_in(header() * 10 + END)
 

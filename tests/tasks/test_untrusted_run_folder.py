@@ -26,14 +26,14 @@ from manifests.errors import JobError, RunFolderError
 from manifests.identity import fingerprint
 from manifests.job import job_from_dict
 from manifests.records import MAX_RECORD_BYTES
-from tasks.committed import current_index
-from tasks.holding import take
-from tasks.overview import overview
-from tasks.planning import open_prepared
-from tasks.publishing import publish
-from tasks.resolving import ResolvedJob, resolve_job
-from tasks.run_folder import open_run, pending_shards
-from tasks.worker_identity import this_worker
+from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.keeping.overview import overview
+from tasks.plans.planning import open_prepared
+from tasks.results.publishing import publish
+from tasks.runs.committed import current_index
+from tasks.runs.run_folder import open_run, pending_shards
+from tasks.runs.worker_identity import this_worker
+from tasks.work.holding import take
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.command_line import command_environment

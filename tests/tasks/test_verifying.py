@@ -14,17 +14,17 @@ import pytest
 
 from infra.store import open_store
 from manifests.errors import RunFolderError
-from tasks import render as rendering
-from tasks.committed import current_index
-from tasks.extending import extend
-from tasks.failures import find_failures
-from tasks.planning import open_prepared
-from tasks.publishing import publish
-from tasks.repairing import Mended, mend
-from tasks.resolving import resolve_job
-from tasks.retrying import retry
-from tasks.run_folder import open_run
-from tasks.verifying import Verified, verify
+from tasks.inputs.resolving import resolve_job
+from tasks.keeping.repairing import Mended, mend
+from tasks.keeping.verifying import Verified, verify
+from tasks.plans.extending import extend
+from tasks.plans.planning import open_prepared
+from tasks.plans.retrying import retry
+from tasks.results.failures import find_failures
+from tasks.results.publishing import publish
+from tasks.runs.committed import current_index
+from tasks.runs.run_folder import open_run
+from tasks.work import render as rendering
 from tests.audit import audit
 from tests.conftest import write_pictures
 from tests.tasks.runs import download, files_of, make_job, prepare, work_here

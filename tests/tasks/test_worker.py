@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 
-import tasks.patience
-import tasks.queue
-import tasks.stop_request
+import tasks.work.patience
+import tasks.work.queue
+import tasks.work.stop_request
 from infra.store import LocalStore, StoreUnreachable, open_store
 from manifests.attempts import AttemptRecord, Worker
 from manifests.errors import RunFolderError
 from manifests.items import ErrorClass, Problem
 from manifests.job import Compute
 from manifests.outcomes import Outcome
-from tasks.events import Committed, Progress, Restarted, Waiting, WorkEvent
-from tasks.faults import (
+from tasks.plans.planning import PreparedRun
+from tasks.results.publishing import publish
+from tasks.runs.faults import (
     BreakerTripped,
     ChildDied,
     ChildHung,
@@ -35,14 +36,13 @@ from tasks.faults import (
     StoreTrouble,
     WorkerFault,
 )
-from tasks.finishing import hang_seconds
-from tasks.holding import Holding, take
-from tasks.planning import PreparedRun
-from tasks.publishing import publish
-from tasks.shard_work import ShardWork, Watch
-from tasks.stop_request import ask_to_stop
-from tasks.worker import Worked, work
-from tasks.worker_identity import is_gone, this_worker
+from tasks.runs.worker_identity import is_gone, this_worker
+from tasks.work.events import Committed, Progress, Restarted, Waiting, WorkEvent
+from tasks.work.finishing import hang_seconds
+from tasks.work.holding import Holding, take
+from tasks.work.shard_work import ShardWork, Watch
+from tasks.work.stop_request import ask_to_stop
+from tasks.work.worker import Worked, work
 from tests.audit import audit
 from tests.tasks.runs import finish, prepare, render_pending, renderer, work_here
 
@@ -188,7 +188,8 @@ def test_a_worker_waits_for_a_shard_that_another_one_holds_and_takes_it_when_it_
 def gone_worker() -> Worker:
     """A worker of a process of this machine that has ended."""
     source = (
-        "from tasks.worker_identity import this_worker as w; print(w('cpu').to_bytes().decode())"
+        "from tasks.runs.worker_identity import this_worker; "
+        "print(this_worker('cpu').to_bytes().decode())"
     )
     made = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
     return Worker.model_validate_json(made.stdout)
@@ -232,7 +233,7 @@ def test_a_shard_of_another_machine_is_taken_when_its_record_stood_still_for_the
         told.append(event)
         if isinstance(event, Waiting):
             assert len(commits(run)) == 2
-            monkeypatch.setattr(tasks.queue, "LEASE_SECONDS", 0.5)
+            monkeypatch.setattr(tasks.work.queue, "LEASE_SECONDS", 0.5)
 
     assert work_here(run.uri, tell=shorten_the_lease).num_committed == 3
     assert any(isinstance(event, Waiting) for event in told)
@@ -403,7 +404,7 @@ def test_a_job_may_say_that_nothing_but_its_end_stops_it(pictures):
 
 
 def test_workers_obey_a_request_that_is_newer_than_they_are(pictures, monkeypatch):
-    monkeypatch.setattr(tasks.stop_request, "LOCAL_SECONDS", 0.0)
+    monkeypatch.setattr(tasks.work.stop_request, "LOCAL_SECONDS", 0.0)
     run = prepare(pictures)
     ask_to_stop(open_store(run.uri), "too early")
 
@@ -421,7 +422,7 @@ def test_workers_obey_a_request_that_is_newer_than_they_are(pictures, monkeypatc
 def test_an_input_s_store_that_does_not_answer_is_waited_for_and_is_no_item_s_fault(
     pictures, monkeypatch
 ):
-    monkeypatch.setattr(tasks.patience, "PAUSES", (0.01,))
+    monkeypatch.setattr(tasks.work.patience, "PAUSES", (0.01,))
     run = prepare(pictures)
     away = raises(StoreUnreachable("the store is away"))
     told: list[WorkEvent] = []
@@ -431,8 +432,8 @@ def test_an_input_s_store_that_does_not_answer_is_waited_for_and_is_no_item_s_fa
 
 
 def test_an_input_s_store_that_stays_away_ends_the_worker(pictures, monkeypatch):
-    monkeypatch.setattr(tasks.patience, "PAUSES", (0.01,))
-    monkeypatch.setattr(tasks.patience, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(tasks.work.patience, "PAUSES", (0.01,))
+    monkeypatch.setattr(tasks.work.patience, "AWAY_SECONDS", 0.05)
     run = prepare(pictures)
     away = raises(StoreUnreachable("the store is away"))
     with pytest.raises(StoreTrouble, match="the store is away"):

@@ -25,9 +25,9 @@ def home() -> Path:
 def make(folder: Path) -> None:
     """Makes the sound runs: four pictures to a run, one of which is damaged."""
     from manifests.job import load_job
-    from tasks.planning import plan_items, store_plan
-    from tasks.publishing import publish
-    from tasks.resolving import resolve_job
+    from tasks.inputs.resolving import resolve_job
+    from tasks.plans.planning import plan_items, store_plan
+    from tasks.results.publishing import publish
     from tests.tasks.runs import work_here
 
     sound.write_images(folder / "content", "abc")

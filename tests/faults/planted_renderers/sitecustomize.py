@@ -160,9 +160,9 @@ def _plant_in_store(local_store: ModuleType) -> None:
 
 PLANTED = {
     "ad_lib.batch": _plant_in_batch,
-    "tasks.decode": _plant_in_decode,
-    "tasks.encode": _plant_in_encode,
-    "tasks.holding": _plant_in_holding,
+    "tasks.work.decode": _plant_in_decode,
+    "tasks.work.encode": _plant_in_encode,
+    "tasks.work.holding": _plant_in_holding,
     "infra.local_store": _plant_in_store,
 }
 

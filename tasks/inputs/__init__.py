@@ -1,0 +1,1 @@
+"""What does a job name: files, tables, weights, devices, places?"""

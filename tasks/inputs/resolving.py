@@ -1,0 +1,407 @@
+"""Looks up what a job names: presets, weights, prompts and lists of files. No image is read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from ad_lib.errors import BackboneError
+from ad_lib.presets import Preset, Settings, find_preset
+from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
+from infra.store import StoredObject, UriError, open_store
+from manifests.commits import RunRecord
+from manifests.errors import JobError
+from manifests.identity import (
+    differences,
+    fingerprint,
+    hashed_settings,
+    in_first_layout,
+    run_identity,
+)
+from manifests.job import BackboneChoice, Job
+from manifests.quality import CONTENT_FIGURES
+from tasks.inputs.dated_output import dated_runs, new_run_uri, output_place
+from tasks.inputs.devices import (
+    DeviceType,
+    Dtype,
+    check_device,
+    device_type_of,
+    devices_for,
+    dtype_of,
+)
+from tasks.inputs.named_files import known_objects
+from tasks.inputs.output_place import OutputPlace
+from tasks.inputs.passed_over import PassedOver
+from tasks.inputs.prompts import read_prompts
+from tasks.inputs.sources import SourceFile, list_files, resolve_uri
+from tasks.inputs.tables import TableRow, read_table
+from tasks.inputs.weights import FoundModel, check_model, find_model, pinned
+from tasks.runs.run_folder import find_run
+
+logger = logging.getLogger(__name__)
+
+RENDERING_REVISION = 2
+"""Goes up with every change of ours that changes rendered images; the CHANGELOG names it."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A task with its settings; every combination of inputs is rendered with each.
+
+    Attributes:
+        label: of the sweep entry; empty where there is no sweep.
+        suffix: the label in the letters of sample keys.
+    """
+
+    label: str
+    suffix: str
+    preset: Preset
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ListedInputs:
+    """What the job's inputs hold, as far as that shows without reading an image.
+
+    Attributes:
+        files: by role, in the order in which an item has its inputs.
+        table: its rows, where the job names a table; then there are no files.
+        prompts: those that every combination of images is drawn with; none for other tasks.
+        negative_prompt: of every item.
+        table_uri: where the table lies.
+        known: what is stored, by URI, of the table and the files that its rows name; as it was
+            before any of them was read.
+        passed_over: by role, what its source holds and is not taken; complete once the tars of the
+            source have been read.
+    """
+
+    files: Mapping[str, list[SourceFile]]
+    table: list[TableRow]
+    prompts: list[str]
+    negative_prompt: str | None
+    passed_over: Mapping[str, PassedOver]
+    table_uri: str | None = None
+    known: Mapping[str, StoredObject] = field(default_factory=dict[str, StoredObject])
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A job with its names resolved and its sources listed; no image has been read.
+
+    Attributes:
+        preset, settings: of the job itself.
+        variations: what is done with each combination of inputs: the sweep's entries, or the job.
+        dtype, device_type: the precision and the kind of device, as the job alone decides them.
+        place: where the runs of the job lie, one of them or one for each day.
+        output_uri: the run folder; it may hold the run, or not be there yet.
+        identity, fingerprint: of the run that this job describes.
+    """
+
+    job: Job
+    preset: Preset
+    settings: Settings
+    variations: tuple[Variation, ...]
+    model: FoundModel
+    dtype: Dtype
+    device_type: DeviceType
+    place: OutputPlace
+    output_uri: str
+    inputs: ListedInputs
+    identity: dict[str, object]
+    fingerprint: str
+
+
+class _ModelNames(NamedTuple):
+    """What the weights of a job are looked up by."""
+
+    name: str
+    revision: str | None
+    config: str | None
+    controlnet: str | None
+    controlnet_revision: str | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What becomes of a job's names in one run folder, whose record pins those of the hub."""
+
+    model: FoundModel
+    device_type: DeviceType
+    dtype: Dtype
+    identity: dict[str, object]
+
+
+def resolve_job(
+    job: Job,
+    base: str,
+    *,
+    will_render: bool = False,
+    for_extension: bool = False,
+    check: Callable[[FoundModel], None] = check_model,
+) -> ResolvedJob:
+    """Looks up everything that a job names.
+
+    Hub names without a revision are looked up once: where the run folder holds a run of the same
+    model, its commits are taken.
+
+    Args:
+        job: as written.
+        base: the folder that relative paths start from.
+        will_render: this machine must have the job's device, where its own workers render.
+        for_extension: of several run folders with dates a complete one is gone on with, too.
+        check: raises where the weights do not fit their networks; `check_model` loads torch.
+
+    Raises:
+        RequestError, BackboneError: an unknown preset, setting or backbone, or a setting that a
+            task does not read.
+        JobError: sources that are not there or do not fit the task.
+        RunFolderError: the record of the run folder is damaged.
+        StoreError: a store refuses or does not answer.
+    """
+    preset = find_preset(job.task)
+    settings = preset.settings_with(job.settings)
+    variations = _variations(job, preset, settings)
+    check_device(job.compute.device)
+    place = output_place(job.output.uri, base)
+    hashed = _identity_settings(settings, variations)
+    output_uri, record, found = _find_run(job, base, place, hashed, for_extension)
+    if will_render and job.compute.runner == "local":
+        device_type = found.device_type if record is None else record.device_type
+        devices_for(device_type, job.compute.device, None)
+    inputs = _list_inputs(job, preset, base, place.uri)
+    _check_control(job, preset, inputs)
+    _check_quality(job, preset)
+    check(found.model)
+    return ResolvedJob(
+        job=job,
+        preset=preset,
+        settings=settings,
+        variations=variations,
+        model=found.model,
+        dtype=found.dtype,
+        device_type=found.device_type,
+        place=place,
+        output_uri=output_uri,
+        inputs=inputs,
+        identity=found.identity,
+        fingerprint=fingerprint(found.identity),
+    )
+
+
+def _find_run(
+    job: Job, base: str, place: OutputPlace, settings: Mapping[str, object], for_extension: bool
+) -> tuple[str, RunRecord | None, _Run]:
+    """The run folder of a job, what it holds, and what becomes of the job's names there."""
+    if not place.is_dated:
+        record = find_run(open_store(place.uri))
+        return place.uri, record, _run(job, base, settings, record)
+    known: dict[_ModelNames, _Run] = {}
+    for uri, record in dated_runs(place, complete_too=for_extension):
+        names = _model_names(job.backbone, base, record)
+        try:
+            found = known[names] = known.get(names) or _named_run(job, settings, names)
+        except BackboneError as error:
+            logger.warning("%s is not gone on with: %s", uri, error)
+            continue
+        if not _differences(record, found.identity, job):
+            return uri, record, found
+    return new_run_uri(place), None, _run(job, base, settings, None)
+
+
+def _run(job: Job, base: str, settings: Mapping[str, object], record: RunRecord | None) -> _Run:
+    return _named_run(job, settings, _model_names(job.backbone, base, record))
+
+
+def _named_run(job: Job, settings: Mapping[str, object], names: _ModelNames) -> _Run:
+    model = find_model(
+        names.name,
+        names.revision,
+        config=names.config,
+        controlnet=names.controlnet,
+        controlnet_revision=names.controlnet_revision,
+    )
+    device_type = device_type_of(job.compute.device, model)
+    dtype = dtype_of(job.backbone, device_type)
+    identity = run_identity(
+        job,
+        settings=settings,
+        model_revision=model.revision,
+        rendering_revision=RENDERING_REVISION,
+        dtype=dtype,
+        device_type=device_type,
+    )
+    return _Run(model, device_type, dtype, identity)
+
+
+def differences_to(run: RunRecord, resolved: ResolvedJob) -> list[str]:
+    """One line for each field in which a job is not the one of a run; none where it is."""
+    return _differences(run, resolved.identity, resolved.job)
+
+
+def _differences(run: RunRecord, wanted: Mapping[str, object], job: Job) -> list[str]:
+    if run.schema_version == 1:
+        wanted = in_first_layout(wanted, job, run.identity)
+    return differences(run.identity, wanted)
+
+
+def settings_in_ids(settings: Settings) -> dict[str, Any]:
+    """The settings that ids and fingerprint cover; see `manifests.identity.hashed_settings`."""
+    return hashed_settings(asdict(settings), asdict(Settings()))
+
+
+def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation, ...]:
+    if not job.sweep_entries:
+        return (Variation("", "", preset, settings),)
+    variations: list[Variation] = []
+    for entry in job.sweep_entries:
+        swept = find_preset(entry.task) if entry.task else preset
+        if set(swept.roles) != set(preset.roles) or swept.takes_prompt != preset.takes_prompt:
+            raise JobError(
+                f"sweep: {entry.label!r} takes {_taken(swept)}, but {preset.name} takes "
+                f"{_taken(preset)}: sweep over tasks that take the same inputs"
+            )
+        chosen = swept.settings_with({**job.settings, **entry.settings})
+        variations.append(Variation(entry.label, entry.suffix, swept, chosen))
+    return tuple(variations)
+
+
+def _taken(preset: Preset) -> str:
+    return " and ".join([*preset.roles, *(["a prompt"] if preset.takes_prompt else [])])
+
+
+def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) -> dict[str, object]:
+    swept = {
+        variation.label: {"task": variation.preset.name, **settings_in_ids(variation.settings)}
+        for variation in variations
+        if variation.label
+    }
+    return {**settings_in_ids(settings), **({"sweep": swept} if swept else {})}
+
+
+def _model_names(choice: BackboneChoice, base: str, run: RunRecord | None) -> _ModelNames:
+    """What weights are looked up by; names of the hub with the commits that a run recorded."""
+    name = _local_name(choice.name, base)
+    controlnet = choice.controlnet and _local_name(choice.controlnet, base)
+    revision, controlnet_revision = choice.revision, choice.controlnet_revision
+    config = choice.config and _local_name(choice.config, base)
+    if run is not None:
+        named = run.named_backbone
+        commit, _, controlnet_commit = run.model_revision.partition("+")
+        if HUB_IDS.get(name, name) == run.model_id:
+            revision = pinned(revision, named.get("revision"), commit)
+            if "@" in (run.model_config_id or "") and choice.config == named.get("config"):
+                config = run.model_config_id
+        if controlnet == run.controlnet_id:
+            recorded = named.get("controlnet_revision")
+            controlnet_revision = pinned(controlnet_revision, recorded, controlnet_commit)
+    return _ModelNames(name, revision, config, controlnet, controlnet_revision)
+
+
+def _local_name(name: str, base: str) -> str:
+    """The absolute path of a model's folder or file, or the name itself where it is no path.
+
+    Paths are relative to the job file, not to the folder that the command is run in. `owner/name`
+    is a hub id unless there is such a folder beside the job file.
+
+    Raises:
+        JobError: the name looks like a path, but no path can be like that.
+    """
+    is_path = name.startswith((".", "~")) or name.endswith(SINGLE_FILE)
+    try:
+        path = resolve_uri(name, base)
+    except UriError as error:
+        if is_path or not is_hub_id(name):
+            raise JobError(f"backbone: {error}") from None
+        return name
+    is_known = name == EMBEDDED or name in HUB_IDS
+    return path if is_path or (not is_known and os.path.exists(path)) else name  # noqa: PTH110
+
+
+def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> ListedInputs:
+    if job.inputs.table is not None:
+        table = read_table(
+            job.inputs.table,
+            preset.roles,
+            base,
+            optional_roles=preset.optional_roles,
+            takes_prompt=preset.takes_prompt,
+            may_name_local_files=job.inputs.table_may_name_local_files,
+        )
+        uri = resolve_uri(job.inputs.table, base)
+        named = (image.uri for row in table for image in row.inputs if image.uri)
+        return ListedInputs({}, table, [], None, {}, uri, known_objects([uri, *named]))
+    prompts = _job_prompts(job, preset, base)
+    passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
+    files = _files(job, preset, base, output_uri, passed_over)
+    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, passed_over)
+
+
+def _files(
+    job: Job, preset: Preset, base: str, output_uri: str, passed_over: Mapping[str, PassedOver]
+) -> dict[str, list[SourceFile]]:
+    sources = {str(role): source for role, source in job.inputs.roles().items()}
+    for role in preset.roles:
+        if role not in sources:
+            raise JobError(f"the task {preset.name} needs a source for {role}: add inputs.{role}")
+    for role in sources:
+        if role not in preset.all_roles:
+            raise JobError(
+                f"the task {preset.name} takes {' and '.join(preset.all_roles)}: drop inputs.{role}"
+            )
+    wanted = [role for role in preset.all_roles if role in sources]
+    return {
+        role: list_files(
+            role, sources[role], base, run_folder=output_uri, passed_over=passed_over[role]
+        )
+        for role in wanted
+    }
+
+
+def _job_prompts(job: Job, preset: Preset, base: str) -> list[str]:
+    inputs = job.inputs
+    if not preset.takes_prompt:
+        for name in ("prompt", "negative_prompt"):
+            if getattr(inputs, name) is not None:
+                raise JobError(
+                    f"the task {preset.name} takes no prompt: drop inputs.{name}, or use style-t2i"
+                )
+        return []
+    if inputs.prompt is None:
+        raise JobError(f"the task {preset.name} needs a prompt: add inputs.prompt")
+    prompts = read_prompts(inputs.prompt, base)
+    if job.pairing.mode == "zip" and len(prompts) > 1:
+        raise JobError(
+            f"pairing zip joins images by key, and {len(prompts)} prompts have none: give one "
+            "prompt, or a table with a column prompt"
+        )
+    return prompts
+
+
+def _check_control(job: Job, preset: Preset, inputs: ListedInputs) -> None:
+    """Refuses a control image without a ControlNet, and a ControlNet without a control image."""
+    in_table = any(image.role == "control" for row in inputs.table for image in row.inputs)
+    has_images = "control" in inputs.files or in_table
+    if has_images and job.backbone.controlnet is None:
+        raise JobError(
+            "inputs.control needs a ControlNet to see it: add backbone.controlnet, a hub id or a "
+            "folder"
+        )
+    if job.backbone.controlnet is not None and not has_images:
+        way_out = "add inputs.control" if "control" in preset.all_roles else "drop it"
+        raise JobError(f"backbone.controlnet has no control image to see: {way_out}")
+
+
+def _check_quality(job: Job, preset: Preset) -> None:
+    """Refuses a bound on a figure that pictures of the task do not have."""
+    shaped = {"content", "layout"} & set(preset.roles if job.inputs.table else job.inputs.roles())
+    masked = "target_mask" in preset.roles  # its content is where it starts
+    for name in job.quality.bounds() if job.quality else ():
+        has_content = shaped or (masked and name == "content_loss")
+        has_content = has_content or (job.inputs.table and "content" in preset.all_roles)
+        if name in CONTENT_FIGURES and not has_content:
+            raise JobError(
+                f"quality.{name} compares with a content, and this {preset.name} has none: drop it"
+            )

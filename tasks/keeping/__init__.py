@@ -1,0 +1,1 @@
+"""How is a run checked, mended, cleaned and watched?"""

@@ -1,0 +1,1 @@
+"""Which items; how does a plan become binding; how does it grow?"""

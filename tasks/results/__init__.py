@@ -1,0 +1,1 @@
+"""What is derived from commits: index, final rows, page?"""

@@ -1,0 +1,1 @@
+"""How does a worker take a shard, render it and commit it?"""

@@ -1,0 +1,53 @@
+"""The pictures of items, read, held to the plan, and brought to the size at which they are used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from PIL import Image
+
+from ad_lib.decoding import decoded_image
+from ad_lib.errors import ImageError
+from ad_lib.requests import fit_role
+from infra.store import ObjectNotFound
+from manifests.items import ErrorClass, Input, Item, Problem
+from tasks.plans.preflight import UNREADABLE, input_bytes
+from tasks.runs.requests import settings_of
+from tasks.work.problems import problem_of
+
+Loaded = Image.Image | Problem
+
+
+def load_pictures(items: Sequence[Item], *, max_pixels: int) -> dict[Input, Loaded]:
+    """The pictures of items that are rendered together, each read once.
+
+    Raises:
+        StoreError: a store does not answer; an image that is missing is a problem of that image.
+    """
+    wanted = {image: item for item in items if item.problem is None for image in item.inputs}
+    return {image: _load(image, item, max_pixels) for image, item in wanted.items()}
+
+
+def _load(image: Input, item: Item, max_pixels: int) -> Loaded:
+    """A picture at the size at which it is used; memory is shared as in preflight."""
+    try:
+        with input_bytes(image) as data:
+            return _decoded(image, data, item, max_pixels)
+    except (ObjectNotFound, FileNotFoundError):
+        message = f"{image.full_uri} was there when it was planned and is gone"
+        return Problem(ErrorClass.INPUT_MISSING, message)
+    except UNREADABLE as error:
+        return Problem(ErrorClass.INPUT_MISSING, str(error))
+    except ImageError as error:
+        return Problem(ErrorClass(error.kind), f"{image.full_uri}: {error}")
+    except BaseException as error:
+        return problem_of(error)
+
+
+def _decoded(image: Input, data: bytes, item: Item, max_pixels: int) -> Loaded:
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        message = f"{image.full_uri} has changed since it was planned; plan a new run"
+        return Problem(ErrorClass.INPUT_MISSING, message)
+    with decoded_image(data, max_pixels=max_pixels) as picture:
+        return fit_role(image.role, picture, item.width, item.height, settings_of(item))

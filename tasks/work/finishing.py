@@ -1,0 +1,335 @@
+"""How does a shard that this worker holds become a commit, whatever dies on the way?
+
+Its items are rendered by a renderer that may be another process. Outcomes outlive it: after a death
+the next attempt begins with those that were in hand, each alone, and goes on with the rest. What is
+finished is packed, offered to the store, and declared by the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.store import Store, StoreError
+from manifests.attempts import FOREIGN_DEATHS, AttemptRecord, Ending, Suspicion, Worker, suspicion
+from manifests.commits import Commit, RunRecord, ShardStats
+from manifests.items import ErrorClass, Item
+from manifests.job import Compute, Job
+from manifests.outcomes import Outcome
+from tasks.inputs.devices import devices_for
+from tasks.plans.source_changes import missing_sources
+from tasks.results.publisher import Publisher
+from tasks.runs.environment import num_oom_kills
+from tasks.runs.faults import (
+    BreakerTripped,
+    ChildDied,
+    ChildHung,
+    FreshDeviceNeeded,
+    SourcesGone,
+    Stopped,
+    WorkerFault,
+)
+from tasks.runs.run_plan import RunPlan
+from tasks.runs.scratch import scratch_folder
+from tasks.work.breaker import Breaker
+from tasks.work.commit import Attempt, PackedShard, pack_shard, provenance_of
+from tasks.work.events import Restarted, Waiting, WorkEvent
+from tasks.work.holding import Holding, take
+from tasks.work.offer import find_kept, offer
+from tasks.work.patience import Patience, patiently
+from tasks.work.queue import ShardQueue
+from tasks.work.shard_work import PlannedModel, Renderer, ShardWork
+from tasks.work.watching import ShardWatch
+
+logger = logging.getLogger(__name__)
+
+MIN_HANG_SECONDS = 300.0
+STEPS_UNTIL_HUNG = 10
+
+
+T = TypeVar("T")
+
+
+class TakenAway(RuntimeError):
+    """Another worker has taken the shard, as this one seemed to be gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """What one worker works with, from its first shard to its last."""
+
+    store: Store
+    run: RunRecord
+    job: Job
+    compute: Compute
+    device: str
+    worker: Worker
+    renderer: Renderer
+    queue: ShardQueue
+    publisher: Publisher
+    breaker: Breaker
+    should_stop: Callable[[], bool]
+    tell: Callable[[WorkEvent], None]
+
+
+class ShardInWork:
+    """One shard, from the moment it is held until it is committed or given up.
+
+    Args:
+        place: what the worker works with.
+        plan: what is planned now.
+        holding: the first attempt.
+        batch_size: items that are rendered together at most.
+    """
+
+    def __init__(self, place: Workplace, plan: RunPlan, holding: Holding, batch_size: int) -> None:
+        self._place, self._plan, self._shard = place, plan, holding.shard
+        self._changes = changes_of(plan, holding.shard)
+        self._batch_size = batch_size
+        self._num_oom_kills = num_oom_kills()
+        self._attempts: list[AttemptRecord] = []
+        self._watch = ShardWatch(
+            holding,
+            worker=place.worker.id,
+            breaker=place.breaker,
+            should_stop=place.should_stop,
+            tell=place.tell,
+            on_tick=place.publisher.publish_if_due,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """What the next shard had better begin with."""
+        return self._watch.batch_size or self._batch_size
+
+    def finish(self) -> tuple[Commit, bool]:
+        """Renders and commits the shard; ends the attempt in any case.
+
+        Returns:
+            The shard's commit, and whether it is this worker's.
+
+        Raises:
+            Stopped: somebody asked to stop.
+            WorkerFault, StoreTrouble, BreakerTripped: see `runs.faults`; nothing is committed.
+            TakenAway: another worker has the shard now.
+            ManifestError, BackboneError: the plan or the model is not what it should be.
+        """
+        try:
+            commit, won = self._commit()
+        except BaseException as error:
+            self._watch.lose()
+            self._holding.end(_ending_of(error), str(error) or type(error).__name__)
+            raise
+        self._holding.end("committed" if won else "lost", in_hand=(), alone=False)
+        return commit, won
+
+    @property
+    def _holding(self) -> Holding:
+        return self._watch.holding
+
+    def _commit(self) -> tuple[Commit, bool]:
+        items = self._plan.items(self._shard)
+        if kept := self._kept():
+            return self._offer(kept)
+        with scratch_folder() as scratch:
+            self._render(items, scratch)
+            outcomes = [self._watch.outcomes[item.item_id] for item in items]
+            self._refuse_missing_sources(outcomes)
+            self._watch.phase("committing")
+            return self._offer(self._pack(outcomes, scratch))
+
+    def _render(self, items: Sequence[Item], scratch: Path) -> None:
+        """Renders until every item has its outcome; what is lost with a renderer is begun again."""
+        self._attempts = self._patiently(
+            lambda: self._place.queue.attempts(self._shard, below=self._holding.record.number)
+        )
+        self._watch.writes_every_batch = any(one.ending is None for one in self._attempts)
+        patience = Patience(self._watch.should_stop, self._on_wait)
+        alone = self._judge(items)
+        while rest := self._watch.rest_of(items):
+            num_finished = len(self._watch.outcomes)
+            try:
+                self._render_once(rest, alone, scratch)
+                if len(self._watch.rest_of(items)) == len(rest):
+                    raise WorkerFault("the renderer ended without a result for any item")
+            except FreshDeviceNeeded as needed:
+                if needed.item_ids == alone and len(self._watch.outcomes) == num_finished:
+                    raise WorkerFault(f"no device is fresh enough: {needed}") from needed
+                self._place.renderer.close()
+                alone = needed.item_ids
+            except (ChildDied, ChildHung) as death:
+                self._begin_anew(death)
+                alone = self._judge(items)
+            except StoreError as error:  # of an input; the run folder's are waited for elsewhere
+                self._watch.lose()
+                if len(self._watch.outcomes) > num_finished:
+                    patience.renew()
+                patience.wait(error)
+            except Stopped as stopped:
+                if finding := self._place.breaker.finding():
+                    raise BreakerTripped(finding) from stopped
+                raise
+        if finding := self._place.breaker.finding():
+            raise BreakerTripped(finding)
+
+    def _render_once(self, items: Sequence[Item], alone: Sequence[str], scratch: Path) -> None:
+        waiting = {item.item_id for item in items}
+        work = ShardWork(
+            items=tuple(items),
+            alone=tuple(item_id for item_id in alone if item_id in waiting),
+            job=self._place.job,
+            model=planned_model(self._place.run, self._place.job, self._changes),
+            device=device_for(self._place.device, self._changes),
+            batch_size=self.batch_size,
+            io_threads=self._place.compute.io_threads,
+            scratch=scratch,
+        )
+        limit = hang_seconds(self._place.compute, items)
+        self._place.renderer.render(work, self._watch, hang_seconds=limit)
+
+    def _begin_anew(self, death: ChildDied | ChildHung) -> None:
+        """Ends the attempt in which a renderer died, and begins the next one.
+
+        The next one is there before this one ends: nobody else finds the shard free in between.
+
+        Raises:
+            WorkerFault: the renderer died before it had begun with anything.
+        """
+        ended, in_hand = self._holding, self._watch.lose()
+        ending = "hung" if isinstance(death, ChildHung) else "died"
+        found = self._found(death, in_hand)
+        if not in_hand and not ended.record.finished:
+            ended.end(ending, str(death), **found)
+            raise WorkerFault(f"{death}, before it had begun with any item")
+        place, number = self._place, ended.record.number + 1
+        following = self._patiently(
+            lambda: take(place.store, self._shard, number, place.worker, took_over=number - 1)
+        )
+        self._attempts.append(ended.end(ending, str(death), **found))
+        if following is None:
+            raise TakenAway(f"another worker has taken shard {self._shard}")
+        self._watch.next_attempt(following)
+        logger.warning("shard %s: %s; %d items were in hand", self._shard, death, len(in_hand))
+        place.tell(Restarted(place.worker.id, shard=self._shard, reason=str(death)))
+
+    def _found(self, death: ChildDied | ChildHung, in_hand: tuple[str, ...]) -> dict[str, Any]:
+        """How a renderer died, as the attempt records it."""
+        before, self._num_oom_kills = self._num_oom_kills, num_oom_kills()
+        return {
+            "in_hand": in_hand,
+            "alone": len(in_hand) == 1,
+            "signal": death.signal if isinstance(death, ChildDied) else None,
+            "exit_code": death.exit_code if isinstance(death, ChildDied) else None,
+            "out_of_memory": before != self._num_oom_kills,
+        }
+
+    def _judge(self, items: Sequence[Item]) -> tuple[str, ...]:
+        """Gives the convicted items their rows; returns the suspects, to be tried alone."""
+        found = self._suspicion()
+        convicted = {item.item_id: item for item in self._watch.rest_of(items)}
+        for item_id, problem in found.convicted.items():
+            if item := convicted.get(item_id):
+                self._watch.settle(Outcome(item, problem=problem))
+        if found.convicted:
+            self._holding.update(convicted=tuple(found.convicted))
+        return found.suspects
+
+    def _suspicion(self) -> Suspicion:
+        known = [*self._attempts, self._holding.record]
+        if len(known) <= FOREIGN_DEATHS:
+            return suspicion(known)
+        background = self._patiently(lambda: self._place.queue.background(self._shard))
+        return suspicion(known, background)
+
+    def _refuse_missing_sources(self, outcomes: Sequence[Outcome]) -> None:
+        """Refuses to write down as the items' fault that the sources themselves are gone."""
+        vanished = sum(
+            1
+            for outcome in outcomes
+            if outcome.item.problem is None
+            and outcome.problem is not None
+            and outcome.problem.error_class == ErrorClass.INPUT_MISSING
+        )
+        if 2 * vanished > len(outcomes):
+            finding = self._patiently(lambda: missing_sources(self._place.store, self._place.run))
+            if finding is not None:
+                raise SourcesGone(finding)
+
+    def _pack(self, outcomes: Sequence[Outcome], scratch: Path) -> PackedShard:
+        attempt = Attempt(self._shard, self._holding.record.attempt_id)
+        stats = ShardStats(
+            load_seconds=self._watch.load_seconds,
+            render_seconds=sum(outcome.seconds or 0.0 for outcome in outcomes),
+            encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
+        )
+        provenance = provenance_of(
+            self._place.run,
+            attempt.attempt_id,
+            self._watch.device_name,
+            self._plan.generation(self._shard),
+        )
+        return pack_shard(attempt, outcomes, provenance, scratch, stats)
+
+    def _kept(self) -> PackedShard | None:
+        """The shard, where an earlier worker here rendered it and could not store it."""
+        run = self._place.run
+        digest = self._plan.reference(self._shard).plan_digest
+        return find_kept(self._place.store.uri, run.fingerprint, digest, self._shard)
+
+    def _offer(self, packed: PackedShard) -> tuple[Commit, bool]:
+        return offer(self._place.store, packed, self._place.should_stop, self._on_wait)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, self._place.should_stop, self._on_wait)
+
+    def _on_wait(self, reason: str) -> None:
+        self._place.tell(Waiting(self._place.worker.id, reason=reason))
+
+
+def _ending_of(error: BaseException) -> Ending:
+    asked = (Stopped, BreakerTripped, KeyboardInterrupt)
+    return "stopped" if isinstance(error, asked) else "infra"
+
+
+def changes_of(plan: RunPlan, shard: str) -> Mapping[str, Any]:
+    """What the generation of a shard changes."""
+    generation = plan.generation(shard)
+    return generation.changes if generation is not None else {}
+
+
+def planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> PlannedModel:
+    """The model of a shard; a generation may say another precision."""
+    return PlannedModel(
+        model_id=run.model_id,
+        revision=run.model_revision,
+        config=run.model_config_id,
+        controlnet=run.controlnet_id,
+        dtype=changes.get("dtype") or run.dtype or job.backbone.dtype,
+        deterministic=run.deterministic,
+    )
+
+
+def device_for(device: str, changes: Mapping[str, Any]) -> str:
+    """The worker's device, or one of the kind that a generation says."""
+    kind = changes.get("device_type")
+    if kind is None or device.partition(":")[0] == kind:
+        return device
+    return devices_for(kind, "auto", 1)[0]
+
+
+def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
+    """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
+
+    Steps are the settings' `num_inference_steps`; where an item has none, it is one step.
+    """
+    if compute.hang_seconds is not None:
+        return compute.hang_seconds
+    settings = [json.loads(item.params).get("settings", {}) for item in items]
+    steps = [max(1, one.get("num_inference_steps") or 1) for one in settings]
+    seconds = (item.cost_seconds / n for item, n in zip(items, steps, strict=True))
+    longest = max(seconds, default=0.0)
+    return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * compute.batch_size * longest)

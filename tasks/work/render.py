@@ -1,0 +1,312 @@
+"""Renders the items of a shard: a plain function that knows no store of runs and no Prefect.
+
+Every item ends in exactly one outcome, and an item that fails does not affect its neighbours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from ad_lib.backbone import Backbone
+from ad_lib.batch import Result, render
+from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
+from ad_lib.errors import RequestError
+from ad_lib.requests import Request
+from manifests.identity import seed_of
+from manifests.items import ErrorClass, Input, Item, Problem
+from manifests.outcomes import Outcome
+from manifests.quality import Quality
+from tasks.runs.environment import device_name
+from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, Stopped
+from tasks.runs.requests import request_of, unsupported
+from tasks.work.decode import Loaded, load_pictures
+from tasks.work.encode import Rendered, finished_outcome
+from tasks.work.models import ModelCache, free_memory
+from tasks.work.problems import problem_of
+from tasks.work.shard_work import ShardWork, Watch
+
+LOOKAHEAD = 2
+"""Batches that are fetched and decoded while another batch renders."""
+
+
+def render_shard(work: ShardWork, models: ModelCache, watch: Watch) -> None:
+    """Renders what a shard still lacks; the encoded pictures become files of `work.scratch`.
+
+    Items of `work.alone` come first, each with nothing else in the pipeline; then the others in
+    batches of equal size. Rejected items are rendered again with their next seed.
+
+    Args:
+        work: what to render, and where.
+        models: of this device.
+        watch: told what happens, by one thread at a time.
+
+    Raises:
+        Stopped: `watch.should_stop` said so.
+        WorkerFault: the machine's fault.
+        StoreError: an input's store does not answer.
+        BackboneError, RunFolderError: the model is not here, or is not the planned one.
+        FreshDeviceNeeded: all other items have their outcomes.
+    """
+    backbone = _loaded_backbone(work, models, watch)
+    watch.phase("rendering")
+    shard = _Shard(work, backbone, models, watch)
+    shard.render()
+    if shard.starved:
+        raise FreshDeviceNeeded([item.item_id for item in work.items if item in shard.starved])
+
+
+def _loaded_backbone(work: ShardWork, models: ModelCache, watch: Watch) -> Backbone:
+    if not models.holds(work.model, work.device):
+        watch.phase("loading")
+    try:
+        backbone, seconds = models.backbone(work.model, work.device)
+    except Exception as error:
+        if is_out_of_memory(error) or is_device_failure(error):
+            message = f"the model cannot be loaded onto {work.device}: {error}"
+            raise DeviceFault(message.partition("\n")[0][:500]) from error
+        raise
+    watch.loaded(seconds, device_name(str(backbone.device)))
+    return backbone
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """An item, the number of its retry, and the seconds that earlier ones took."""
+
+    item: Item
+    retry: int
+    seconds: float = 0.0
+
+    @property
+    def seed(self) -> int:
+        return seed_of(self.item.item_id, self.retry) if self.retry else self.item.seed
+
+    @property
+    def is_first(self) -> bool:
+        return self.retry == self.item.first_retry
+
+    def next(self, seconds: float) -> _Try:
+        return _Try(self.item, self.retry + 1, seconds)
+
+
+class _Shard:
+    """The items of a shard on their way through decoding, rendering and encoding.
+
+    Attributes:
+        batch_size: items rendered together at most; falls when they do not fit into memory.
+        starved: items that ran out of memory on a device that was not fresh and theirs alone.
+    """
+
+    def __init__(
+        self, work: ShardWork, backbone: Backbone, models: ModelCache, watch: Watch
+    ) -> None:
+        self.work = work
+        self.backbone = backbone
+        self.models = models
+        self.watch = watch
+        self.batch_size = work.batch_size
+        self.starved: set[Item] = set()
+        self._telling = threading.Lock()
+
+    def render(self) -> None:
+        by_id = {item.item_id: item for item in self.work.items}
+        alone = [by_id[item_id] for item_id in self.work.alone]
+        for item in alone:
+            self._render_alone(item)
+        tries = [_first_try(item) for item in self.work.items if item not in alone]
+        while tries:
+            tries = self._render_round(tries)
+
+    def _render_alone(self, item: Item) -> None:
+        """Renders an item with nothing else in the pipeline, retries included."""
+        on_fresh_device = self.models.is_fresh
+        one: _Try | None = _first_try(item)
+        while one is not None:
+            self._begin([one], alone=True)
+            (rendered,) = self._render_batch([one], self._load([one]))
+            one = self._conclude(one, rendered, is_final=on_fresh_device)
+
+    def _render_round(self, tries: Sequence[_Try]) -> list[_Try]:
+        """Renders every item once, in batches; returns the tries that follow rejections."""
+        pool = ThreadPoolExecutor(self.work.io_threads, thread_name_prefix="pictures")
+        try:
+            concluding: deque[Future[_Try | None]] = deque()
+            again: list[_Try | None] = []
+            for batch, images in self._loaded_ahead(tries, pool):
+                for one, rendered in zip(batch, self._render_batch(batch, images), strict=True):
+                    concluding.append(pool.submit(self._conclude, one, rendered, is_final=False))
+                while len(concluding) > self._most_waiting():
+                    again.append(concluding.popleft().result())
+            again += [future.result() for future in concluding]
+            return [one for one in again if one is not None]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _most_waiting(self) -> int:
+        """How many pictures may wait to be encoded; each holds memory."""
+        return 2 * (self.work.io_threads + self.batch_size)
+
+    def _loaded_ahead(
+        self, tries: Sequence[_Try], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Sequence[_Try], Mapping[Input, Loaded]]]:
+        """The batches with their pictures, a few of them loaded ahead in the pool."""
+        waiting: deque[tuple[Sequence[_Try], Future[dict[Input, Loaded]]]] = deque()
+        for batch in _batches(tries, self.batch_size):
+            self._begin(batch, alone=False)
+            waiting.append((batch, pool.submit(self._load, batch)))
+            if len(waiting) > LOOKAHEAD:
+                first, loaded = waiting.popleft()
+                yield first, loaded.result()
+        for batch, loaded in waiting:
+            yield batch, loaded.result()
+
+    def _begin(self, batch: Sequence[_Try], *, alone: bool) -> None:
+        self._check_stop()
+        with self._telling:
+            self.watch.begin([one.item.item_id for one in batch], alone=alone)
+
+    def _load(self, batch: Sequence[_Try]) -> dict[Input, Loaded]:
+        items = [one.item for one in batch]
+        return load_pictures(items, max_pixels=self.work.job.limits.max_pixels)
+
+    def _render_batch(
+        self, batch: Sequence[_Try], images: Mapping[Input, Loaded]
+    ) -> list[Rendered | Problem]:
+        """What becomes of each item of a batch, in order."""
+        asked = {one: _asked(one, images) for one in batch}
+        requests = {one: found for one, found in asked.items() if isinstance(found, Request)}
+        results: dict[_Try, Result | Problem] = {}
+        while len(results) < len(requests):
+            rest = [one for one in requests if one not in results]
+            chosen = {one: requests[one] for one in rest[: self.batch_size]}
+            results |= self._render_together(chosen)
+        return [_rendered(asked[one], results.get(one)) for one in batch]
+
+    def _render_together(self, requests: dict[_Try, Request]) -> dict[_Try, Result | Problem]:
+        """Renders items together; where that fails, in halves, until the failing item is alone."""
+        tries = list(requests)
+        advancing = sum(one.is_first for one in tries) / len(tries)
+        try:
+            results = render(
+                self.backbone,
+                list(requests.values()),
+                batch_size=len(tries),
+                on_step_end=lambda count, steps: self._advance(advancing * count / steps),
+            )
+            self.models.is_fresh = False
+            return dict(zip(tries, results, strict=True))
+        except BaseException as error:
+            problem = self._problem_of(error)
+        free_memory()
+        if len(tries) == 1:
+            return {tries[0]: problem}
+        found: dict[_Try, Result | Problem] = {}
+        middle = len(tries) // 2
+        for half in (tries[:middle], tries[middle:]):
+            found |= self._render_together({one: requests[one] for one in half})
+        if _is_out_of_memory(problem) and not any(map(_is_out_of_memory, found.values())):
+            self._fitted(len(tries) - middle)
+        return found
+
+    def _problem_of(self, error: BaseException) -> Problem:
+        problem = problem_of(error)
+        if isinstance(error, RuntimeError) and not answers(self.backbone.device):
+            raise DeviceFault(f"{self.work.device} does not answer: {problem.message}") from error
+        return problem
+
+    def _fitted(self, batch_size: int) -> None:
+        """A batch that was too large has fitted in parts of this size."""
+        self.batch_size = min(self.batch_size, batch_size)
+        with self._telling:
+            self.watch.fitted(self.batch_size)
+
+    def _advance(self, items: float) -> None:
+        self._check_stop()
+        with self._telling:
+            self.watch.advance(items)
+
+    def _check_stop(self) -> None:
+        if self.watch.should_stop():
+            raise Stopped("stopped; run the same command again to finish")
+
+    def _conclude(self, one: _Try, rendered: Rendered | Problem, *, is_final: bool) -> _Try | None:
+        """Measures, encodes and tells the outcome; of a rejected item, returns the next try.
+
+        Args:
+            one: the try.
+            rendered: its picture, or its problem.
+            is_final: whether running out of memory is the item's own fault.
+        """
+        outcome = self._outcome(one, rendered)
+        problem = outcome.problem
+        retries = (self.work.job.quality or Quality()).retries
+        if (
+            problem is not None
+            and problem.error_class == ErrorClass.REJECTED
+            and one.retry < one.item.first_retry + retries
+        ):
+            return one.next(outcome.seconds or one.seconds)
+        if _is_out_of_memory(problem) and one.item.problem is None and not is_final:
+            self.starved.add(one.item)
+            return None
+        with self._telling:
+            self.watch.finish(outcome)
+        return None
+
+    def _outcome(self, one: _Try, rendered: Rendered | Problem) -> Outcome:
+        if isinstance(rendered, Problem):
+            return Outcome(one.item, problem=rendered, retries=one.retry)
+        try:
+            outcome = finished_outcome(one.item, rendered, self.work.job, self.work.scratch)
+        except BaseException as error:
+            return Outcome(one.item, problem=problem_of(error), retries=one.retry)
+        seconds = one.seconds + (outcome.seconds or 0.0)
+        return replace(outcome, retries=one.retry, seconds=seconds)
+
+
+def _first_try(item: Item) -> _Try:
+    return _Try(item, item.first_retry)
+
+
+def _batches(tries: Sequence[_Try], size: int) -> Iterator[Sequence[_Try]]:
+    """The tries in batches of pictures of one size, in order otherwise."""
+    by_size: dict[tuple[int, int], list[_Try]] = {}
+    for one in tries:
+        by_size.setdefault((one.item.width, one.item.height), []).append(one)
+    for alike in by_size.values():
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
+
+
+def _asked(one: _Try, images: Mapping[Input, Loaded]) -> Request | Problem:
+    """The request of an item, or why there is none."""
+    if one.item.problem is not None:
+        return one.item.problem
+    pictures: dict[Input, Image.Image] = {}
+    for item_input in one.item.inputs:
+        loaded = images[item_input]
+        if isinstance(loaded, Problem):
+            return loaded
+        pictures[item_input] = loaded
+    try:
+        return request_of(one.item, pictures, one.seed)
+    except RequestError as error:
+        return unsupported(error)
+
+
+def _rendered(asked: Request | Problem, result: Result | Problem | None) -> Rendered | Problem:
+    if isinstance(asked, Problem):
+        return asked
+    if result is None or isinstance(result, Problem):
+        return result or Problem(ErrorClass.CRASH, "it was not rendered")
+    return Rendered(asked, result)
+
+
+def _is_out_of_memory(found: object) -> bool:
+    return isinstance(found, Problem) and found.error_class == ErrorClass.OOM

@@ -1,0 +1,363 @@
+"""How does one worker do its part of a run?
+
+It looks for a shard that nobody holds, finishes it, and looks again until every planned shard is
+committed. Nobody hands out work: any number of workers do the same on one run folder, and what one
+leaves behind another takes up. The worker holds no model; its renderer does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from infra.store import Store
+from manifests.attempts import Worker as WorkerIdentity
+from manifests.commits import RunRecord
+from manifests.errors import RunFolderError
+from manifests.job import Compute
+from tasks.results.publisher import Publisher
+from tasks.runs.faults import (
+    BreakerTripped,
+    ChildDied,
+    ChildHung,
+    SourcesGone,
+    Stopped,
+    WorkerFault,
+)
+from tasks.runs.run_folder import open_run, recorded_job
+from tasks.runs.run_plan import open_plan
+from tasks.runs.worker_identity import this_worker
+from tasks.work.breaker import Breaker
+from tasks.work.events import (
+    Began,
+    Committed,
+    CommittedElsewhere,
+    Ended,
+    Phase,
+    Waiting,
+    WorkEvent,
+)
+from tasks.work.finishing import (
+    ShardInWork,
+    TakenAway,
+    Workplace,
+    changes_of,
+    device_for,
+    hang_seconds,
+    planned_model,
+)
+from tasks.work.holding import Holding
+from tasks.work.offer import forget_kept
+from tasks.work.patience import patiently
+from tasks.work.queue import ShardQueue
+from tasks.work.shard_work import Renderer, ShardWork
+from tasks.work.stop_request import StopRequests, ask_to_stop
+from tasks.work.watching import LoadingWatch
+
+logger = logging.getLogger(__name__)
+
+MAX_FAULTS = 3
+"""So many faults of the worker in a row, without a commit between them, end it."""
+
+PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worked:
+    """How many shards a worker committed and lost to others, and whether it was asked to stop."""
+
+    num_committed: int
+    num_lost: int
+    stopped: bool
+
+
+def work(
+    run_uri: str,
+    *,
+    device: str,
+    compute: Compute,
+    renderer: Renderer,
+    max_shards: int | None = None,
+    should_stop: Callable[[], bool],
+    tell: Callable[[WorkEvent], None],
+) -> Worked:
+    """Finishes shards of a run until every planned one is committed, by whomever.
+
+    Args:
+        run_uri: the run folder.
+        device: what the renderer renders on, such as `cpu` or `cuda:1`.
+        compute: batch size and threads; they may differ from those of the plan.
+        renderer: renders; it is this worker's alone, and closed by whoever made it.
+        max_shards: ends after so many shards that it committed or lost to a faster one.
+        should_stop: asked between steps; once it is true, the worker ends within a step.
+        tell: is told what happens, by this thread and by that of the renderer.
+
+    Returns:
+        What was done. `stopped` where `should_stop` or a `stop.json` of the run ended it.
+
+    Raises:
+        WorkerFault: three faults of this machine in a row, or (`SourcesGone`) missing sources.
+        StoreTrouble: the store of the run folder, or of the inputs, is given up.
+        BreakerTripped: too many items fail; all workers of the run are asked to stop.
+        ManifestError, BackboneError: the run folder or the model is not what it should be.
+    """
+    store, run = open_run(run_uri)
+    worker = _Worker(store, run, device, compute, renderer, should_stop, tell)
+    with _told(worker.identity, tell):
+        return worker.work(max_shards)
+
+
+@contextmanager
+def _told(worker: WorkerIdentity, tell: Callable[[WorkEvent], None]) -> Iterator[None]:
+    """Tells that a worker has begun, and with what it ended."""
+    tell(Began(worker.id, host=worker.host, device=worker.device))
+    reason = None
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise
+    finally:
+        tell(Ended(worker.id, reason=reason))
+
+
+class _Worker:
+    """The state of one worker between its shards."""
+
+    def __init__(
+        self,
+        store: Store,
+        run: RunRecord,
+        device: str,
+        compute: Compute,
+        renderer: Renderer,
+        should_stop: Callable[[], bool],
+        tell: Callable[[WorkEvent], None],
+    ) -> None:
+        self.identity = self._worker = this_worker(device)
+        self._tell = tell
+        self._asked_to_stop, self._requests = should_stop, StopRequests(store)
+        self._plan = open_plan(store, run)
+        job = recorded_job(run)
+        self._queue = ShardQueue(store, self._plan, self._worker, self._see_commit)
+        self._place = Workplace(
+            store=store,
+            run=run,
+            job=job,
+            compute=compute,
+            device=device,
+            worker=self._worker,
+            renderer=renderer,
+            queue=self._queue,
+            publisher=Publisher(store, run, lambda: len(self._queue.committed)),
+            breaker=Breaker(job.limits),
+            should_stop=self._should_stop,
+            tell=tell,
+        )
+        self._batch_size = compute.batch_size
+        self._num_committed = self._num_lost = self._num_faults = 0
+        self._is_warm = False
+        self._waits_because: str | None = None
+
+    def work(self, max_shards: int | None) -> Worked:
+        """Finishes shards until there is no more to do for this worker; see `work`."""
+        stopped = False
+        try:
+            if not self._place.run.conditional_put:
+                self._refuse_company(lambda other: True)
+            self._forget_kept()
+            while max_shards is None or self._num_committed + self._num_lost < max_shards:
+                self._check_stop()
+                self._warm_up()
+                if holding := self._take():
+                    self._finish(holding)
+                elif not self._has_more():
+                    break
+            if not self._queue.num_left:
+                self._place.publisher.finish(self._should_stop)
+        except Stopped as reason:
+            logger.info("%s", reason)
+            stopped = True
+        finally:
+            self._place.publisher.close()
+        return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+
+    def _forget_kept(self) -> None:
+        """Removes shards that wait here for a store which has them from another worker by now."""
+        self._patiently(self._queue.peek)
+        run = self._place.run
+        for planned in (run, *self._plan.generations):
+            forget_kept(
+                self._place.store.uri, run.fingerprint, planned.plan_digest, self._queue.committed
+            )
+
+    def _warm_up(self) -> None:
+        """Loads the model once there is a shard to take: nobody waits for it with a shard in hand.
+
+        The model is loaded again after a fault of this machine.
+        """
+        place, shard = self._place, None if self._is_warm else self._patiently(self._queue.peek)
+        if shard is None:
+            return
+        changes = changes_of(self._plan, shard)
+        nothing = ShardWork(
+            items=(),
+            job=place.job,
+            model=planned_model(place.run, place.job, changes),
+            device=device_for(place.device, changes),
+            batch_size=1,
+            io_threads=1,
+            scratch=Path(),
+        )
+        watch = LoadingWatch(self._worker.id, self._should_stop, self._tell)
+        limit = hang_seconds(place.compute, ())
+        try:
+            place.renderer.render(nothing, watch, hang_seconds=limit)
+        except (ChildDied, ChildHung) as death:
+            self._recover(WorkerFault(f"{death}, as it loaded the model"))
+        except WorkerFault as fault:
+            self._recover(fault)
+        else:
+            self._is_warm = True
+
+    def _take(self) -> Holding | None:
+        """The next shard; where the store could give it to two, only while nobody else works.
+
+        Of two that begin at once, both see the other after they have taken a shard; the one with
+        the smaller id stays.
+
+        Raises:
+            RunFolderError: another worker is at work, or may be.
+        """
+        if self._place.run.conditional_put:
+            return self._patiently(self._queue.take)
+        self._refuse_company(lambda other: True)
+        holding = self._patiently(self._queue.take)
+        if holding is not None:
+            try:
+                self._refuse_company(lambda other: other < self._worker.id)
+            except BaseException as error:
+                holding.end("stopped", str(error))
+                raise
+        return holding
+
+    def _finish(self, holding: Holding) -> None:
+        """Finishes a shard; after a fault of this machine another one comes first."""
+        started, self._waits_because = time.monotonic(), None
+        shard = ShardInWork(self._place, self._plan, holding, self._batch_size)
+        try:
+            commit, won = shard.finish()
+        except TakenAway as reason:
+            logger.warning("%s", reason)
+            return
+        except SourcesGone:
+            raise
+        except WorkerFault as fault:
+            logger.warning("shard %s is put off", holding.shard)
+            self._queue.set_aside(holding.shard)
+            self._recover(fault)
+            return
+        except BreakerTripped as tripped:
+            reason = str(tripped)
+            patiently(lambda: ask_to_stop(self._place.store, reason), _never, self._on_wait)
+            raise
+        self._batch_size = shard.batch_size
+        self._num_faults = 0
+        self._queue.note_commit(holding.shard)
+        if won:
+            self._num_committed += 1
+            seconds = time.monotonic() - started
+            self._tell(
+                Committed(
+                    self._worker.id, shard=commit.shard, counts=commit.counts, seconds=seconds
+                )
+            )
+        else:
+            self._num_lost += 1
+            logger.info("shard %s was committed by another worker first", commit.shard)
+            self._see_commit(commit.shard)
+
+    def _recover(self, fault: WorkerFault) -> None:
+        """Begins again with a fresh renderer; gives up after three faults in a row."""
+        self._num_faults += 1
+        self._is_warm = False
+        logger.warning("%s", fault)
+        self._place.renderer.close()
+        if self._num_faults >= MAX_FAULTS:
+            raise fault
+
+    def _has_more(self) -> bool:
+        """Waits a little where shards are held by others; False where nothing is left."""
+        if not self._queue.num_left:
+            plan = self._patiently(self._plan.refreshed)
+            if plan is self._plan:
+                return False
+            self._plan = plan
+            self._queue.use(plan)
+            return True
+        self._wait_for(f"other workers hold the last {self._queue.num_left} shards")
+        return True
+
+    def _wait_for(self, reason: str) -> None:
+        if self._waits_because is None:
+            self._tell(Phase(self._worker.id, name="waiting"))
+        self._on_wait(reason)
+        self._place.publisher.publish_if_due()
+        time.sleep(PAUSE_SECONDS)
+
+    def _refuse_company(self, is_before: Callable[[str], bool]) -> None:
+        """Waits until nobody else is at work; refuses where one is whose id is before this one.
+
+        Raises:
+            RunFolderError: such a worker is at work.
+        """
+        seen: dict[str, int] = {}
+        while True:
+            waiting = False
+            for attempt, is_seen_to_live in self._patiently(
+                lambda: list(self._queue.others_at_work())
+            ):
+                before = seen.setdefault(attempt.attempt_id, attempt.progress)
+                lives = is_seen_to_live or attempt.progress > before
+                if lives and is_before(attempt.worker.id):
+                    raise RunFolderError(
+                        f"another worker (process {attempt.worker.pid} on {attempt.worker.host}) "
+                        f"works on {self._place.store.uri}, and this store does not honour "
+                        "conditional writes, so one worker at a time: wait for it, or stop it with "
+                        "'stylefarm stop'"
+                    )
+                waiting = True
+            if not waiting:
+                return
+            self._check_stop()
+            self._wait_for("another worker may be at work; it shows no sign of life so far")
+
+    def _should_stop(self) -> bool:
+        return self._asked_to_stop() or self._requests.reason() is not None
+
+    def _check_stop(self) -> None:
+        if self._should_stop():
+            raise Stopped(self._requests.reason() or "stopped; run the command again to finish")
+
+    def _see_commit(self, shard: str) -> None:
+        self._tell(CommittedElsewhere(self._worker.id, shard=shard))
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, self._should_stop, self._on_wait)
+
+    def _on_wait(self, reason: str) -> None:
+        """Tells why nothing goes on, once for each reason."""
+        if reason != self._waits_because:
+            self._waits_because = reason
+            self._tell(Waiting(self._worker.id, reason=reason))
+
+
+def _never() -> bool:
+    return False
