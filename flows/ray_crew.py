@@ -36,7 +36,7 @@ from manifests.errors import JobError, RunFolderError
 from manifests.job import Compute, check_ray_address
 from tasks.inputs.devices import DeviceType, check_kind, devices_for
 from tasks.runs.faults import DeviceFault, Stopped, WorkerFault
-from tasks.runs.run_folder import open_run
+from tasks.runs.run_folder import SIGN, open_run
 from tasks.work.child import ChildProcess, portable
 from tasks.work.events import Committed, Ended, WorkEvent
 from tasks.work.patience import patiently
@@ -391,7 +391,7 @@ def _leave_sign(run_uri: str, host: str) -> str:
         store, _ = open_run(run_uri)
     except RunFolderError as error:
         raise _other_folder(host, str(error)) from error
-    sign = f"probe-{uuid.uuid4().hex}"
+    sign = f"{SIGN}{uuid.uuid4().hex}"
     store.put(sign, host.encode())
     return sign
 

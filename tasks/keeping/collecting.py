@@ -36,7 +36,13 @@ from manifests.plan import SHARD_PATTERN, generation_of, plan_name
 from tasks.keeping.repairing import FOREIGN
 from tasks.results.publisher import CLAIM_NAME
 from tasks.runs.committed import current_index, find_index
-from tasks.runs.run_folder import find_commit, find_generations, open_run, refuse_linked_folders
+from tasks.runs.run_folder import (
+    SIGN,
+    find_commit,
+    find_generations,
+    open_run,
+    refuse_linked_folders,
+)
 from tasks.runs.run_plan import RunPlan, open_plan
 from tasks.runs.scratch import find_leftovers, remove_leftovers, scratch_file
 from tasks.work.holding import LEASE_SECONDS
@@ -53,13 +59,14 @@ _ROWS = re.compile(r"(metadata/[0-9a-f]{12}/)part-[0-9]{5}\.parquet")
 _ATTEMPT = re.compile(rf"attempts/({SHARD_PATTERN})/[0-9]{{1,9}}\.json")
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")
 _PROBE = re.compile(r"probe-[0-9a-f]{32}")
+_SIGN = re.compile(rf"{SIGN}[0-9a-f]{{32}}")
 
 KINDS = {
     "data": "files of shards that no commit names",
     "plans": "plans and lists of sources that no generation names",
     "metadata": "final rows that the index does not name",
     "attempts": "attempts at committed shards of a complete run",
-    "probes": "objects of the test of a store",
+    "probes": "objects of the test of a store, or of a node",
     "claims": "claims of publishers, which save double work alone",
     "unfinished": "uploads and temporary files of writers that are gone",
     "scratch": "files of processes that are gone, on this machine",
@@ -277,15 +284,23 @@ class _Finder:
             self.not_ours += [] if number_of(found.key) else [found.key]
         if not plan.shards.keys() <= committed:
             return
-        lease_over = self.store.now() - timedelta(seconds=LEASE_SECONDS)
+        lease_over = self._lease_over()
         for shard, files in self._groups("attempts/", _ATTEMPT).items():
             if shard in committed and all(file.modified <= lease_over for file in files):
                 refuse_linked_folders(self.store, f"attempts/{shard}")
                 yield from self._together("attempts", files)
 
+    def _lease_over(self) -> datetime:
+        """What was written before is nobody's who still lives."""
+        return self.store.now() - timedelta(seconds=LEASE_SECONDS)
+
     def _at_the_top(self) -> Iterator[Garbage]:
         for found in self.store.list("probe-"):
             if _PROBE.fullmatch(found.key):
+                yield self._of("probes", found)
+        lease_over = self._lease_over()
+        for found in self.store.list(SIGN):
+            if _SIGN.fullmatch(found.key) and found.modified <= lease_over:
                 yield self._of("probes", found)
         if claim := self.store.find(CLAIM_NAME):
             yield self._of("claims", claim)

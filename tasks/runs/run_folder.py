@@ -62,6 +62,9 @@ PIECE_BYTES = 16 << 20
 FOLDERS = ("attempts", "commits", "data", "generations", "plan", "sources")
 """The folders that we write into; `run.json` and the derived files lie beside them."""
 
+SIGN = "sign-"
+"""How objects are called by which workers show that they see this very folder, for moments."""
+
 READERS = 16
 _ATTEMPT = re.compile(rf"attempts/({SHARD_PATTERN})/([1-9][0-9]{{0,8}})\.json")
 _COMMIT = re.compile(rf"commits/({SHARD_PATTERN})\.json")

@@ -65,7 +65,7 @@ NOT_OURS = (
     f"sources/{SHA}/a.png",
     "metadata/readme.md",
 )
-STRANGE = ("notes.txt", "probe-mine", "pictures/data/00000.tar", "latest")
+STRANGE = ("notes.txt", "probe-mine", "sign-" + 32 * "0", "pictures/data/00000.tar", "latest")
 
 
 @pytest.fixture(autouse=True)
