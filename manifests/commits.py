@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from manifests.errors import RunFolderError
+from manifests.errors import NewerVersion, RunFolderError
 from manifests.identity import fingerprint as fingerprint_of
 from manifests.items import Status
 from manifests.outcomes import Outcome
@@ -384,7 +384,7 @@ def read_run(data: bytes) -> RunRecord:
     way_out = "restore it, or choose another run folder"
     version = read_record(_AnyVersion, data, RUN_NAME, way_out=way_out).schema_version
     if isinstance(version, int) and version > RUN_SCHEMA_VERSION:
-        raise RunFolderError(
+        raise NewerVersion(
             f"{RUN_NAME} was made by a newer stylefarm (its schema_version is {version}, this one "
             f"reads {RUN_SCHEMA_VERSION}): update stylefarm, or choose another run folder"
         )
@@ -400,7 +400,7 @@ def read_commit(data: bytes, shard: str) -> Commit:
     name = commit_name(shard)
     version = read_record(_AnyVersion, data, name, way_out=MEND).schema_version
     if isinstance(version, int) and version > COMMIT_SCHEMA_VERSION:
-        raise RunFolderError(
+        raise NewerVersion(
             f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
             f"reads {COMMIT_SCHEMA_VERSION}): update stylefarm"
         )

@@ -4,7 +4,8 @@ ValueError
 └── ManifestError        one sentence (or one a line) with the value and the remedy
     ├── JobError         the job file, or the inputs that it names
     └── RunFolderError   a run folder that does not hold what it should
-        └── FingerprintMismatch   a run folder that belongs to another job
+        ├── FingerprintMismatch   a run folder that belongs to another job
+        └── NewerVersion   a record that a later version of stylefarm has written
 """
 
 from collections.abc import Iterable
@@ -96,6 +97,10 @@ class JobError(ManifestError):
 
 class RunFolderError(ManifestError):
     """A run folder does not hold what it should."""
+
+
+class NewerVersion(RunFolderError):
+    """A later version of stylefarm has written this record."""
 
 
 class FingerprintMismatch(RunFolderError):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from manifests.commits import PlanReference, RunRecord, ShardName
-from manifests.errors import RunFolderError
+from manifests.errors import NewerVersion, RunFolderError
 from manifests.records import Count, Record, Sha256, Words, read_record
 
 GENERATION_SCHEMA_VERSION = 1
@@ -92,7 +92,7 @@ def read_generation(data: bytes, number: int, run: RunRecord) -> Generation:
     name = generation_name(number)
     version = read_record(_AnyVersion, data, name, way_out=WAY_OUT).schema_version
     if isinstance(version, int) and version > GENERATION_SCHEMA_VERSION:
-        raise RunFolderError(
+        raise NewerVersion(
             f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
             f"reads {GENERATION_SCHEMA_VERSION}): update stylefarm, or choose another run folder"
         )

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.errors import RunFolderError
+from manifests.errors import NewerVersion, RunFolderError
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Item, Status
 from manifests.outcomes import Outcome
@@ -285,7 +285,7 @@ def _schema_of(data: bytes, name: str) -> pa.Schema:
     """
     version = _version(data)
     if version is not None and version > SCHEMA_VERSION:
-        raise RunFolderError(
+        raise NewerVersion(
             f"{name} was made by a newer stylefarm (its schema_version is {version}, this one "
             f"reads {SCHEMA_VERSION}): update stylefarm"
         )

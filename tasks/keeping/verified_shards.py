@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from infra.store import ObjectNotFound, ObjectUnreadable, Store, local_path
 from manifests.commits import Commit, commit_name, read_commit
-from manifests.errors import RunFolderError
+from manifests.errors import NewerVersion, RunFolderError
 from manifests.parquet import MAX_FILE_BYTES
 from manifests.plan import generation_of
 from manifests.records import fits_its_seal, is_as_written
@@ -90,7 +90,7 @@ def _read_commit(store: Store, plans: VerifiedPlans, read: ReadShard) -> str | N
     try:
         commit = read_commit(data, read.shard)
     except RunFolderError as error:
-        if "newer stylefarm" in str(error) and fits_its_seal(data):
+        if isinstance(error, NewerVersion) and fits_its_seal(data):
             raise
         return matter_of(error, name)
     if not is_as_written(Commit, data):
