@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
@@ -26,6 +27,12 @@ def fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.workers", "tests.tasks.runs", "tests.conftest"])
     return context
+
+
+def start_fork_server() -> None:
+    """Starts the server where it does not run, so that its socket lies in this temporary folder."""
+    fork_server()
+    ensure_running()
 
 
 def run_to_end(target: Callable[..., None], *args: Any) -> int | None:

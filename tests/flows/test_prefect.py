@@ -33,7 +33,7 @@ from manifests.job import load_job
 from pathlib import Path
 
 path = Path(sys.argv[1])
-run_job("nightly", load_job(path).model_dump(mode="json", exclude_unset=True), str(path.parent))
+run_job("deployed", load_job(path).model_dump(mode="json", exclude_unset=True), str(path.parent))
 """
 
 
@@ -50,7 +50,7 @@ def test_a_deployed_flow_has_a_task_run_for_each_worker_and_its_commits_as_log_l
     )
     assert done.returncode == 0, done
     audit(pictures / "run")
-    (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "nightly"]
+    (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "deployed"]
     assert flow_run["state"]["type"] == "COMPLETED", flow_run
     assert "6 ok" in flow_run["state"]["message"]
     of_flow = [

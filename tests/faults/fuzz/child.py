@@ -172,7 +172,8 @@ def _limit(cpu_seconds: int) -> None:
 def _render_here() -> None:
     """Commands render in this process, so that everything is seen that rendering does."""
     from flows import crew
-    from tasks.work import child, fork_server, weights
+    from tasks.inputs import weights
+    from tasks.work import child, fork_server
     from tests.tasks.runs import renderer
 
     fork_server.rendering_fork_server = nullcontext  # type: ignore[assignment]
