@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,14 @@ STRANGE = ("notes.txt", "probe-mine", "sign-" + 32 * "0", "pictures/data/00000.t
 
 
 @pytest.fixture(autouse=True)
-def scratch(monkeypatch) -> Iterator[Path]:
-    """A temporary folder of the test's own; the server that forks workers is in the usual one."""
+def scratch(tmp_path, monkeypatch) -> Path:
+    """A temporary folder of the test's own; the server that forks workers has the usual one."""
     start_fork_server()
-    with tempfile.TemporaryDirectory(prefix="gc-") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
 
 
 @pytest.fixture
