@@ -29,7 +29,7 @@ TINY_BACKBONE = GOLDEN / "models" / "tiny-sd"
 
 hypothesis.settings.register_profile("whatever the load", deadline=None)
 hypothesis.settings.load_profile("whatever the load")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
