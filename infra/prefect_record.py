@@ -113,5 +113,14 @@ def _files_of(record: Path) -> list[Path]:
 
 
 def _copy(database: Path, copy: Path) -> None:
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
+    """Copies a record that has Prefect's tables.
+
+    Raises:
+        sqlite3.Error: it is not there, is damaged, or has no tables.
+    """
+    reading = f"{database.absolute().as_uri()}?mode=rw"  # else one that is gone would be made
+    with closing(sqlite3.connect(reading, uri=True)) as source:
+        if source.execute("select version_num from alembic_version").fetchone() is None:
+            raise sqlite3.DatabaseError("its tables were not made to the end")
+        with closing(sqlite3.connect(copy)) as target:
+            source.backup(target)

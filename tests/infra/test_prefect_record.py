@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,4 +38,21 @@ def test_an_empty_record_that_does_not_serve_is_made_again(tmp_path: Path):
         record.empty.write_bytes(b"no database" * 1000)
         assert len(record.begin()) == 1, "the server makes the tables itself"
         assert record.path.read_bytes() == b""
+        assert not record.empty.exists()
+
+
+def test_a_record_that_was_deleted_in_the_middle_becomes_no_empty_one(tmp_path: Path):
+    """Else no later run could be shown."""
+    with new_record(tmp_path) as record:
+        record.path.unlink()
+        record.keep_empty()
+        assert not record.path.exists()
+        assert not record.empty.exists()
+
+
+def test_an_empty_record_without_tables_is_made_again(tmp_path: Path):
+    with new_record(tmp_path) as record:
+        sqlite3.connect(record.empty).execute("pragma journal_mode=wal").connection.close()
+        record.empty.touch()
+        assert "PREFECT_SERVER_DATABASE_MIGRATE_ON_START" not in record.begin()
         assert not record.empty.exists()
