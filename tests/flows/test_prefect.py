@@ -32,35 +32,37 @@ from flows.job import run_job
 from manifests.job import load_job
 from pathlib import Path
 
-path = Path(sys.argv[1])
-run_job("deployed", load_job(path).model_dump(mode="json", exclude_unset=True), str(path.parent))
+path = Path(sys.argv[2])
+run_job(sys.argv[1], load_job(path).model_dump(mode="json", exclude_unset=True), str(path.parent))
 """
 
 
-def test_a_deployed_flow_has_a_task_run_for_each_worker_and_its_commits_as_log_lines(
+def test_flow_runs_on_one_folder_share_the_work_and_show_each_worker_and_commit(
     prefect_server: str, pictures: Path
 ):
-    job = write_job(pictures, compute={"shard_items": 2, "device": "cpu", "workers": 2})
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_JOB, str(job)],
-        env=command_environment(prefect_server),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done
-    audit(pictures / "run")
-    (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "deployed"]
-    assert flow_run["state"]["type"] == "COMPLETED", flow_run
-    assert "6 ok" in flow_run["state"]["message"]
-    of_flow = [
-        run["name"]
-        for run in asked(prefect_server, "task_runs")
-        if run["flow_run_id"] == flow_run["id"]
+    job = write_job(pictures, compute={"shard_items": 1, "device": "cpu", "workers": 2})
+    names = ("early", "late")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN_JOB, name, str(job)],
+            env=command_environment(prefect_server),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in names
     ]
-    assert {"work-0-cpu", "work-1-cpu"} < set(of_flow)
-    assert len(of_flow) == 3
-    logs = asked(prefect_server, "logs")
-    told = " ".join(log["message"] for log in logs if log["flow_run_id"] == flow_run["id"])
-    for shard in ("00000", "00001", "00002"):
-        assert f"shard {shard} is committed" in told
+    for run in runs:
+        told, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, told
+    audit(pictures / "run")
+    flow_runs = [run for run in asked(prefect_server, "flow_runs") if run["name"] in names]
+    assert [run["state"]["type"] for run in flow_runs] == ["COMPLETED"] * 2, flow_runs
+    assert all("6 ok" in run["state"]["message"] for run in flow_runs)
+    ids = {run["id"] for run in flow_runs}
+    task_runs = asked(prefect_server, "task_runs")
+    shown = [run["name"] for run in task_runs if run["flow_run_id"] in ids]
+    assert {"work-0-cpu", "work-1-cpu"} < set(shown)
+    logs = [log for log in asked(prefect_server, "logs") if log["flow_run_id"] in ids]
+    committed = [log["message"] for log in logs if "is committed" in log["message"]]
+    assert sorted(words.split()[1] for words in committed) == [f"{n:05}" for n in range(6)]
