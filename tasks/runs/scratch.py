@@ -2,7 +2,7 @@
 
 All of a user's lie in one folder that nobody else can read. What is in use has its lock held, so
 what a killed process left behind is known, and removed by the next one, whatever its run. A kept
-shard (`tasks/work/offer.py`) is no leftover: it stays until it is committed.
+shard (`tasks.work.offer`) is no leftover: it stays until it is committed.
 """
 
 from __future__ import annotations

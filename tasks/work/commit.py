@@ -1,6 +1,6 @@
 """How a rendered shard is packed: tar and Parquet are written to scratch and checked.
 
-`tasks/work/offer.py` takes them to the run folder.
+`tasks.work.offer` takes them to the run folder.
 """
 
 from __future__ import annotations
