@@ -49,7 +49,7 @@ def main() -> None:
     """Makes a run and prints what it costs to look at it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commits", type=int, default=10_000)
-    parser.add_argument("--items", type=int, default=2, help="of each shard")
+    parser.add_argument("--items", type=int, default=1, help="of each shard")
     parser.add_argument("--keep", type=Path, help="where the run is made, and stays")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
