@@ -125,11 +125,9 @@ def _quiet_libraries() -> None:
     """Keeps messages of libraries off the terminal; called before they are imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl on a busy machine
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.raiseExceptions = False  # a log that Prefect cannot store is no message for the user
+    logging.raiseExceptions = False  # a log that cannot be written is no message for the user
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

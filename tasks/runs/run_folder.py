@@ -314,16 +314,6 @@ def newest_attempts(store: Store) -> dict[str, ListedAttempt]:
     return newest
 
 
-def put_if_changed(store: Store, key: str, data: bytes) -> None:
-    """Replaces a derived file, unless it holds these very bytes."""
-    try:
-        if store.get_range(key, 0, len(data) + 1) == data:
-            return
-    except ObjectNotFound:
-        pass
-    store.put(key, data)
-
-
 def _named(
     store: Store, prefix: str, pattern: re.Pattern[str]
 ) -> Iterator[tuple[StoredObject, re.Match[str]]]:
