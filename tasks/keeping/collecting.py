@@ -16,6 +16,7 @@ What is not ours by its name stays, and so does all of a shard that is still to 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -387,8 +388,7 @@ def _scratch() -> Iterator[Garbage]:
 
 
 def _of_machine(kind: str, path: Path, remove: Callable[[], None]) -> Garbage:
-    files = [path, *path.rglob("*")]
-    sizes = [one.lstat() for one in files if one.exists()]
+    sizes = list(_sizes(path))
     return Garbage(
         kind=kind,
         name=str(path),
@@ -396,6 +396,16 @@ def _of_machine(kind: str, path: Path, remove: Callable[[], None]) -> Garbage:
         modified=datetime.fromtimestamp(max((one.st_mtime for one in sizes), default=0), UTC),
         remove=remove,
     )
+
+
+def _sizes(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of a folder and all in it; of what its owner removes meanwhile, nothing."""
+    inside = (
+        Path(folder, name) for folder, folders, files in os.walk(path) for name in folders + files
+    )
+    for one in (path, *inside):
+        with suppress(FileNotFoundError):
+            yield one.lstat()
 
 
 def _each(action: Callable[[Any], T], things: Iterable[Any]) -> Iterator[T]:
