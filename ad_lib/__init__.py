@@ -12,38 +12,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ad_lib.backbone import Backbone
     from ad_lib.batch import Result, render
-    from ad_lib.decoding import decode_image
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
-    from ad_lib.images import fit_image
-    from ad_lib.loading import load_backbone
+    from ad_lib.model.backbone import Backbone
+    from ad_lib.model.loading import load_backbone
+    from ad_lib.model.random_weights import random_backbone, random_controlnet
+    from ad_lib.model.weights import Weights, find_weights
+    from ad_lib.pictures.decoding import decode_image
+    from ad_lib.pictures.images import fit_image
     from ad_lib.pipeline import AttentionDistillationPipeline
-    from ad_lib.presets import PRESETS, Preset, Settings
-    from ad_lib.random_weights import random_backbone, random_controlnet
+    from ad_lib.presets import PRESETS, Preset
     from ad_lib.requests import Request
-    from ad_lib.weights import Weights, find_weights
+    from ad_lib.settings import Settings
 
 _HOME = {
-    "Backbone": "backbone",
-    "load_backbone": "loading",
+    "Backbone": "model.backbone",
+    "load_backbone": "model.loading",
     "Result": "batch",
     "render": "batch",
     "BackboneError": "errors",
     "ImageError": "errors",
     "NumericsError": "errors",
     "RequestError": "errors",
-    "decode_image": "decoding",
-    "fit_image": "images",
+    "decode_image": "pictures.decoding",
+    "fit_image": "pictures.images",
     "AttentionDistillationPipeline": "pipeline",
     "PRESETS": "presets",
     "Preset": "presets",
-    "Settings": "presets",
-    "random_backbone": "random_weights",
-    "random_controlnet": "random_weights",
+    "Settings": "settings",
+    "random_backbone": "model.random_weights",
+    "random_controlnet": "model.random_weights",
     "Request": "requests",
-    "Weights": "weights",
-    "find_weights": "weights",
+    "Weights": "model.weights",
+    "find_weights": "model.weights",
 }
 
 __all__ = [

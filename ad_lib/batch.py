@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.backbone import Backbone
+from ad_lib.algorithm.noise import Noise, seeded_noise
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs, picture_digest
-from ad_lib.noise import Noise, seeded_noise
+from ad_lib.model.backbone import Backbone
+from ad_lib.pictures.tensors import tensor_to_image
 from ad_lib.presets import Algorithm, find_preset
 from ad_lib.requests import Request
 from ad_lib.synthesis import ALGORITHMS
-from ad_lib.tensors import tensor_to_image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

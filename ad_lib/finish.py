@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ad_lib.colour import keep_colours, match_channel_statistics
 from ad_lib.inputs import BatchInputs
-from ad_lib.seamless import cut_where_calm, seamless, wrapped_axes
-from ad_lib.vae import decode_tiled, using_decoder
+from ad_lib.model.seamless import cut_where_calm, seamless, wrapped_axes
+from ad_lib.model.tiles import decode_tiled
+from ad_lib.model.tuned_decoder import using_decoder
+from ad_lib.pictures.colour import keep_colours, match_channel_statistics
 
 WHOLE_UP_TO = 192
 """Latent cells; a picture with a longer side is decoded in tiles, to bound memory."""

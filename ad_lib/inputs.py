@@ -15,19 +15,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.backbone import Backbone
-from ad_lib.denoise import Control, NoisePredictor
+from ad_lib.algorithm.features import References
+from ad_lib.algorithm.guide import noised_start
+from ad_lib.algorithm.labels import Regions
+from ad_lib.algorithm.losses import Attend, distilled_attention
+from ad_lib.algorithm.noise import Noise, draw_together
 from ad_lib.errors import RequestError
-from ad_lib.features import References
-from ad_lib.guide import noised_start
-from ad_lib.labels import Regions, label_map
-from ad_lib.losses import Attend, distilled_attention
-from ad_lib.noise import Noise, draw_together
-from ad_lib.presets import Settings
-from ad_lib.prompts import PromptEmbeds, joined
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.denoise import Control, NoisePredictor
+from ad_lib.model.prompts import PromptEmbeds, joined
+from ad_lib.pictures.masks import label_map
+from ad_lib.pictures.tensors import image_to_tensor, pad_to_multiple
+from ad_lib.pictures.textures import region_random
 from ad_lib.requests import Request, fit_role
-from ad_lib.tensors import image_to_tensor, pad_to_multiple
-from ad_lib.textures import region_random
+from ad_lib.settings import Settings
 
 
 @dataclass(frozen=True)

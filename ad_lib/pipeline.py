@@ -17,13 +17,14 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
 from ad_lib.errors import RequestError, unknown_name
-from ad_lib.loading import load_backbone
-from ad_lib.presets import PRESETS, Settings
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.loading import load_backbone
+from ad_lib.pictures.tensors import image_to_tensor
+from ad_lib.presets import PRESETS
 from ad_lib.requests import MAX_SEED, Request
-from ad_lib.tensors import image_to_tensor
+from ad_lib.settings import Settings
 
 Images = Image.Image | Sequence[Image.Image]
 

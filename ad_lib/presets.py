@@ -1,133 +1,16 @@
-"""The published settings, by name: which images a task takes and the numbers it runs with."""
+"""Which tasks are there, with which published numbers, and which settings do they read?"""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
 from ad_lib.errors import RequestError, unknown_name
+from ad_lib.settings import Settings, shown
 
-MAX_TIMESTEPS = 999
-"""With 1000 steps DDIM's leading spacing starts at timestep 1000, which the model lacks."""
-
-
-MAX_NUMBER = 1e38
-"""The largest learning rate, weight or scale: float32 holds no larger numbers."""
-
-
-Seamless = Literal["none", "x", "y", "both"]
 Algorithm = Literal["optimize", "sample", "expand"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The numbers of the algorithms; `Preset.uses` says which task reads which.
-
-    Attributes:
-        num_inference_steps: timesteps visited, from high to low, 1..999.
-        num_optimization_steps: Adam steps at each timestep, at least 0.
-        learning_rate: of Adam on the latents, above 0.
-        content_weight: the paper's lambda, the weight of the content loss, at least 0.
-        attn_scale: factor on the query inside the distilled attention, above 0; larger picks
-            fewer style tokens per query.
-        layers: half-open range of self-attention layers in execution order; None is the last six.
-        style_weights: how often each style counts, one number of at least 0 per style; 2 is as if
-            it were listed twice. None counts each once.
-        reference_size: pixels of the references' shorter side, with their own proportions; None
-            crops them to the size of the result, as published.
-        timesteps: Algorithm 1's order of timesteps (`descending` as published), or one timestep
-            for the whole run.
-        guidance_scale: of the prompt over the negative prompt; 1 is off.
-        adain: give the latents the noised style's channel statistics at every timestep.
-        start_time: the style is distilled at timesteps below this; 999 is always.
-        variant: `reference` draws noise for AdaIN and features apart, as the released code does;
-            `paper` uses one noised style for both, as Algorithm 2 is written.
-        init: sampling starts from `noise`, or from the noised `style`.
-        controlnet_conditioning_scale: weight of the ControlNet's residuals.
-        seamless: axes along which the picture continues on its opposite side; True is `both`,
-            False is `none`.
-        view_size: side of MultiDiffusion's views, in latent cells.
-        view_stride: distance of neighbouring views, in latent cells.
-        view_shift: move the grid of views from step to step, so that no border stays.
-        view_batch_size: views distilled together; they see the same noise on the style.
-        colors: `result` leaves the colours as they come, `content` gives the result the content's
-            colours pixel by pixel, `style` gives it the reference's channel statistics.
-        decoder_epochs: steps of fine-tuning the decoder on the (first) reference; 0 is off, the
-            published number is 75.
-    """
-
-    num_inference_steps: int = 200
-    num_optimization_steps: int = 1
-    learning_rate: float = 0.05
-    content_weight: float = 0.0
-    attn_scale: float = 1.0
-    layers: tuple[int, int] | None = None
-    style_weights: tuple[float, ...] | None = None
-    reference_size: int | None = None
-    timesteps: Literal["descending", "ascending", "random"] | int = "descending"
-    guidance_scale: float = 1.0
-    adain: bool = False
-    start_time: int = MAX_TIMESTEPS
-    variant: Literal["reference", "paper"] = "reference"
-    init: Literal["noise", "style"] = "noise"
-    controlnet_conditioning_scale: float = 1.0
-    seamless: Seamless = "none"
-    view_size: int = 64
-    view_stride: int = 32
-    view_shift: bool = True
-    view_batch_size: int = 8
-    colors: Literal["result", "content", "style"] = "result"
-    decoder_epochs: int = 0
-
-    def __post_init__(self) -> None:
-        _check_whole("num_inference_steps", self.num_inference_steps, 1, MAX_TIMESTEPS)
-        _check_whole("num_optimization_steps", self.num_optimization_steps, 0, 1000)
-        _check_number("learning_rate", self.learning_rate, above=0.0)
-        _check_number("content_weight", self.content_weight, at_least=0.0)
-        _check_number("attn_scale", self.attn_scale, above=0.0)
-        if self.layers is not None:
-            object.__setattr__(self, "layers", _checked_layers(self.layers))
-        if self.style_weights is not None:
-            object.__setattr__(self, "style_weights", _checked_weights(self.style_weights))
-        if self.reference_size is not None:
-            _check_whole("reference_size", self.reference_size, 64, 8192)
-        if isinstance(self.timesteps, str):
-            _check_choice("timesteps", self.timesteps, ("descending", "ascending", "random"))
-        else:
-            _check_whole("timesteps", self.timesteps, 0, MAX_TIMESTEPS)
-        _check_number("guidance_scale", self.guidance_scale, at_least=1.0)
-        _check_choice("adain", self.adain, (True, False))
-        _check_whole("start_time", self.start_time, 0, MAX_TIMESTEPS)
-        _check_choice("variant", self.variant, ("reference", "paper"))
-        _check_choice("init", self.init, ("noise", "style"))
-        _check_number(
-            "controlnet_conditioning_scale", self.controlnet_conditioning_scale, at_least=0.0
-        )
-        if isinstance(self.seamless, bool):
-            object.__setattr__(self, "seamless", "both" if self.seamless else "none")
-        _check_choice("seamless", self.seamless, ("none", "x", "y", "both"))
-        _check_whole("view_size", self.view_size, 8, 1024)
-        _check_whole("view_stride", self.view_stride, 1, self.view_size)
-        _check_choice("view_shift", self.view_shift, (True, False))
-        _check_whole("view_batch_size", self.view_batch_size, 1, 1024)
-        _check_choice("colors", self.colors, ("result", "content", "style"))
-        _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
-
-    def updated(self, overrides: Mapping[str, Any]) -> Settings:
-        """These settings with some replaced.
-
-        Raises:
-            RequestError: a name is unknown (the nearest one is named) or a value out of range.
-        """
-        known = [field.name for field in fields(self)]
-        for name in overrides:
-            if name not in known:
-                raise RequestError(unknown_name("setting", name, known, MEANT_SETTINGS))
-        return replace(self, **overrides)
-
 
 _EVERY_TASK = {
     "num_inference_steps",
@@ -149,56 +32,6 @@ _READS: Mapping[Algorithm, set[str]] = {
     | _SAMPLING
     | {"view_size", "view_stride", "view_shift", "view_batch_size"},
 }
-
-MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "adain_weight": "adain",
-        "attention_scale": "attn_scale",
-        "batch": "compute.batch_size",
-        "batch_size": "compute.batch_size",
-        "cfg": "guidance_scale",
-        "cfg_scale": "guidance_scale",
-        "cn_scale": "controlnet_conditioning_scale",
-        "codec": "output.codec",
-        "color": "colors",
-        "conditioning_scale": "controlnet_conditioning_scale",
-        "controlnet_scale": "controlnet_conditioning_scale",
-        "device": "compute.device",
-        "epochs": "decoder_epochs",
-        "format": "output.codec",
-        "guidance": "guidance_scale",
-        "height": "output.size",
-        "inference_steps": "num_inference_steps",
-        "iter": "num_optimization_steps",
-        "iterations": "num_optimization_steps",
-        "iters": "num_optimization_steps",
-        "lambda": "content_weight",
-        "lambda_content": "content_weight",
-        "layer": "layers",
-        "lr": "learning_rate",
-        "model": "backbone",
-        "negative": "inputs.negative_prompt",
-        "negative_prompt": "inputs.negative_prompt",
-        "num_iterations": "num_optimization_steps",
-        "num_steps": "num_inference_steps",
-        "optimization_steps": "num_optimization_steps",
-        "prompt": "inputs.prompt",
-        "resolution": "output.size",
-        "sampling_steps": "num_inference_steps",
-        "scale": "guidance_scale",
-        "size": "output.size",
-        "start": "start_time",
-        "steps": "num_inference_steps",
-        "strength": "content_weight",
-        "stride": "view_stride",
-        "tile": "seamless",
-        "tileable": "seamless",
-        "tiling": "seamless",
-        "weights": "style_weights",
-        "width": "output.size",
-    }
-)
-"""What a person means by a setting that there is not: ours, or another key of a job."""
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
     {
@@ -295,70 +128,9 @@ class Preset:
             if value != getattr(self.settings, field.name) and not self.uses(field.name):
                 others = [preset.name for preset in PRESETS.values() if preset.uses(field.name)]
                 raise RequestError(
-                    f"{self.name} does not use {field.name}; got {_shown(value)}: drop it, or "
+                    f"{self.name} does not use {field.name}; got {shown(value)}: drop it, or "
                     f"choose one of {', '.join(others)}"
                 )
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} must be a whole number in {low}..{high}; got {_shown(value)}")
-
-
-def _check_number(
-    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
-) -> None:
-    bound = f"above {above:g}" if above is not None else f"at least {at_least:g}"
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    usable = usable and value < float("inf")
-    usable = usable and (value > above if above is not None else value >= (at_least or 0.0))
-    if not usable:
-        raise RequestError(f"{name} must be a number {bound}; got {_shown(value)}")
-    if value > MAX_NUMBER:
-        raise RequestError(f"{name} must be at most {MAX_NUMBER:g}; got {_shown(value)}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
-        return
-    if choices == (True, False):
-        raise RequestError(f"{name} must be true or false; got {_shown(value)}")
-    listed = ", ".join(map(repr, choices))
-    raise RequestError(f"{name} must be one of {listed}; got {_shown(value)}")
-
-
-def _checked_weights(weights: Any) -> tuple[float, ...]:
-    if not isinstance(weights, list | tuple) or not weights:
-        raise RequestError(f"style_weights must be a list of numbers; got {_shown(weights)}")
-    for weight in weights:
-        _check_number("style_weights", weight, at_least=0.0)
-    if not any(weights):
-        raise RequestError(f"style_weights must not all be 0; got {_shown(list(weights))}")
-    return tuple(float(weight) for weight in weights)
-
-
-def _checked_layers(layers: Any) -> tuple[int, int]:
-    bounds = list(layers) if isinstance(layers, list | tuple) else []
-    whole = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
-    if len(bounds) != 2 or len(whole) != 2:
-        raise RequestError(f"layers must be two numbers [start, stop); got {_shown(layers)}")
-    start, stop = whole
-    if not 0 <= start < stop:
-        raise RequestError(
-            f"layers must satisfy 0 <= start < stop; got [{_shown(start)}, {_shown(stop)})"
-        )
-    return start, stop
-
-
-def _shown(value: Any) -> str:
-    """A value as Python writes it, without the middle of a long one."""
-    shortened = reprlib.Repr()
-    shortened.maxstring = shortened.maxother = 80
-    shortened.maxtuple = shortened.maxlist = 8
-    try:
-        return shortened.repr(value)
-    except ValueError:  # a whole number of thousands of digits has no text
-        return "a number of very many digits"
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(

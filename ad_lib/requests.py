@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
-from ad_lib.images import fit_image, fit_mask, scaled_size
-from ad_lib.presets import REQUEST_FIELDS, Preset, Settings, find_preset
+from ad_lib.pictures.images import fit_image, fit_mask, scaled_size
+from ad_lib.presets import REQUEST_FIELDS, Preset, find_preset
+from ad_lib.settings import Settings
 
 MIN_SIDE = 64
 """Pixels; below this the U-Net's deepest level has no room for its features."""
@@ -20,9 +21,6 @@ LATENT_CELL = 8
 
 MAX_REFERENCE_SIDE = 8192
 """Pixels; a narrow picture whose shorter side is scaled up would have a far longer one."""
-
-MAX_LABELS = 256
-"""Colours of a mask; more are a photograph, or a mask with soft edges."""
 
 MAX_SEED = 2**64 - 1
 
@@ -247,7 +245,7 @@ def _check_combination(request: Request, preset: Preset) -> None:
 
 
 def _check_masks(request: Request, source: Image.Image, target: Image.Image) -> None:
-    from ad_lib.labels import check_labels  # loads torch
+    from ad_lib.pictures.masks import check_labels  # loads torch
 
     if len(request.styles) != 1:
         raise RequestError(

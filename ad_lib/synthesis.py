@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from ad_lib.backbone import Backbone
-from ad_lib.guide import Distillation, sample_with_distillation
+from ad_lib.algorithm.guide import Distillation, sample_with_distillation
+from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
+from ad_lib.algorithm.optimize import LossTrace, optimize_latents
 from ad_lib.inputs import BatchInputs
-from ad_lib.multidiffusion import Views, expand_with_distillation
-from ad_lib.optimize import LossTrace, optimize_latents
-from ad_lib.presets import Algorithm, Seamless, Settings
-from ad_lib.seamless import seamless, wrapped_axes
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.seamless import seamless, wrapped_axes
+from ad_lib.presets import Algorithm
+from ad_lib.settings import Seamless, Settings
 
 Synthesize = Callable[[BatchInputs, Callable[[int], None]], tuple[Tensor, LossTrace]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ad_lib.model.weights import EMBEDDED
 from ad_lib.presets import PRESETS, Preset
-from ad_lib.weights import EMBEDDED
 from flows.terminal import Terminal
 
 

@@ -200,7 +200,7 @@ def _request(
     size: tuple[int, ...],
 ) -> Request:
     from ad_lib import Request
-    from ad_lib.images import scaled_size
+    from ad_lib.pictures.images import scaled_size
 
     first = {role: found[0] for role, found in images.items()}
     width = height = None
@@ -239,7 +239,7 @@ def _typed(backbone: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_figures(terminal: Terminal, request: Request, image: Image.Image) -> None:
-    from ad_lib.measure import measure_with_controls
+    from ad_lib.pictures.measure import measure_with_controls
 
     judged = measure_with_controls(
         image,

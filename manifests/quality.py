@@ -1,6 +1,6 @@
 """Which figures a row holds about its picture, and which bounds a job may set on them.
 
-`ad_lib.metrics` measures them; here they are columns by name, so that no model is loaded.
+`ad_lib.pictures.metrics` measures them; here they are columns by name, so that no model is loaded.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ class Quality(BaseModel):
 METRIC_COLUMNS = tuple(
     name for name in Quality.model_fields if name not in ("retries", *LOSS_COLUMNS)
 )
-"""What is measured of every picture; a test holds it to `ad_lib.measure.METRIC_NAMES`."""
+"""What is measured of every picture; a test holds it to `ad_lib.pictures.measure.METRIC_NAMES`."""

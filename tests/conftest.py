@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ad_lib.backbone import Backbone
-from ad_lib.loading import load_backbone
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.loading import load_backbone
 from tests.bad_images import picture
 from tests.command_line import cli, prefect_server
 from tests.s3_server import s3_bucket, s3_server

@@ -14,7 +14,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from ad_lib.features import AttentionFeatures, extract_features, self_attention_layers
+from ad_lib.algorithm.features import AttentionFeatures
+from ad_lib.model.taps import extract_features, self_attention_layers
 
 TIMESTEPS = (900, 700, 500, 300, 100, 1)
 

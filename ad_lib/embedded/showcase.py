@@ -19,15 +19,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
 from ad_lib.embedded import FOLDER
 from ad_lib.embedded.data import list_pictures, open_picture
-from ad_lib.images import fit_image
-from ad_lib.loading import load_backbone
-from ad_lib.metrics import ssim_luma, swd_patch
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.loading import load_backbone
+from ad_lib.pictures.images import fit_image
+from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.tensors import image_to_tensor, tensor_to_image
 from ad_lib.requests import Request
-from ad_lib.tensors import image_to_tensor, tensor_to_image
 
 
 @dataclass(frozen=True)

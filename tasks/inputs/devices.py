@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Literal, cast
 
-from ad_lib.devices import check_device_name, find_device
 from ad_lib.errors import BackboneError
+from ad_lib.model.devices import check_device_name, find_device
 from manifests.commits import RunRecord
 from manifests.errors import JobError
 from manifests.job import BackboneChoice, Compute

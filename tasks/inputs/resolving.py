@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ad_lib.errors import BackboneError
-from ad_lib.presets import Preset, Settings, find_preset
-from ad_lib.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
+from ad_lib.model.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
+from ad_lib.presets import Preset, find_preset
+from ad_lib.settings import Settings
 from infra.store import StoredObject, UriError, open_store
 from manifests.commits import RunRecord
 from manifests.errors import JobError

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ad_lib.weight_files import weight_files
-from ad_lib.weights import EMBEDDED, NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
+from ad_lib.model.weight_files import weight_files
+from ad_lib.model.weights import (
+    EMBEDDED,
+    NETWORK_FILES,
+    Weights,
+    find_controlnet,
+    find_weights,
+    parts_of,
+)
 
 LARGE_BYTES = 256 << 20
 """Weights of so many bytes and more are rendered with on CUDA unless the job says otherwise."""
@@ -92,7 +99,7 @@ def check_model(model: FoundModel) -> None:
         BackboneError: weights that do not fit their configuration, or networks that do not fit
             each other.
     """
-    from ad_lib.loading import check_backbone  # loads torch and diffusers
+    from ad_lib.model.loading import check_backbone  # loads torch and diffusers
 
     check_backbone(model.backbone, model.controlnet)
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from ad_lib.images import scaled_size
+from ad_lib.model.weights import EMBEDDED
+from ad_lib.pictures.images import scaled_size
 from ad_lib.presets import Preset
-from ad_lib.weights import EMBEDDED
 from manifests.identity import canonical_json, item_id, seed_of
 from manifests.items import ErrorClass, Input, Item, Problem, distinct_slug, slug
 from manifests.job import Output

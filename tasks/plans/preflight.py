@@ -1,8 +1,8 @@
 """Does every input exist and decode? One sentence per problem, before anything is rendered.
 
 Memory: the files that are in memory at the same time, over all threads, share `FILE_BYTES`, and
-their pixels share what `ad_lib.decoding` states; a larger file or picture waits until it is alone.
-No picture is kept. So the peak does not depend on the number of threads or of pictures.
+their pixels share what `ad_lib.pictures.decoding` states; a larger file or picture waits until it
+is alone. No picture is kept. So the peak does not depend on the number of threads or of pictures.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ad_lib.decoding import inspect_image
 from ad_lib.errors import ImageError
-from ad_lib.memory import MemoryBudget
-from ad_lib.requests import MAX_LABELS
+from ad_lib.pictures.decoding import inspect_image
+from ad_lib.pictures.images import MAX_LABELS
+from ad_lib.pictures.memory import MemoryBudget
 from infra.store import BucketNotFound, ObjectNotFound, ObjectUnreadable, UriError
 from manifests.items import ErrorClass, Input, Problem
 from tasks.inputs.sources import read_input

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ad_lib.decoding import MAX_PIXELS, decoded_image
+from ad_lib.pictures.decoding import MAX_PIXELS, decoded_image
 from infra.store import Store, StoreError, open_store, read_uri
 from manifests.commits import MEND, Commit
 from manifests.errors import RunFolderError

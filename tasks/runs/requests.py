@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
-from ad_lib.presets import REQUEST_FIELDS, Settings, find_preset
+from ad_lib.presets import REQUEST_FIELDS, find_preset
 from ad_lib.requests import Request, fitted_size
+from ad_lib.settings import Settings
 from manifests.items import ErrorClass, Input, Item, Problem
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ad_lib.decoding import decoded_image
 from ad_lib.errors import ImageError
+from ad_lib.pictures.decoding import decoded_image
 from ad_lib.requests import fit_role
 from infra.store import ObjectNotFound
 from manifests.items import ErrorClass, Input, Item, Problem

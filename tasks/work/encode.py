@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from ad_lib.batch import Result
-from ad_lib.measure import measure
-from ad_lib.metrics import phash
+from ad_lib.pictures.measure import measure
+from ad_lib.pictures.metrics import phash
 from ad_lib.requests import Request
 from manifests.items import ErrorClass, Item, Problem
 from manifests.job import Job, Output

@@ -35,7 +35,7 @@ from tasks.runs.scratch import scratch_errors
 
 logger = logging.getLogger(__name__)
 
-_PRELOADED = ("tasks.work.render", "tasks.work.models", "ad_lib.loading")
+_PRELOADED = ("tasks.work.render", "tasks.work.models", "ad_lib.model.loading")
 """What rendering, and checking a model, needs: torch and diffusers with it."""
 
 LAST_WORDS = 300

@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from ad_lib.backbone import Backbone
-from ad_lib.loading import load_backbone
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.loading import load_backbone
 from manifests.errors import RunFolderError
 from tasks.inputs.weights import find_model
 from tasks.work.shard_work import PlannedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 
-from ad_lib.device_errors import is_device_failure, is_out_of_memory
 from ad_lib.errors import ImageError, NumericsError, RequestError
+from ad_lib.model.device_errors import is_device_failure, is_out_of_memory
 from infra.store import StoreError
 from manifests.items import ErrorClass, Problem
 from tasks.runs.faults import DeviceFault, Stopped, WorkerFault

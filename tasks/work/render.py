@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from ad_lib.backbone import Backbone
 from ad_lib.batch import Result, render
-from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
 from ad_lib.errors import RequestError
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
 from ad_lib.requests import Request
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from ad_lib import NumericsError, Request, RequestError, Result, render
+from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.batch import plan_batches
-from ad_lib.noise import seeded_noise
 from tests.bad_images import picture
 from tests.rounding import assert_equal_but_for_a_few_signs
 

@@ -19,7 +19,7 @@ from ad_lib import (
     random_controlnet,
     render,
 )
-from ad_lib.weights import find_controlnet
+from ad_lib.model.weights import find_controlnet
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
 FOLDERS = {"sd15": TINY_BACKBONE, "sdxl": GOLDEN / "models" / "tiny-sdxl"}
@@ -91,7 +91,7 @@ def test_its_scale_weighs_its_residuals(backbone):
 
 def test_its_residuals_are_those_of_diffusers(backbone):
     """The prediction equals the U-Net called by hand with the ControlNet's outputs."""
-    from ad_lib.denoise import Control
+    from ad_lib.model.denoise import Control
 
     controlnet = random_controlnet(backbone)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ad_lib.prompts import joined
-from ad_lib.random_weights import random_backbone
+from ad_lib.model.prompts import joined
+from ad_lib.model.random_weights import random_backbone
 from tests.rounding import assert_equal_up_to_rounding, relative
 
 T = torch.tensor(501)

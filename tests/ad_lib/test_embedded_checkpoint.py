@@ -21,8 +21,8 @@ from ad_lib.embedded.evaluate import (
     noise_losses,
 )
 from ad_lib.embedded.procedural import bricks, draw, new_brush
-from ad_lib.metrics import ssim_luma, swd_patch
-from ad_lib.tensors import image_to_tensor
+from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.tensors import image_to_tensor
 
 
 @pytest.fixture(scope="module")

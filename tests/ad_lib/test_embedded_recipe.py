@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
+from ad_lib.algorithm.losses import content_loss
 from ad_lib.embedded import autoencoder, fields, procedural
 from ad_lib.embedded.autoencoder import (
     VAE_STAGES,
@@ -42,8 +43,7 @@ from ad_lib.embedded.tokens import train_tokenizer
 from ad_lib.embedded.train import Bar, main
 from ad_lib.embedded.training import Clock, Training
 from ad_lib.embedded.widening import widen
-from ad_lib.features import extract_features, self_attention_layers
-from ad_lib.losses import content_loss
+from ad_lib.model.taps import extract_features, self_attention_layers
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ad_lib.backbone import Backbone
+from ad_lib.algorithm.features import AttentionFeatures, References
+from ad_lib.algorithm.losses import distilled_attention
 from ad_lib.errors import RequestError
-from ad_lib.features import AttentionFeatures, References, extract_features, self_attention_layers
-from ad_lib.losses import distilled_attention
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.taps import extract_features, self_attention_layers
 from tests.rounding import assert_equal_up_to_rounding
 
 TIMESTEP = torch.tensor(501)

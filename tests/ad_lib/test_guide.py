@@ -7,19 +7,19 @@ import torch
 from PIL import Image
 
 from ad_lib import Request, render
-from ad_lib.embedded.networks import build_scheduler
-from ad_lib.features import AttentionFeatures, References
-from ad_lib.guide import (
+from ad_lib.algorithm.adain import adain
+from ad_lib.algorithm.features import AttentionFeatures, References
+from ad_lib.algorithm.guide import (
     Distillation,
-    adain,
     noised,
     noised_start,
     previous_timestep,
     sample_with_distillation,
 )
-from ad_lib.losses import attention_distillation_loss
-from ad_lib.noise import seeded_noise
-from ad_lib.random_weights import random_backbone
+from ad_lib.algorithm.losses import attention_distillation_loss
+from ad_lib.algorithm.noise import seeded_noise
+from ad_lib.embedded.networks import build_scheduler
+from ad_lib.model.random_weights import random_backbone
 from tests.ad_lib.test_optimize import latents_of, one_each, shared, tokens_of, toy
 from tests.bad_images import picture
 

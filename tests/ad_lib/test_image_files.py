@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ad_lib import ImageError, decode_image
-from ad_lib.decoding import inspect_image
-from ad_lib.memory import MemoryBudget
+from ad_lib.pictures.decoding import inspect_image
+from ad_lib.pictures.memory import MemoryBudget
 from tests import bad_images
 from tests.bad_images import ORIENTATION_TAG, picture
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from ad_lib import ImageError, decode_image, fit_image
-from ad_lib.images import scaled_size
-from ad_lib.tensors import image_to_tensor, pad_to_multiple, tensor_to_image
+from ad_lib.pictures.images import scaled_size
+from ad_lib.pictures.tensors import image_to_tensor, pad_to_multiple, tensor_to_image
 from tests import bad_images
 from tests.bad_images import BROKEN, UNUSUAL, alpha, picture, upright
 

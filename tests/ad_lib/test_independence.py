@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad_lib import load_backbone, render
+from ad_lib.algorithm.features import References
+from ad_lib.algorithm.losses import attention_distillation_loss, content_loss
+from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.batch import plan_batches
-from ad_lib.features import References
 from ad_lib.inputs import BatchInputs
-from ad_lib.losses import attention_distillation_loss, content_loss
-from ad_lib.noise import seeded_noise
 from ad_lib.presets import PRESETS
 from ad_lib.synthesis import ALGORITHMS
 from tests.ad_lib.requests_of_every_task import request

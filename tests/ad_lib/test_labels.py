@@ -11,8 +11,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ad_lib import Request, RequestError, render
-from ad_lib.images import fit_mask
-from ad_lib.labels import Regions, attention_by_label, label_map, token_grid, token_labels
+from ad_lib.algorithm.labels import Regions, attention_by_label, token_grid, token_labels
+from ad_lib.pictures.images import fit_mask
+from ad_lib.pictures.masks import label_map
 from tests.ad_lib.requests_of_every_task import disc, halves, photo, request
 
 
@@ -79,7 +80,7 @@ def test_an_equal_fit_keeps_a_mask_with_its_picture():
     pixels = np.zeros((60, 90, 3), np.uint8)
     pixels[:, 45:] = 255
     image = Image.fromarray(pixels)
-    from ad_lib.images import fit_image
+    from ad_lib.pictures.images import fit_image
 
     picture, mask = fit_image(image, 64, 64), fit_mask(image, 64, 64)
     differing = np.abs(np.asarray(picture, int) - np.asarray(mask, int)).max(axis=2) > 128
@@ -123,8 +124,8 @@ def test_two_textures_under_one_mask_are_refused():
 
 def test_regions_take_their_colours_from_the_texture_region_of_their_label(tiny_backbone):
     """Where a masked texture starts, every pixel is one of the example's, of the same label."""
-    from ad_lib.noise import seeded_noise
-    from ad_lib.textures import region_random
+    from ad_lib.algorithm.noise import seeded_noise
+    from ad_lib.pictures.textures import region_random
 
     generator = torch.Generator().manual_seed(2)
     texture = torch.rand(1, 3, 6, 8, generator=generator)

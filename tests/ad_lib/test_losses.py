@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ad_lib.features import AttentionFeatures
-from ad_lib.losses import attention_distillation_loss, content_loss, distilled_attention
+from ad_lib.algorithm.features import AttentionFeatures
+from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
 
 HEADS, HEAD_DIM = 2, 3
 LAYERS = 2

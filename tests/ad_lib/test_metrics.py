@@ -16,9 +16,9 @@ from skimage.feature import match_template
 from skimage.metrics import structural_similarity
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ad_lib.images import fit_image
-from ad_lib.measure import METRIC_NAMES, _at_one_scale, measure, measure_with_controls
-from ad_lib.metrics import (
+from ad_lib.pictures.images import fit_image
+from ad_lib.pictures.measure import METRIC_NAMES, _at_one_scale, measure, measure_with_controls
+from ad_lib.pictures.metrics import (
     autocorr_peak,
     chroma_gain,
     color_emd,
@@ -35,7 +35,7 @@ from ad_lib.metrics import (
     ssim_luma,
     swd_patch,
 )
-from ad_lib.tensors import image_to_tensor, tensor_to_image
+from ad_lib.pictures.tensors import image_to_tensor, tensor_to_image
 from manifests import examples
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ad_lib import render
+from ad_lib.algorithm.features import References
+from ad_lib.algorithm.guide import Distillation, sample_with_distillation
+from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
+from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.embedded.networks import build_scheduler
-from ad_lib.features import References
-from ad_lib.guide import Distillation, sample_with_distillation
-from ad_lib.measure import measure
-from ad_lib.multidiffusion import Views, expand_with_distillation
-from ad_lib.noise import seeded_noise
+from ad_lib.pictures.measure import measure
 from tests.ad_lib.requests_of_every_task import request
 from tests.ad_lib.test_guide import predict_noise
 from tests.ad_lib.test_optimize import latents_of, shared, toy

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ad_lib.features import AttentionFeatures, References
-from ad_lib.losses import attention_distillation_loss, content_loss, distilled_attention
-from ad_lib.optimize import moved, optimize_latents
+from ad_lib.algorithm.features import AttentionFeatures, References
+from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
+from ad_lib.algorithm.optimize import moved, optimize_latents
 
 
 def latents_of(batch=1, seed=0, size=4):

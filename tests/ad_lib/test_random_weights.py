@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ad_lib import BackboneError, load_backbone, random_backbone
-from ad_lib.random_weights import ARCHITECTURES, build_networks
+from ad_lib.model.random_weights import ARCHITECTURES, build_networks
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},

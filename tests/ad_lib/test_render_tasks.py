@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad_lib import PRESETS, finish, render
-from ad_lib.colour import rgb_to_lab
-from ad_lib.images import fit_image
+from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.inputs import BatchInputs
-from ad_lib.measure import measure
-from ad_lib.noise import seeded_noise
+from ad_lib.pictures.colour import rgb_to_lab
+from ad_lib.pictures.images import fit_image
+from ad_lib.pictures.measure import measure
+from ad_lib.pictures.tensors import image_to_tensor
 from ad_lib.synthesis import ordered_timesteps
-from ad_lib.tensors import image_to_tensor
 from tests.ad_lib.requests_of_every_task import photo, request
 
 TASKS = sorted(PRESETS)
@@ -139,12 +139,12 @@ def test_a_tuned_decoder_brings_the_picture_nearer_to_its_example(tiny_backbone)
 
 
 def test_a_batch_tunes_its_decoder_once_for_each_example(tiny_backbone, monkeypatch):
-    from ad_lib import vae
+    from ad_lib.model import decoder_cache
 
     tuned = []
-    finetune = vae.finetune_decoder
+    finetune = decoder_cache.finetune_decoder
     monkeypatch.setattr(
-        vae, "finetune_decoder", lambda *a, **k: tuned.append(1) or finetune(*a, **k)
+        decoder_cache, "finetune_decoder", lambda *a, **k: tuned.append(1) or finetune(*a, **k)
     )
     requests = [
         request("texture-sample", seed, style=60 + seed % 2, decoder_epochs=1) for seed in range(4)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ad_lib.seamless import seamless, wrap_around, wrapped_axes
+from ad_lib.model.seamless import seamless, wrap_around, wrapped_axes
 from tests.rounding import Wanted, compare
 
 TIMESTEP = torch.tensor(501)

@@ -18,8 +18,8 @@ from ad_lib.embedded.showcase import (
     textures,
     transfers,
 )
-from ad_lib.metrics import ssim_luma, swd_patch
-from ad_lib.tensors import image_to_tensor
+from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.tensors import image_to_tensor
 from tests.bad_images import picture
 from tests.conftest import TINY_BACKBONE
 

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ad_lib import BackboneError, find_weights, load_backbone, random_controlnet
-from ad_lib.devices import check_device_name, find_device
-from ad_lib.loading import check_backbone
-from ad_lib.weights import find_controlnet
+from ad_lib.model.devices import check_device_name, find_device
+from ad_lib.model.loading import check_backbone
+from ad_lib.model.weights import find_controlnet
 from tests.ad_lib.original_layout import write_single_file
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
@@ -568,7 +568,8 @@ def test_a_name_that_is_no_hub_id_is_not_looked_up(monkeypatch, name):
 def test_looking_up_weights_imports_no_torch():
     code = (
         "import sys, tasks.inputs.weights as w; w.find_model('embedded', controlnet=None); "
-        "import ad_lib.devices as d; d.check_device_name('cuda'); sys.exit('torch' in sys.modules)"
+        "import ad_lib.model.devices as d; d.check_device_name('cuda'); "
+        "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ad_lib.errors import BackboneError
-from ad_lib.random_weights import random_backbone
-from ad_lib.seamless import seamless
-from ad_lib.vae import DecoderCache, TunedDecoder, decode_tiled, finetune_decoder, using_decoder
+from ad_lib.model.decoder_cache import DecoderCache
+from ad_lib.model.random_weights import random_backbone
+from ad_lib.model.seamless import seamless
+from ad_lib.model.tiles import decode_tiled
+from ad_lib.model.tuned_decoder import TunedDecoder, finetune_decoder, using_decoder
 
 # ---------------------------------------------------------------------------- tiles
 

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from ad_lib import load_backbone
-from ad_lib.measure import METRIC_NAMES
+from ad_lib.pictures.measure import METRIC_NAMES
 from ad_lib.presets import PRESETS
 from flows.cli import app, main
 from tests.audit import audit

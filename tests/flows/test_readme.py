@@ -13,7 +13,8 @@ import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
-from ad_lib.presets import PRESETS, Settings
+from ad_lib.presets import PRESETS
+from ad_lib.settings import Settings
 from flows.cli import app
 from manifests.job import Job, load_job
 from manifests.schema import METADATA_SCHEMA

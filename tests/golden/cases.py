@@ -12,15 +12,20 @@ import torch
 from torch import Tensor
 
 from ad_lib import Backbone, RequestError
-from ad_lib.features import References
-from ad_lib.guide import Distillation, noised_start, previous_timestep, sample_with_distillation
-from ad_lib.losses import distilled_attention
-from ad_lib.multidiffusion import Views, expand_with_distillation
-from ad_lib.noise import Noise
-from ad_lib.optimize import LossTrace, optimize_latents
-from ad_lib.prompts import PromptEmbeds, joined
-from ad_lib.seamless import seamless
-from ad_lib.vae import finetune_decoder, using_decoder
+from ad_lib.algorithm.features import References
+from ad_lib.algorithm.guide import (
+    Distillation,
+    noised_start,
+    previous_timestep,
+    sample_with_distillation,
+)
+from ad_lib.algorithm.losses import distilled_attention
+from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
+from ad_lib.algorithm.noise import Noise
+from ad_lib.algorithm.optimize import LossTrace, optimize_latents
+from ad_lib.model.prompts import PromptEmbeds, joined
+from ad_lib.model.seamless import seamless
+from ad_lib.model.tuned_decoder import finetune_decoder, using_decoder
 from tests.golden.recordings import Golden, Row, recorded_regions, tolerance, worst_of_each
 from tests.rounding import (
     DISTURBANCE,

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ad_lib import Backbone, load_backbone
-from ad_lib.labels import Regions
-from ad_lib.tensors import image_to_tensor
+from ad_lib.algorithm.labels import Regions
+from ad_lib.pictures.tensors import image_to_tensor
 from tests.rounding import FLOOR, MARGIN, Figure
 
 

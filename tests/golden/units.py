@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from ad_lib import RequestError, Settings
-from ad_lib.features import AttentionFeatures, References
-from ad_lib.guide import adain, previous_timestep
-from ad_lib.images import fit_image
-from ad_lib.losses import attention_distillation_loss, content_loss, distilled_attention
-from ad_lib.multidiffusion import Views
+from ad_lib.algorithm.adain import adain
+from ad_lib.algorithm.features import AttentionFeatures, References
+from ad_lib.algorithm.guide import previous_timestep
+from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
+from ad_lib.algorithm.multidiffusion import Views
+from ad_lib.pictures.images import fit_image
 from tests.golden.recordings import Golden, Row, recorded_regions, worst_of_each
 from tests.rounding import (
     FLOOR,

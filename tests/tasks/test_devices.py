@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ad_lib.weights import Weights
+from ad_lib.model.weights import Weights
 from manifests.errors import JobError
 from manifests.job import BackboneChoice
 from tasks.inputs.devices import device_type_of, devices_for, dtype_of

@@ -15,9 +15,9 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from PIL import Image, ImageDraw
 
 import ad_lib
-from ad_lib.backbone import Backbone
 from ad_lib.errors import RequestError
-from ad_lib.measure import METRIC_NAMES
+from ad_lib.model.backbone import Backbone
+from ad_lib.pictures.measure import METRIC_NAMES
 from ad_lib.presets import PRESETS, REQUEST_FIELDS
 from ad_lib.requests import Request
 from manifests.errors import FingerprintMismatch, JobError

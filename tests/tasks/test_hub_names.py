@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
-from ad_lib.weights import HUB_IDS
+from ad_lib.model.weights import HUB_IDS
 from manifests.errors import FingerprintMismatch
 from tasks.inputs.resolving import resolve_job
 from tasks.plans.planning import open_prepared

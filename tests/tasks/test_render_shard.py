@@ -15,9 +15,9 @@ from PIL import Image
 import tasks.work.encode as encoding
 import tasks.work.render as rendering
 from ad_lib.batch import Result
-from ad_lib.device_errors import answers, is_device_failure, is_out_of_memory
 from ad_lib.errors import ImageError, NumericsError, RequestError
-from ad_lib.measure import measure
+from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
+from ad_lib.pictures.measure import measure
 from ad_lib.requests import fit_role
 from infra.store import StoreBusy
 from manifests.errors import RunFolderError

@@ -14,10 +14,10 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ad_lib.features import ExtractFeatures, References
-from ad_lib.guide import Distillation, PredictNoise, denoised, distilled
-from ad_lib.noise import Noise
-from ad_lib.optimize import LossTrace
+from ad_lib.algorithm.features import ExtractFeatures, References
+from ad_lib.algorithm.guide import Distillation, PredictNoise, denoised, distilled
+from ad_lib.algorithm.noise import Noise
+from ad_lib.algorithm.optimize import LossTrace
 
 _STEPS_OF_SHIFT = (0.7548776662466927, 0.5698402909980532)
 """The plane's golden ratios: multiples of them, modulo 1, spread evenly (Roberts 2018)."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ad_lib.presets import Seamless
+from ad_lib.settings import Seamless
 
 
 def wrapped_axes(axes: Seamless) -> tuple[bool, bool]:

@@ -16,17 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ad_lib.denoise import Control, NoisePredictor
+from ad_lib.algorithm.features import AttentionFeatures, ExtractFeatures
 from ad_lib.errors import RequestError
-from ad_lib.features import (
-    AttentionFeatures,
-    ExtractFeatures,
-    extract_features,
-    self_attention_layers,
-)
-from ad_lib.prompts import PromptEmbeds, encode_prompt
-from ad_lib.vae import DecoderCache
-from ad_lib.weights import Weights
+from ad_lib.model.decoder_cache import DecoderCache
+from ad_lib.model.denoise import Control, NoisePredictor
+from ad_lib.model.prompts import PromptEmbeds, encode_prompt
+from ad_lib.model.taps import extract_features, self_attention_layers
+from ad_lib.model.weights import Weights
 
 NUM_DEFAULT_LAYERS = 6
 """The published method distils the last six self-attention layers."""

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ad_lib.errors import BackboneError
-from ad_lib.weight_files import quoted
+from ad_lib.model.weight_files import quoted
 
 if TYPE_CHECKING:
     import torch

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from PIL import Image, ImageOps
 
+MAX_LABELS = 256
+"""Colours of a mask; more are a photograph, or a mask with soft edges."""
+
 
 def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
     """The picture at exactly that size: scaled to cover it (bicubic), cropped at the centre."""

@@ -8,7 +8,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ad_lib.errors import BackboneError
-from ad_lib.weight_files import quoted
+from ad_lib.model.weight_files import quoted
 
 _SHARED = (
     "in_channels",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ad_lib.noise import Noise
+from ad_lib.algorithm.noise import Noise
 
 
 def region_random(

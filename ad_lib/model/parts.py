@@ -31,7 +31,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import CLIPTextConfig
 
 from ad_lib.errors import BackboneError
-from ad_lib.weight_files import (
+from ad_lib.model.weight_files import (
     UnsoundFile,
     named_in_errors,
     quoted,
@@ -39,7 +39,7 @@ from ad_lib.weight_files import (
     read_network_config,
     weight_files,
 )
-from ad_lib.weights import NETWORK_FILES, Weights
+from ad_lib.model.weights import NETWORK_FILES, Weights
 
 LoadPart = Callable[..., Any]
 """(class, name of the part, dtype) -> the network."""

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.images import fit_image, scaled_size
-from ad_lib.metrics import (
+from ad_lib.pictures.images import fit_image, scaled_size
+from ad_lib.pictures.metrics import (
     autocorr_peak,
     chroma_gain,
     color_emd,
@@ -25,7 +25,7 @@ from ad_lib.metrics import (
     ssim_luma,
     swd_patch,
 )
-from ad_lib.tensors import image_to_tensor
+from ad_lib.pictures.tensors import image_to_tensor
 
 METRIC_NAMES = (
     "swd_patch",

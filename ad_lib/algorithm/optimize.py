@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ad_lib.features import ExtractFeatures, References
-from ad_lib.losses import (
+from ad_lib.algorithm.features import ExtractFeatures, References
+from ad_lib.algorithm.losses import (
     Attend,
     attention_distillation_loss,
     content_loss,

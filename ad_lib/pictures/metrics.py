@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ad_lib.colour import rgb_to_lab
+from ad_lib.pictures.colour import rgb_to_lab
 
 PATCH = 7
 """Pixels; side of the patches that `swd_patch` compares."""

@@ -15,12 +15,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ad_lib.backbone import Backbone
-from ad_lib.controlnets import check_fit
-from ad_lib.denoise import Control
-from ad_lib.devices import find_device
 from ad_lib.errors import BackboneError
-from ad_lib.parts import (
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.controlnets import check_fit
+from ad_lib.model.denoise import Control
+from ad_lib.model.devices import find_device
+from ad_lib.model.parts import (
     LoadPart,
     check_padding,
     check_scaling,
@@ -28,8 +28,14 @@ from ad_lib.parts import (
     part_loader,
     vae_dtype,
 )
-from ad_lib.weight_files import UnsoundFile, named_in_errors, quoted, read_json, read_network_config
-from ad_lib.weights import NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
+from ad_lib.model.weight_files import (
+    UnsoundFile,
+    named_in_errors,
+    quoted,
+    read_json,
+    read_network_config,
+)
+from ad_lib.model.weights import NETWORK_FILES, Weights, find_controlnet, find_weights, parts_of
 
 MAX_TRAIN_TIMESTEPS = 10_000
 """Maximum number of training timesteps; Stable Diffusion was trained with 1,000."""

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from ad_lib.errors import BackboneError
-from ad_lib.weight_files import (
+from ad_lib.model.weight_files import (
     INDEX_SUFFIX,
     UnsoundFile,
     check_text_files,
@@ -28,7 +28,7 @@ from ad_lib.weight_files import (
 )
 
 EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 HUB_IDS = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",

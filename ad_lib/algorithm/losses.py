@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ad_lib.features import AttentionFeatures
-from ad_lib.labels import Regions, attention_by_label
+from ad_lib.algorithm.features import AttentionFeatures
+from ad_lib.algorithm.labels import Regions, attention_by_label
 
 
 @runtime_checkable

@@ -22,10 +22,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile as PillowFile
 
 from ad_lib.errors import ImageError
-from ad_lib.formats import PIXEL_FORMATS, refuse_camera_raw, refuse_other_formats
-from ad_lib.memory import MemoryBudget
-from ad_lib.metadata import without_obstacles
-from ad_lib.srgb import Picture
+from ad_lib.pictures.formats import PIXEL_FORMATS, refuse_camera_raw, refuse_other_formats
+from ad_lib.pictures.memory import MemoryBudget
+from ad_lib.pictures.metadata import without_obstacles
+from ad_lib.pictures.srgb import Picture
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: above it a file is taken for a decompression bomb."""

@@ -1,30 +1,15 @@
-"""Label maps: which region of a texture each pixel belongs to, and each token that sees it.
-
-Every colour of a mask is a label; nothing is interpolated, so no label appears that nobody drew.
-"""
+"""Which region of a texture each token sees, and which tokens may see each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ad_lib.errors import RequestError
-from ad_lib.requests import MAX_LABELS
-
-FINEST_GRIDS = (8, 16)
-"""Pixels per token on the grids of the published layers; a region must not vanish on them."""
-
-
-def label_map(mask: Image.Image) -> Int[Tensor, "h w"]:
-    """The label of every pixel: its colour as one number, 0xRRGGBB."""
-    red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB"), dtype=np.int64), -1, 0)
-    return torch.from_numpy((red << 16) + (green << 8) + blue)
 
 
 def token_labels(labels: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tensor, " tokens"]:
@@ -114,45 +99,19 @@ def attention_by_label(
 
 
 def _matches(source: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
-    _refuse_lacking(source.unique(), target.unique(), f" among {len(source)} tokens of a layer")
+    refuse_lacking(source.unique(), target.unique(), f" among {len(source)} tokens of a layer")
     return [
         ((target == label).nonzero().flatten(), (source == label).nonzero().flatten())
         for label in target.unique()
     ]
 
 
-def check_labels(source: Image.Image, target: Image.Image) -> None:
-    """Refuses a target whose labels the source lacks.
-
-    Args:
-        source: the texture's mask, at the size at which the texture is worked on.
-        target: the result's mask, at the size of the result.
+def refuse_lacking(source: Tensor, target: Tensor, where: str) -> None:
+    """Refuses labels of a target that its source lacks; `where` says on what grid.
 
     Raises:
-        RequestError: a label is only in the target, or vanishes from the source on a token grid;
-            or the masks have so many colours that they are no label maps.
+        RequestError: there are some; the message names them.
     """
-    maps = {"source_mask": label_map(source), "target_mask": label_map(target)}
-    for name, labels in maps.items():
-        count = len(labels.unique())
-        if count > MAX_LABELS:
-            raise RequestError(
-                f"{name} has {count} colours, and each is a label (at most {MAX_LABELS}): save it "
-                "with flat colours, without soft edges or JPEG"
-            )
-    _refuse_lacking(maps["source_mask"].unique(), maps["target_mask"].unique(), "")
-    for factor in FINEST_GRIDS:
-        seen = {
-            name: token_labels(
-                labels, (-(-labels.shape[0] // factor), -(-labels.shape[1] // factor))
-            )
-            for name, labels in maps.items()
-        }
-        where = f" at one token per {factor} pixels"
-        _refuse_lacking(seen["source_mask"].unique(), seen["target_mask"].unique(), where)
-
-
-def _refuse_lacking(source: Tensor, target: Tensor, where: str) -> None:
     lacking = target[~torch.isin(target, source)]
     if len(lacking):
         named = ", ".join(f"#{int(label):06x}" for label in lacking[:5])

@@ -22,11 +22,11 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from ad_lib.backbone import Backbone
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.errors import BackboneError, unknown_name
-from ad_lib.parts import vae_dtype
-from ad_lib.weights import EMBEDDED_FOLDER, Weights
+from ad_lib.model.backbone import Backbone
+from ad_lib.model.parts import vae_dtype
+from ad_lib.model.weights import EMBEDDED_FOLDER, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

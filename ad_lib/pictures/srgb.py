@@ -26,7 +26,7 @@ from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile as PillowFile
 
 from ad_lib.errors import ImageError
-from ad_lib.metadata import stated_orientation
+from ad_lib.pictures.metadata import stated_orientation
 
 STRIP_PIXELS = 1 << 20
 

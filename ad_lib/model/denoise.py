@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from ad_lib.prompts import PromptEmbeds, joined
+from ad_lib.model.prompts import PromptEmbeds, joined
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,129 @@
+"""How is a canvas of any size decoded, in the memory of one tile?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Decode = Callable[[Tensor], Tensor]
+"""(B, C, h, w) latents to (B, 3, factor * h, factor * w) pictures."""
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """How one axis is covered by equally long tiles.
+
+    Attributes:
+        size: cells of the whole axis.
+        length: cells of a tile; longer than the axis where a single tile wraps around.
+        starts: first cell of each tile.
+        weights: (tiles, pixels of a tile); at every pixel of the axis they sum to one.
+    """
+
+    size: int
+    length: int
+    starts: list[int]
+    weights: Tensor
+
+
+@torch.no_grad()
+def decode_tiled(
+    decode: Decode,
+    latents: Float[Tensor, "b c h w"],
+    *,
+    tile: int = 64,
+    overlap: int = 16,
+    wrap: tuple[bool, bool] = (False, False),
+    factor: int = 8,
+) -> Float[Tensor, "b 3 height width"]:
+    """Decodes latents tile by tile; beside the result, memory is that of one tile.
+
+    Neighbouring tiles overlap. The outer quarter of an overlap is context that is thrown away, so
+    that no tile shows what its decoder made of its border; over the half in between the tiles are
+    blended by a linear ramp. What a decoder computes from the whole picture (group norms, the
+    attention of its middle block) it computes from each tile: tiles differ a little, and the
+    ramps hide it.
+
+    Args:
+        decode: a decoder that pads with zeros: not within `seamless`.
+        latents: any size, in the dtype and on the device that the result shall have.
+        tile: longest side of a tile, in latent cells.
+        overlap: of neighbouring tiles, in latent cells.
+        wrap: whether (rows, columns) go on at the opposite side; then tiles run across the border.
+        factor: pixels per latent cell along an axis.
+
+    Raises:
+        ValueError: the overlap does not leave a tile anything of its own.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap must lie in 0..{tile - 1} for tiles of {tile}; got {overlap}")
+    height, width = latents.shape[2:]
+    rows = _plan(height, tile, overlap, wraps=wrap[0], factor=factor)
+    columns = _plan(width, tile, overlap, wraps=wrap[1], factor=factor)
+    canvas = latents.new_zeros(len(latents), 3, height * factor, width * factor)
+    for top, vertical in zip(rows.starts, rows.weights, strict=True):
+        strip = _cells(latents, 2, top, rows.length)
+        for left, horizontal in zip(columns.starts, columns.weights, strict=True):
+            image = decode(_cells(strip, 3, left, columns.length)).to(canvas)
+            image = image * vertical.to(canvas)[:, None] * horizontal.to(canvas)
+            _add(canvas, image, top * factor, left * factor)
+    return canvas
+
+
+def _plan(size: int, tile: int, overlap: int, *, wraps: bool, factor: int) -> _Tiles:
+    """As few tiles as there can be, as short as that allows, evenly spread."""
+    covered = size if wraps else max(size - overlap, 1)
+    count = math.ceil(covered / (tile - overlap))
+    length = math.ceil(covered / count) + overlap
+    if wraps:
+        starts = [size * i // count for i in range(count)]
+    else:
+        length = min(length, size)
+        starts = [(size - length) * i // max(count - 1, 1) for i in range(count)]
+    return _Tiles(size, length, starts, _weights(size, length, starts, overlap, wraps, factor))
+
+
+def _weights(
+    size: int, length: int, starts: list[int], overlap: int, wraps: bool, factor: int
+) -> Tensor:
+    halo, pixels = overlap // 4 * factor, length * factor
+    ramp = max((overlap - 2 * (overlap // 4)) * factor, 1)
+    distance = torch.arange(pixels) + 0.5
+    rising = ((distance - halo) / ramp).clamp(0, 1)
+    weights = torch.ones(len(starts), pixels)
+    weights[0 if wraps else 1 :] *= rising
+    weights[: None if wraps else -1] *= rising.flip(0)
+
+    places = (torch.tensor(starts)[:, None] * factor + torch.arange(pixels)) % (size * factor)
+    total = torch.zeros(size * factor).index_add_(0, places.flatten(), weights.flatten())
+    return weights / total[places]
+
+
+def _cells(latents: Tensor, axis: int, start: int, length: int) -> Tensor:
+    """`length` cells along an axis from `start` on, going on at the beginning after the end."""
+    size = latents.shape[axis]
+    return latents.index_select(axis, (torch.arange(length) + start).to(latents.device) % size)
+
+
+def _add(canvas: Tensor, image: Tensor, top: int, left: int) -> None:
+    """Adds a tile to the canvas; what runs over an edge goes on at the opposite one."""
+    height, width = canvas.shape[2:]
+    for row, y, rows in _runs(top, image.shape[2], height):
+        for column, x, columns in _runs(left, image.shape[3], width):
+            part = image[:, :, row : row + rows, column : column + columns]
+            canvas[:, :, y : y + rows, x : x + columns] += part
+
+
+def _runs(start: int, length: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """(offset in the tile, place on the axis, length) of the pieces that do not cross the end."""
+    offset = 0
+    while offset < length:
+        place = (start + offset) % size
+        run = min(length - offset, size - place)
+        yield offset, place, run
+        offset += run

@@ -1,0 +1,1 @@
+"""Pictures: how they are read, fitted, coloured and judged."""
