@@ -24,11 +24,12 @@ test-ray: .venv/dev
 	$(BIN)/python -m pytest -q tests/ray
 
 # The numerical tests with the instructions of other processors and with two threads.
-NUMERICAL := backbone batch colour controlnet denoise embedded_checkpoint features guide \
-  independence labels losses metrics multidiffusion optimize parts pipeline precision \
-  random_weights render_tasks seamless single_file vae
-TEST_NUMBERS = $(BIN)/python -m pytest -q -m "not slow" tests/golden \
-  $(NUMERICAL:%=tests/ad_lib/test_%.py)
+NUMERICAL := tests/golden tests/ad_lib/algorithm $(patsubst %,tests/ad_lib/test_%.py, \
+  batch embedded_checkpoint independence pipeline render_tasks) \
+  $(patsubst %,tests/ad_lib/model/test_%.py, \
+  backbone controlnet denoise parts precision random_weights seamless single_file vae) \
+  $(patsubst %,tests/ad_lib/pictures/test_%.py, colour metrics)
+TEST_NUMBERS = $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL)
 
 test-kernels: .venv/dev
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(TEST_NUMBERS) -n 2 --dist loadfile

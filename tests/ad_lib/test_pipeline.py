@@ -9,7 +9,7 @@ from PIL import Image
 
 import ad_lib
 from ad_lib import AttentionDistillationPipeline, Request, RequestError, render
-from tests.ad_lib.original_layout import write_single_file
+from tests.ad_lib.model.original_layout import write_single_file
 from tests.bad_images import picture
 from tests.conftest import GOLDEN, TINY_BACKBONE
 

@@ -13,7 +13,7 @@ from ad_lib.model.weights import HUB_IDS
 from manifests.errors import FingerprintMismatch
 from tasks.inputs.resolving import resolve_job
 from tasks.plans.planning import open_prepared
-from tests.ad_lib.original_layout import write_single_file
+from tests.ad_lib.model.original_layout import write_single_file
 from tests.conftest import TINY_BACKBONE
 from tests.tasks.runs import make_job, prepare
 

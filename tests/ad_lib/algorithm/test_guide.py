@@ -20,7 +20,7 @@ from ad_lib.algorithm.losses import attention_distillation_loss
 from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.model.random_weights import random_backbone
-from tests.ad_lib.test_optimize import latents_of, one_each, shared, tokens_of, toy
+from tests.ad_lib.algorithm.test_optimize import latents_of, one_each, shared, tokens_of, toy
 from tests.bad_images import picture
 
 

@@ -26,7 +26,7 @@ from ad_lib import BackboneError, find_weights, load_backbone, random_controlnet
 from ad_lib.model.devices import check_device_name, find_device
 from ad_lib.model.loading import check_backbone
 from ad_lib.model.weights import find_controlnet
-from tests.ad_lib.original_layout import write_single_file
+from tests.ad_lib.model.original_layout import write_single_file
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
 TINY_SDXL = GOLDEN / "models" / "tiny-sdxl"
@@ -571,7 +571,7 @@ def test_looking_up_weights_imports_no_torch():
         "import ad_lib.model.devices as d; d.check_device_name('cuda'); "
         "sys.exit('torch' in sys.modules)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 

@@ -14,9 +14,9 @@ from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.pictures.measure import measure
+from tests.ad_lib.algorithm.test_guide import predict_noise
+from tests.ad_lib.algorithm.test_optimize import latents_of, shared, toy
 from tests.ad_lib.requests_of_every_task import request
-from tests.ad_lib.test_guide import predict_noise
-from tests.ad_lib.test_optimize import latents_of, shared, toy
 
 DISTILLATION = Distillation(num_optimization_steps=2, learning_rate=0.05)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ad_lib import Backbone, load_backbone, random_backbone, random_controlnet
 from ad_lib.model.parts import copy_into_own_memory
-from tests.ad_lib.original_layout import write_single_file
+from tests.ad_lib.model.original_layout import write_single_file
 from tests.conftest import GOLDEN
 
 MODELS = ["tiny-sd", "tiny-sdxl"]

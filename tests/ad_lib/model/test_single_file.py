@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ad_lib import BackboneError, find_weights, load_backbone
-from tests.ad_lib.original_layout import write_single_file
+from tests.ad_lib.model.original_layout import write_single_file
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
 FOLDERS = {"sd15": TINY_BACKBONE, "sdxl": GOLDEN / "models" / "tiny-sdxl"}
