@@ -145,6 +145,7 @@ class BatchInputs:
             target,
             source_size=self._latent_size(source[0]),
             target_size=self._latent_size(target[0]),
+            device=self.backbone.device,
         )
 
     def _latent_size(self, labels: Tensor) -> tuple[int, int]:
@@ -160,11 +161,11 @@ class BatchInputs:
             self._padded(label_map(self._fitted(role, mask)).double()[None, None])[0, 0].long()
             for role, mask in masks.items()
         )
-        return source.to(self.backbone.device), target.to(self.backbone.device)
+        return source, target
 
     def _masked_start(self, item: int) -> Tensor:
         request = self.requests[item]
-        source, target = (one.cpu() for one in self._label_maps(request))
+        source, target = self._label_maps(request)
         texture = self._pixels(self._fitted("texture", request.styles[0]))
         start = region_random(texture, source, target, self.noise[item])
         return self.backbone.encode(start)[0]

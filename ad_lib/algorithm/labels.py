@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import prod
 
 import torch
 from jaxtyping import Float, Int
@@ -24,28 +27,30 @@ def token_labels(labels: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tenso
     return labels[rows][:, columns].flatten()
 
 
-def token_grid(size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
-    """The (rows, columns) of a layer with so many tokens, for latents of (height, width) cells.
+def token_grids(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The (rows, columns) of every level of a U-Net, for latents of (height, width) cells.
 
-    A U-Net halves its latents from level to level and rounds up.
+    A U-Net halves its latents from level to level and rounds up; the last grid is one token.
     """
-    height, width = size
-    factor = 1
-    while -(-height // factor) * -(-width // factor) > num_tokens:
-        factor *= 2
-    rows, columns = -(-height // factor), -(-width // factor)
-    assert rows * columns == num_tokens, f"no grid of {height}x{width} has {num_tokens} tokens"
-    return rows, columns
+    rows, columns = size
+    while rows * columns > 1:
+        yield rows, columns
+        rows, columns = -(-rows // 2), -(-columns // 2)
+    yield rows, columns
 
 
 class Regions:
     """Which tokens of its texture each token of a batch may attend to: those of its own label.
 
+    Everything is looked up when it is made, for every level: what `attention_by_label` needs
+    lies on the device, and numbers of tokens are known to the host.
+
     Args:
-        source: (h, w) for each item, the labels of the texture, at any resolution.
-        target: (h, w) for each item, the labels of the result, at any resolution.
+        source: (h, w) for each item, the labels of the texture, at any resolution, on the CPU.
+        target: (h, w) for each item, the labels of the result, at any resolution, on the CPU.
         source_size: (height, width) of the texture's latents, in cells.
         target_size: (height, width) of the result's latents, in cells.
+        device: of the network.
     """
 
     def __init__(
@@ -55,28 +60,52 @@ class Regions:
         *,
         source_size: tuple[int, int],
         target_size: tuple[int, int],
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._maps = list(zip(source, target, strict=True))
-        self._sizes = source_size, target_size
-        self._matches: dict[tuple[int, int, int], list[tuple[Tensor, Tensor]]] = {}
+        maps = list(zip(source, target, strict=True))
+        self._levels = {
+            (prod(theirs), prod(mine)): [
+                _sorted(token_labels(labels, theirs), token_labels(wanted, mine), device)
+                for labels, wanted in maps
+            ]
+            for theirs, mine in _levels(source_size, target_size)
+        }
 
-    def matches(self, item: int, num_source: int, num_target: int) -> list[tuple[Tensor, Tensor]]:
-        """For each label of an item's target: its tokens there, and those of its source.
+    def of_item(self, item: int, num_source: int, num_target: int) -> SortedTokens:
+        """The tokens of an item on the level of so many, sorted by label.
 
         Raises:
-            RequestError: the source has no token of a label on this layer.
+            RequestError: the source has no token of a label on this level.
+            ValueError: no level has so many tokens.
         """
-        asked = (item, num_source, num_target)
-        if asked not in self._matches:
-            self._matches[asked] = _matches(
-                *(
-                    token_labels(labels, token_grid(size, count))
-                    for labels, size, count in zip(
-                        self._maps[item], self._sizes, (num_source, num_target), strict=True
-                    )
-                )
+        level = self._levels.get((num_source, num_target))
+        if level is None:
+            raise ValueError(
+                f"no level has {num_source} tokens of the texture and {num_target} of the result; "
+                f"there are {list(self._levels)}"
             )
-        return self._matches[asked]
+        tokens = level[item]
+        if isinstance(tokens, RequestError):
+            raise tokens
+        return tokens
+
+
+@dataclass(frozen=True)
+class SortedTokens:
+    """The tokens of one item on one level, those of a label side by side.
+
+    Attributes:
+        target: the result's tokens in that order.
+        back: where in that order each of the result's tokens stands.
+        source: the texture's tokens of the same labels, in the same order.
+        target_sizes, source_sizes: of each label, how many tokens there are.
+    """
+
+    target: Int[Tensor, " n"]
+    back: Int[Tensor, " n"]
+    source: Int[Tensor, " m"]
+    target_sizes: list[int]
+    source_sizes: list[int]
 
 
 def attention_by_label(
@@ -87,23 +116,50 @@ def attention_by_label(
 ) -> Float[Tensor, "b heads n d"]:
     """Attention in which every token sees the source tokens of its own label only.
 
-    One call for each label on that label's tokens: exact, and without a mask of n x m.
+    One call for each label on that label's tokens: exact, and without a mask of n x m. The calls
+    get four dimensions, as the fused kernels ask for.
     """
-    out = torch.empty_like(query)
+    items = []
     for item in range(len(query)):
-        for mine, theirs in regions.matches(item, key.shape[2], query.shape[2]):
-            out[item][:, mine] = F.scaled_dot_product_attention(
-                query[item][:, mine], key[item][:, theirs], value[item][:, theirs]
-            )
-    return out
+        one = slice(item, item + 1)
+        tokens = regions.of_item(item, key.shape[2], query.shape[2])
+        queries = query[one].index_select(2, tokens.target).split(tokens.target_sizes, 2)
+        keys, values = (
+            of[one].index_select(2, tokens.source).split(tokens.source_sizes, 2)
+            for of in (key, value)
+        )
+        attended = map(F.scaled_dot_product_attention, queries, keys, values)
+        items.append(torch.cat(list(attended), 2).index_select(2, tokens.back))
+    return torch.cat(items)
 
 
-def _matches(source: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
-    refuse_lacking(source.unique(), target.unique(), f" among {len(source)} tokens of a layer")
-    return [
-        ((target == label).nonzero().flatten(), (source == label).nonzero().flatten())
-        for label in target.unique()
-    ]
+def _levels(
+    source_size: tuple[int, int], target_size: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """The grids of both on every level; the smaller one stays at one token."""
+    return zip_longest(token_grids(source_size), token_grids(target_size), fillvalue=(1, 1))
+
+
+def _sorted(
+    source: Int[Tensor, " m"], target: Int[Tensor, " n"], device: torch.device | str
+) -> SortedTokens | RequestError:
+    """The tokens by label, or why not: refused only where a layer of that level is used."""
+    labels, target_sizes = target.unique(return_counts=True)
+    try:
+        refuse_lacking(source.unique(), labels, f" among {len(source)} tokens of a layer")
+    except RequestError as error:
+        return error
+    by_label = source.argsort(stable=True)
+    used = by_label[torch.isin(source[by_label], labels)]
+    _, source_sizes = source[used].unique(return_counts=True)
+    order = target.argsort(stable=True)
+    return SortedTokens(
+        target=order.to(device),
+        back=order.argsort().to(device),
+        source=used.to(device),
+        target_sizes=target_sizes.tolist(),
+        source_sizes=source_sizes.tolist(),
+    )
 
 
 def refuse_lacking(source: Tensor, target: Tensor, where: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ad_lib import Request, RequestError, render
-from ad_lib.algorithm.labels import Regions, attention_by_label, token_grid, token_labels
+from ad_lib.algorithm.labels import Regions, attention_by_label, token_grids, token_labels
 from ad_lib.pictures.images import fit_mask
 from ad_lib.pictures.masks import label_map
 from tests.ad_lib.requests_of_every_task import disc, halves, photo, request
@@ -56,12 +59,64 @@ def test_every_item_of_a_batch_has_its_own_regions():
         torch.testing.assert_close(together[one], expected)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 13), (5, 40), (64, 64), (25, 24)])
-def test_the_grid_of_a_layer_follows_from_its_number_of_tokens(size):
-    rows, columns = size
-    for _ in range(4):
-        assert token_grid(size, rows * columns) == (rows, columns)
-        rows, columns = -(-rows // 2), -(-columns // 2)
+class Watched(TorchDispatchMode):
+    """Notes what is called with which first argument, and refuses what waits for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._overloadpacket._qualified_op_name not in WAITING, func
+        if "attention" in str(func):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::unique_dim"),
+    *("aten::_to_copy", "aten::item", "aten::masked_select"),
+}
+"""Operations whose result the host needs, or that copy between devices."""
+
+
+def test_a_step_asks_for_one_call_in_four_dimensions_per_label_and_waits_for_nothing():
+    source = torch.tensor([[0, 0, 1], [1, 2, 2]])
+    target = torch.tensor([[1, 0], [1, 1]])
+    regions = Regions([source, source], [target, target], source_size=(2, 3), target_size=(2, 2))
+    query, (key, value) = torch.randn(2, 3, 4, 8), torch.randn(2, 2, 3, 6, 8)
+    with Watched() as watched:
+        attention_by_label(query, key, value, regions)
+    assert watched.shapes == [(1, 3, 1, 8), (1, 3, 3, 8)] * 2
+
+
+def test_regions_of_the_meta_device_attend_there():
+    """There every result is a shape alone, so that whatever the host asked for would raise."""
+    labels = torch.tensor([[0, 0], [1, 1]])
+    regions = Regions([labels], [labels], source_size=(2, 2), target_size=(2, 2), device="meta")
+    query, key, value = torch.empty(3, 1, 2, 4, 8, device="meta")
+    assert attention_by_label(query, key, value, regions).shape == query.shape
+
+
+def test_a_label_that_only_a_coarser_level_lacks_is_refused_there_alone():
+    source = torch.zeros(4, 4).long()
+    source[1, 1] = 7
+    target = source.roll((1, 1), (0, 1))
+    regions = Regions([source], [target], source_size=(4, 4), target_size=(4, 4))
+    regions.of_item(0, 16, 16)
+    with pytest.raises(RequestError, match=r"#000007, .* among 4 tokens"):
+        regions.of_item(0, 4, 4)
+    with pytest.raises(ValueError, match="no level has 5 tokens of the texture and 16"):
+        regions.of_item(0, 5, 16)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (5, 40), (25, 24)])
+def test_every_level_has_half_the_rows_and_columns_rounded_up(size):
+    levels = list(token_grids(size))
+    assert levels[0] == size
+    assert levels[-1] == (1, 1)
+    for (rows, columns), (fewer, narrower) in pairwise(levels):
+        assert (fewer, narrower) == ((rows + 1) // 2, (columns + 1) // 2)
 
 
 def test_a_token_has_the_label_under_its_upper_left_corner():
