@@ -25,7 +25,7 @@ test-ray: .venv/dev
 
 # The numerical tests with the instructions of other processors and with two threads.
 NUMERICAL := tests/golden tests/ad_lib/algorithm $(patsubst %,tests/ad_lib/test_%.py, \
-  batch embedded_checkpoint independence pipeline render_tasks) \
+  batch embedded independence pipeline render_tasks) \
   $(patsubst %,tests/ad_lib/model/test_%.py, \
   backbone controlnet denoise parts precision random_weights seamless single_file vae) \
   $(patsubst %,tests/ad_lib/pictures/test_%.py, colour metrics)

@@ -1,8 +1,8 @@
 """A latent diffusion model of our own with Stable Diffusion 1.5's classes, small enough to ship.
 
 The folder is a diffusers checkpoint: `StableDiffusionPipeline.from_pretrained(FOLDER)` loads it.
-The code beside the weights is the whole recipe: `python -m ad_lib.embedded.train` makes them,
-`python -m ad_lib.embedded.evaluate` measures them. README.md is the model card.
+`python -m ad_lib.embedded.evaluate` measures it. README.md is the model card. The recipe that made
+the weights is in `training/` of a checkout.
 """
 
 from pathlib import Path

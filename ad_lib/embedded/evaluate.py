@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,21 +24,38 @@ from rich.table import Table
 from torch import Tensor
 
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import decode_latents, posterior_mean, psnr
-from ad_lib.embedded.data import list_pictures, open_picture, to_tensor
-from ad_lib.embedded.procedural import draw
+from ad_lib.embedded.picture_files import list_pictures, open_picture, read_caption, to_tensor
 
 TIMESTEPS = (1, 100, 300, 500, 700, 900, 981)
 
 
-def load_squares(folder: Path, side: int = 256) -> tuple[list[str], Tensor]:
-    """Names of the pictures in `folder`, and their middle squares (n, 3, side, side) in [-1, 1]."""
+def posterior_mean(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Unscaled latents (b, c, h/8, w/8) of images in [-1, 1]."""
+    encoded: Any = vae.encode(images)
+    return encoded.latent_dist.mean
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images, about in [-1, 1], of unscaled latents."""
+    decoded: Any = vae.decode(latents)  # pyright: ignore[reportArgumentType]
+    return decoded.sample
+
+
+def psnr(output: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1], a mean over the batch."""
+    error = (output.clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4
+    return (-10 * error.clamp(min=1e-10).log10()).mean()
+
+
+def load_squares(folder: Path, side: int = 256) -> tuple[list[str], list[str], Tensor]:
+    """Names, captions and middle squares (n, 3, side, side) in [-1, 1] of the pictures there."""
     paths = list_pictures([folder])
     squares = [
         np.asarray(ImageOps.fit(open_picture(path), (side, side), Image.Resampling.LANCZOS))
         for path in paths
     ]
-    return [path.name for path in paths], to_tensor(np.stack(squares))
+    names, captions = [path.name for path in paths], [read_caption(path) for path in paths]
+    return names, captions, to_tensor(np.stack(squares))
 
 
 @torch.no_grad()
@@ -114,12 +132,6 @@ def constant_losses(pipeline: StableDiffusionPipeline, latents: Tensor) -> dict[
     return losses
 
 
-def fresh_drawings(count: int, side: int = 256) -> tuple[Tensor, list[str]]:
-    """Procedural pictures from seeds above those of the training stream, with their captions."""
-    drawn = [draw(2**62 + seed, side) for seed in range(count)]
-    return to_tensor(np.stack([pixels for pixels, _ in drawn])), [caption for _, caption in drawn]
-
-
 def seconds_of(call, repeats: int = 3) -> float:
     """Median seconds of `call`, after one call to warm up."""
     call()
@@ -136,9 +148,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", type=Path, nargs="+", help="folders of pictures not trained on")
     parser.add_argument("--model", type=Path, default=FOLDER)
-    parser.add_argument(
-        "--drawings", type=int, default=32, help="procedural pictures to judge the U-Net on"
-    )
     parser.add_argument("--save", type=Path, help="folder for originals beside reconstructions")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, for the seconds too")
     options = parser.parse_args()
@@ -149,20 +158,16 @@ def main() -> None:
         parser.error(str(error))
     console = Console()
     pipeline = StableDiffusionPipeline.from_pretrained(options.model)
-    for folder, (names, images) in squares.items():
+    for folder, (names, captions, images) in squares.items():
         latents = encode(pipeline.vae, images)
         output = decode(pipeline.vae, latents)
         noisy = noisy_psnr(pipeline.vae, images, latents)
         _show_reconstruction(console, folder, names, images, output, noisy)
         _show_latents(console, str(folder), latents)
-        _show_denoising(console, pipeline, str(folder), latents, [""] * len(latents))
+        _show_denoising(console, pipeline, str(folder), latents, captions)
         if options.save:
             _save_pairs(options.save, folder.name, names, torch.cat([images, output], 3))
-    images, captions = fresh_drawings(options.drawings)
-    latents = encode(pipeline.vae, images)
-    _show_latents(console, "drawings", latents)
-    _show_denoising(console, pipeline, "drawings", latents, captions)
-    _show_speed(console, pipeline, latents[:1])
+    _show_speed(console, pipeline)
 
 
 def _show_reconstruction(
@@ -220,8 +225,8 @@ def _show_denoising(
     console.print(table)
 
 
-def _show_speed(console: Console, pipeline: StableDiffusionPipeline, latents: Tensor) -> None:
-    latents = latents.clone().requires_grad_()
+def _show_speed(console: Console, pipeline: StableDiffusionPipeline) -> None:
+    latents = torch.randn(1, pipeline.unet.config.in_channels, 32, 32).requires_grad_()
     prompt = torch.zeros(1, 77, pipeline.unet.config.cross_attention_dim)
     pipeline.unet.requires_grad_(False)
 

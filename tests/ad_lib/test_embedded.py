@@ -1,6 +1,8 @@
-"""The checkpoint that ships: it loads as Stable Diffusion does and gives pictures back."""
+"""The model that ships: it loads as Stable Diffusion does, gives pictures back, and is measured."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,18 +13,24 @@ from safetensors import safe_open
 
 import ad_lib
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import psnr
 from ad_lib.embedded.evaluate import (
     TIMESTEPS,
+    colour_cast,
     constant_losses,
     decode,
     encode,
-    fresh_drawings,
+    grid_level,
+    load_squares,
     noise_losses,
+    psnr,
 )
-from ad_lib.embedded.procedural import bricks, draw, new_brush
+from ad_lib.embedded.networks import build_scheduler, build_unet
+from ad_lib.embedded.picture_files import to_tensor
+from ad_lib.model.taps import self_attention_layers
 from ad_lib.pictures.metrics import ssim_luma, swd_patch
 from ad_lib.pictures.tensors import image_to_tensor
+from training.drawings import fresh_drawings
+from training.procedural import bricks, new_brush
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def images():
-    pixels = np.stack([draw(2**62 + seed, 256)[0] for seed in range(8)])
-    return torch.from_numpy(pixels).movedim(-1, 1).float() / 127.5 - 1
+    return to_tensor(np.stack([pixels for pixels, _ in fresh_drawings(8)]))
 
 
 def test_it_is_small_and_half_precision():
@@ -76,8 +83,8 @@ def test_a_white_picture_stays_white_and_a_black_one_black(pipeline):
 
 
 def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(pipeline):
-    images, captions = fresh_drawings(16)
-    latents = encode(pipeline.vae, images)
+    pixels, captions = zip(*fresh_drawings(16), strict=True)
+    captions, latents = list(captions), encode(pipeline.vae, to_tensor(np.stack(pixels)))
     right = noise_losses(pipeline, latents, captions)
     another = noise_losses(pipeline, latents, captions[1:] + captions[:1])
     constant = constant_losses(pipeline, latents)
@@ -90,7 +97,7 @@ def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(p
 
 @pytest.mark.slow
 def test_style_transfer_goes_to_the_style_and_keeps_the_content():
-    content, style = (Image.fromarray(draw(2**62 + seed, 128)[0]) for seed in (3, 4))
+    content, style = (Image.fromarray(pixels) for pixels, _ in fresh_drawings(5, 128)[3:])
     request = ad_lib.Request.preset(
         "style-transfer",
         content=content,
@@ -121,3 +128,55 @@ def test_a_prompt_makes_a_picture_of_the_size_asked_for(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("red bricks", height=64, width=128, num_inference_steps=2).images[0]
     assert picture.size == (128, 64)
+
+
+def test_the_unet_has_the_self_attention_of_stable_diffusion():
+    unet = build_unet()
+    names = {id(module): name for name, module in unet.named_modules()}
+    layers = [names[id(layer)] for layer in self_attention_layers(unet)]
+    assert len(layers) == 16
+    assert layers[-6:] == [
+        f"up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1"
+        for block in (2, 3)
+        for index in range(3)
+    ]
+
+
+def test_psnr_of_one_grey_level_is_48_db():
+    assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 2 / 255)) == pytest.approx(
+        48.13, abs=0.01
+    )
+
+
+def test_a_tint_is_a_colour_cast_and_a_pattern_of_the_cells_a_grid():
+    images = torch.rand(2, 3, 34, 41, generator=torch.Generator().manual_seed(0)) - 0.5
+    tinted = images + torch.tensor([0.0, 0.1, -0.2]).view(1, 3, 1, 1)
+    assert colour_cast(tinted, images) == pytest.approx(127.5 * 0.2, rel=1e-4)
+    assert grid_level(tinted, images) == pytest.approx(0, abs=1e-3)
+    tile = torch.zeros(8, 8)
+    tile[0] = 0.4  # a line along the edge of every cell
+    lined = images + tile.repeat(6, 6)[:34, :41]
+    expected = 127.5 * 0.4 * (1 / 8 * 7 / 8) ** 0.5
+    assert grid_level(lined, images) == pytest.approx(expected, rel=1e-4)
+    unrelated = torch.rand(2, 3, 34, 41, generator=torch.Generator().manual_seed(1)) - 0.5
+    count = 2 * 3 * 4 * 5  # pictures, colours and cells that are averaged
+    by_chance = 127.5 * (1 / 6 / count) ** 0.5
+    assert grid_level(unrelated, images) == pytest.approx(by_chance, rel=0.2)
+
+
+def test_the_best_constant_predictor_of_unit_latents_loses_what_is_signal():
+    scheduler = build_scheduler()
+    latents = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
+    losses = constant_losses(SimpleNamespace(scheduler=scheduler), latents)
+    for timestep, loss in losses.items():
+        assert loss == pytest.approx(float(scheduler.alphas_cumprod[timestep]), rel=0.05)
+
+
+def test_a_caption_stands_beside_its_picture(tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 6), "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "b.txt").write_text("red wall\n", encoding="utf-8")
+    names, captions, images = load_squares(tmp_path, side=4)
+    assert names == ["a.png", "b.png"]
+    assert captions == ["", "red wall"]
+    assert images.shape == (2, 3, 4, 4)

@@ -13,13 +13,14 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ad_lib.embedded.autoencoder import posterior_mean
-from ad_lib.embedded.data import PictureStream, go_on, to_tensor
-from ad_lib.embedded.identity_start import start_as_identity
+from ad_lib.embedded.evaluate import posterior_mean
 from ad_lib.embedded.networks import build_scheduler, build_text_encoder, build_unet
-from ad_lib.embedded.procedural import draw
-from ad_lib.embedded.tokens import train_tokenizer
-from ad_lib.embedded.training import Report, Training, load_checkpoint
+from ad_lib.embedded.picture_files import to_tensor
+from training.data import PictureStream, go_on
+from training.identity_start import start_as_identity
+from training.procedural import draw
+from training.resumable import Report, Training, load_checkpoint
+from training.tokens import train_tokenizer
 
 CROPS = ((0.65, 16, 24), (1.0, 32, 6))
 """Up to this share of the training: latents of this side, this many in a batch."""

@@ -17,11 +17,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
-from ad_lib.embedded.data import PictureStream, go_on
-from ad_lib.embedded.linear_start import fold_moments, start_linear
+from ad_lib.embedded.evaluate import decode_latents, posterior_mean, psnr
 from ad_lib.embedded.networks import NARROW_VAE_WIDTHS, VAE_WIDTHS, build_vae
-from ad_lib.embedded.training import Report, Training, load_checkpoint, stage_of
-from ad_lib.embedded.widening import widen
+from training.data import PictureStream, go_on
+from training.linear_start import fold_moments, start_linear
+from training.resumable import Report, Training, load_checkpoint, stage_of
+from training.widening import widen
 
 VAE_STAGES = {"narrow": 0.35, "wide": 0.4, "decoder": 0.25}
 """The stages in order, with their shares of the minutes."""
@@ -161,18 +162,6 @@ def _starting_vae(stage: str, folder: Path, stream: PictureStream) -> Autoencode
     return before
 
 
-def posterior_mean(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Unscaled latents (b, c, h/8, w/8) of images in [-1, 1]."""
-    encoded: Any = vae.encode(images)
-    return encoded.latent_dist.mean
-
-
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Images, about in [-1, 1], of unscaled latents."""
-    decoded: Any = vae.decode(latents)  # pyright: ignore[reportArgumentType]
-    return decoded.sample
-
-
 def trained_vae(folder: Path) -> AutoencoderKL:
     """The averaged autoencoder that `train_vae` left in `folder`, frozen.
 
@@ -220,9 +209,3 @@ def vae_step(
     pixels = decode_latents(vae, perturb(latents, noise)).float()
     loss = picture_loss(pixels, images)
     return (loss if settled else loss + 0.1 * moment_loss(latents)), pixels.detach()
-
-
-def psnr(output: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1], a mean over the batch."""
-    error = (output.clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4
-    return (-10 * error.clamp(min=1e-10).log10()).mean()

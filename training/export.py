@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.autoencoder import posterior_mean, settled_vae
-from ad_lib.embedded.balance import balance_queries
-from ad_lib.embedded.data import to_tensor
-from ad_lib.embedded.denoiser import trained_denoiser
+from ad_lib.embedded.evaluate import posterior_mean
 from ad_lib.embedded.networks import build_scheduler
-from ad_lib.embedded.procedural import draw
+from ad_lib.embedded.picture_files import to_tensor
+from training.autoencoder import settled_vae
+from training.balance import balance_queries
+from training.denoiser import trained_denoiser
+from training.procedural import draw
 
 COMPONENTS = {
     "scheduler": ("diffusers", "DDIMScheduler"),

@@ -8,43 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ad_lib.embedded.procedural import draw
+from ad_lib.embedded.picture_files import open_picture, to_tensor
+from training.procedural import draw
 
 PICTURE_SIDE = 256
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
-
-def list_pictures(paths: Iterable[Path]) -> list[Path]:
-    """Picture files among `paths`, and in those of them that are folders; sorted, each once.
-
-    Raises:
-        FileNotFoundError: one of `paths` is not there, or is or holds no picture.
-    """
-    found: set[Path] = set()
-    for path in paths:
-        files = path.rglob("*") if path.is_dir() else [path]
-        pictures = {file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()}
-        if not pictures:
-            raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) at {path}")
-        found |= pictures
-    return sorted(found)
-
-
-def open_picture(path: Path, longest_side: int | None = None) -> Image.Image:
-    """Upright RGB picture, scaled down to `longest_side` where it is larger."""
-    with Image.open(path) as image:
-        picture = ImageOps.exif_transpose(image).convert("RGB")
-    if longest_side and max(picture.size) > longest_side:
-        picture.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    return picture
-
-
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Bytes (..., H, W, 3) to floats (..., 3, H, W) in [-1, 1], as the autoencoder takes them."""
-    return torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() / 127.5 - 1
+NUM_SEEDS = 2**62
+"""The stream draws the seeds of its pictures below this one."""
 
 
 def go_on(seed: int, step: int, stream: PictureStream) -> None:
@@ -87,7 +59,7 @@ class PictureStream:
         return [self._crop(side) for _ in range(count)]
 
     def _new_drawing(self) -> tuple[Image.Image, str]:
-        pixels, caption = draw(int(self.rng.integers(2**62)), PICTURE_SIDE)
+        pixels, caption = draw(int(self.rng.integers(NUM_SEEDS)), PICTURE_SIDE)
         return Image.fromarray(pixels), caption
 
     def _crop(self, side: int) -> tuple[NDArray[np.uint8], str]:

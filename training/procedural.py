@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ad_lib.embedded.fields import Field, coordinates, fractal, perlin, sample, stretch, worley
+from training.fields import Field, coordinates, fractal, perlin, sample, stretch, worley
 
 Picture = NDArray[np.floating]  # (size, size, 3) in [0, 1]
 

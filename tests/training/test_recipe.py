@@ -13,24 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from ad_lib.algorithm.losses import content_loss
-from ad_lib.embedded import autoencoder, fields, procedural
-from ad_lib.embedded.autoencoder import (
-    VAE_STAGES,
-    VaeRecipe,
-    decode_latents,
-    perturb,
-    posterior_mean,
-    psnr,
-    settled_vae,
-    train_vae,
-)
-from ad_lib.embedded.balance import balance_queries
-from ad_lib.embedded.data import PictureStream, list_pictures
-from ad_lib.embedded.denoiser import UnetRecipe, train_unet, trained_denoiser
-from ad_lib.embedded.evaluate import colour_cast, constant_losses, grid_level
-from ad_lib.embedded.export import export
-from ad_lib.embedded.identity_start import start_as_identity
-from ad_lib.embedded.linear_start import fold_moments, start_linear
+from ad_lib.embedded.evaluate import decode_latents, load_squares, posterior_mean
 from ad_lib.embedded.networks import (
     NARROW_VAE_WIDTHS,
     build_scheduler,
@@ -38,12 +21,27 @@ from ad_lib.embedded.networks import (
     build_unet,
     build_vae,
 )
-from ad_lib.embedded.procedural import COLOURS, SCENES, draw, new_brush
-from ad_lib.embedded.tokens import train_tokenizer
-from ad_lib.embedded.train import Bar, main
-from ad_lib.embedded.training import Clock, Training
-from ad_lib.embedded.widening import widen
+from ad_lib.embedded.picture_files import list_pictures, to_tensor
 from ad_lib.model.taps import extract_features, self_attention_layers
+from training import autoencoder, drawings, fields, procedural
+from training.autoencoder import (
+    VAE_STAGES,
+    VaeRecipe,
+    perturb,
+    settled_vae,
+    train_vae,
+)
+from training.balance import balance_queries
+from training.data import PictureStream
+from training.denoiser import UnetRecipe, train_unet, trained_denoiser
+from training.export import export
+from training.identity_start import start_as_identity
+from training.linear_start import fold_moments, start_linear
+from training.procedural import COLOURS, SCENES, draw, new_brush
+from training.resumable import Clock, Training
+from training.tokens import train_tokenizer
+from training.train import Bar, main
+from training.widening import widen
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +109,6 @@ def test_tokens_end_as_in_clip(tokenizer):
     assert tokenizer.eos_token_id == len(tokenizer) - 1
     assert tokenizer.bos_token_id == len(tokenizer) - 2
     assert tokenizer.model_max_length == 77
-
-
-def test_the_unet_has_the_self_attention_of_stable_diffusion():
-    unet = build_unet()
-    names = {id(module): name for name, module in unet.named_modules()}
-    layers = [names[id(layer)] for layer in self_attention_layers(unet)]
-    assert len(layers) == 16
-    assert layers[-6:] == [
-        f"up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1"
-        for block in (2, 3)
-        for index in range(3)
-    ]
 
 
 def test_the_linear_start_gives_unit_latents(vae, images):
@@ -201,28 +187,6 @@ def test_latent_noise_spares_half_of_the_items():
     assert moved == pytest.approx(0.5, abs=0.1)
 
 
-def test_psnr_of_one_grey_level_is_48_db():
-    assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 2 / 255)) == pytest.approx(
-        48.13, abs=0.01
-    )
-
-
-def test_a_tint_is_a_colour_cast_and_a_pattern_of_the_cells_a_grid():
-    images = torch.rand(2, 3, 34, 41, generator=torch.Generator().manual_seed(0)) - 0.5
-    tinted = images + torch.tensor([0.0, 0.1, -0.2]).view(1, 3, 1, 1)
-    assert colour_cast(tinted, images) == pytest.approx(127.5 * 0.2, rel=1e-4)
-    assert grid_level(tinted, images) == pytest.approx(0, abs=1e-3)
-    tile = torch.zeros(8, 8)
-    tile[0] = 0.4  # a line along the edge of every cell
-    lined = images + tile.repeat(6, 6)[:34, :41]
-    expected = 127.5 * 0.4 * (1 / 8 * 7 / 8) ** 0.5
-    assert grid_level(lined, images) == pytest.approx(expected, rel=1e-4)
-    unrelated = torch.rand(2, 3, 34, 41, generator=torch.Generator().manual_seed(1)) - 0.5
-    count = 2 * 3 * 4 * 5  # pictures, colours and cells that are averaged
-    by_chance = 127.5 * (1 / 6 / count) ** 0.5
-    assert grid_level(unrelated, images) == pytest.approx(by_chance, rel=0.2)
-
-
 def test_a_clock_counts_time_over_restarts():
     seconds = iter([0.0, 30.0, 100.0, 120.0])
     first = Clock(minutes=1, now=lambda: next(seconds))
@@ -288,14 +252,6 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path):
     torch.testing.assert_close(resumed.average.weight, straight.average.weight)
 
 
-def test_the_best_constant_predictor_of_unit_latents_loses_what_is_signal():
-    scheduler = build_scheduler()
-    latents = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
-    losses = constant_losses(SimpleNamespace(scheduler=scheduler), latents)
-    for timestep, loss in losses.items():
-        assert loss == pytest.approx(float(scheduler.alphas_cumprod[timestep]), rel=0.05)
-
-
 @pytest.mark.slow
 def test_the_stages_follow_each_other_and_settled_latents_stay(
     tmp_path, tokenizer, images, monkeypatch
@@ -339,3 +295,12 @@ def test_brushwork_keeps_the_colours_of_what_it_paints():
     painted = procedural.brushwork(np.random.default_rng(0), plain)
     assert painted.mean() == pytest.approx(0.25, abs=0.03)
     assert painted.std() > 0.01
+
+
+def test_drawings_are_written_whole_with_their_captions(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["drawings", str(tmp_path / "new"), "--count", "2"])
+    drawings.main()
+    names, captions, images = load_squares(tmp_path / "new")
+    pixels, expected = zip(*drawings.fresh_drawings(2), strict=True)
+    assert (names, captions) == (["000.png", "001.png"], list(expected))
+    torch.testing.assert_close(images, to_tensor(np.stack(pixels)), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""The proving command: `python -m ad_lib.embedded.showcase FOLDER` uses the model on pictures.
+"""The proving command: `python -m training.showcase FOLDER` uses the model on pictures.
 
 FOLDER holds `content/`, `style/` and `texture/` with pictures that it was not trained on. Does
 style transfer move patches to the style and keep the content, does a texture drawn from noise
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ad_lib.batch import Result, render
 from ad_lib.embedded import FOLDER
-from ad_lib.embedded.data import list_pictures, open_picture
+from ad_lib.embedded.picture_files import list_pictures, open_picture
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.loading import load_backbone
 from ad_lib.pictures.images import fit_image

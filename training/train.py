@@ -1,4 +1,4 @@
-"""The training command: `python -m ad_lib.embedded.train vae`, then `... unet`.
+"""The training command: `python -m training.train vae`, then `... unet`.
 
 Both can be stopped at any moment; the same command goes on where it was.
 """
@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ad_lib.embedded.autoencoder import VaeRecipe, settled_vae, train_vae
-from ad_lib.embedded.data import PictureStream, list_pictures
-from ad_lib.embedded.denoiser import UnetRecipe, train_unet
-from ad_lib.embedded.training import Training
+from ad_lib.embedded.picture_files import list_pictures
+from training.autoencoder import VaeRecipe, settled_vae, train_vae
+from training.data import PictureStream
+from training.denoiser import UnetRecipe, train_unet
+from training.resumable import Training
 
 MINUTES = {"vae": 120.0, "unet": 70.0}
 """What the weights that ship were given, about, on two CPU cores; a GPU does more with it."""

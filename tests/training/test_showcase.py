@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from ad_lib.batch import Result, render
-from ad_lib.embedded.showcase import (
+from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.tensors import image_to_tensor
+from tests.bad_images import picture
+from tests.conftest import TINY_BACKBONE
+from training.showcase import (
     Texture,
     Transfer,
     contact_sheet,
@@ -18,10 +22,6 @@ from ad_lib.embedded.showcase import (
     textures,
     transfers,
 )
-from ad_lib.pictures.metrics import ssim_luma, swd_patch
-from ad_lib.pictures.tensors import image_to_tensor
-from tests.bad_images import picture
-from tests.conftest import TINY_BACKBONE
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_transfer_is_measured_on_its_own_pictures(tiny_backbone, folder, monke
             for row, request in enumerate(requests)
         ]
 
-    monkeypatch.setattr("ad_lib.embedded.showcase.render", darkened)
+    monkeypatch.setattr("training.showcase.render", darkened)
     contents, styles = sorted((folder / "content").iterdir()), [folder / "style" / "style3.png"]
     made = transfers(tiny_backbone, contents, styles, 64)
     assert [one.name for one in made] == ["content1 + style3", "content2 + style3"]
@@ -85,7 +85,7 @@ def briefly(backbone, requests):
 
 
 def test_the_command_prints_its_tables_and_saves_its_sheets(folder, monkeypatch, capsys):
-    monkeypatch.setattr("ad_lib.embedded.showcase.render", briefly)
+    monkeypatch.setattr("training.showcase.render", briefly)
     save = folder / "sheets"
     arguments = [str(folder), "--model", str(TINY_BACKBONE), "--side", "64", "--save", str(save)]
     arguments += ["--limit", "1"]
@@ -99,7 +99,7 @@ def test_the_command_prints_its_tables_and_saves_its_sheets(folder, monkeypatch,
 
 def test_halves_of_a_texture_are_compared_both_ways(tiny_backbone, folder, monkeypatch):
     monkeypatch.setattr(
-        "ad_lib.embedded.showcase.render",
+        "training.showcase.render",
         lambda backbone, requests: [type("R", (), {"image": requests[0].styles[0]})()],
     )
     (one,) = textures(tiny_backbone, [folder / "texture" / "texture4.png"], 64)

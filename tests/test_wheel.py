@@ -1,0 +1,68 @@
+"""What is installed: every package with its data, and neither the training nor the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAYS_IN_THE_CHECKOUT = {"tests", "training"}
+
+
+@pytest.fixture(scope="module")
+def packages() -> list[str]:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return pyproject["tool"]["setuptools"]["packages"]
+
+
+@pytest.fixture(scope="module")
+def shipped(packages, tmp_path_factory) -> set[Path]:
+    """What is in a wheel built from this checkout, without what setuptools says of it."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in {"pyproject.toml", "README.md", "LICENSE", *_tops(packages)}:
+        (source / name).symlink_to(ROOT / name)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(built)!r})"
+    made = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (wheel,) = built.glob("*.whl")
+    files = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
+    return {file for file in files if not file.parts[0].endswith(".dist-info")}
+
+
+def _tops(packages: list[str]) -> set[str]:
+    return {name.partition(".")[0] for name in packages}
+
+
+def test_every_package_ships_but_the_training_and_the_tests(packages):
+    folders = {file.parent.relative_to(ROOT) for file in ROOT.glob("[a-z]*/**/__init__.py")}
+    written = {".".join(f.parts) for f in folders if f.parts[0] not in STAYS_IN_THE_CHECKOUT}
+    assert written == set(packages)
+
+
+def test_every_file_of_a_package_ships_but_readmes(packages, shipped):
+    found = {file for top in _tops(packages) for file in (ROOT / top).rglob("*") if file.is_file()}
+    files = {file.relative_to(ROOT) for file in found if "__pycache__" not in file.parts}
+    assert shipped <= files
+    assert {file.name for file in files - shipped} <= {"README.md"}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "ad_lib/embedded/README.md",
+        "ad_lib/embedded/evaluate.py",
+        "ad_lib/embedded/model_index.json",
+        "ad_lib/embedded/networks.py",
+        "ad_lib/embedded/tokenizer/tokenizer.json",
+        "ad_lib/embedded/unet/diffusion_pytorch_model.safetensors",
+        "manifests/examples/demo.yaml",
+        "tasks/results/report.html.j2",
+    ],
+)
+def test_weights_examples_and_templates_ship(shipped, file):
+    assert Path(file) in shipped
