@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ad_lib.errors import BackboneError
 from ad_lib.model.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
@@ -18,7 +18,6 @@ from manifests.errors import JobError
 from manifests.identity import (
     differences,
     fingerprint,
-    hashed_settings,
     in_first_layout,
     run_identity,
 )
@@ -40,6 +39,7 @@ from tasks.inputs.prompts import read_prompts
 from tasks.inputs.sources import SourceFile, list_files, resolve_uri
 from tasks.inputs.tables import TableRow, read_table
 from tasks.inputs.weights import FoundModel, check_model, find_model, pinned
+from tasks.runs.item_settings import settings_in_ids
 from tasks.runs.run_folder import find_run
 
 logger = logging.getLogger(__name__)
@@ -246,11 +246,6 @@ def _differences(run: RunRecord, wanted: Mapping[str, object], job: Job) -> list
     if run.schema_version == 1:
         wanted = in_first_layout(wanted, job, run.identity)
     return differences(run.identity, wanted)
-
-
-def settings_in_ids(settings: Settings) -> dict[str, Any]:
-    """The settings that ids and fingerprint cover; see `manifests.identity.hashed_settings`."""
-    return hashed_settings(asdict(settings), asdict(Settings()))
 
 
 def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation, ...]:

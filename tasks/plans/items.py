@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ad_lib.model.weights import EMBEDDED
 from ad_lib.pictures.images import scaled_size
 from ad_lib.presets import Preset
-from manifests.identity import canonical_json, item_id, seed_of
+from manifests.identity import item_id, seed_of
 from manifests.items import ErrorClass, Input, Item, Problem, distinct_slug, slug
 from manifests.job import Output
-from tasks.inputs.resolving import ResolvedJob, Variation, settings_in_ids
+from tasks.inputs.resolving import ResolvedJob, Variation
 from tasks.inputs.tables import TableRow
+from tasks.runs.item_settings import hashed_params_of, params_of
 from tasks.runs.requests import refusal
 
 SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
@@ -114,12 +115,11 @@ def shape_of(resolved: ResolvedJob, variation: Variation, inputs: Sequence[Input
     place = shaping_place([item_input.role for item_input in inputs])
     shaping = None if place is None else inputs[place]
     width, height = result_size(resolved.job.output, variation.preset, shaping)
-    size = {"width": width, "height": height}
     return Shape(
         task=variation.preset.name,
         label=variation.label,
-        params=canonical_json({"settings": asdict(variation.settings), **size}),
-        hashed_params=canonical_json({"settings": settings_in_ids(variation.settings), **size}),
+        params=params_of(variation.settings, width, height),
+        hashed_params=hashed_params_of(variation.settings, width, height),
         width=width,
         height=height,
         cost_seconds=_cost_seconds(resolved, variation, width, height),

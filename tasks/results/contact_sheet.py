@@ -6,7 +6,6 @@ Derived from commits like the report, so that making it again writes nothing.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from manifests.job import Job
 from tasks.results.drawing import Cell, Sheet, draw_sheet
 from tasks.results.pictures import input_picture, result_picture
 from tasks.runs.committed import Committed
+from tasks.runs.item_settings import settings_in
 from tasks.runs.run_folder import recorded_job
 
 CONTACT_SHEET_NAME = "contact_sheet.jpg"
@@ -148,7 +148,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
     cost = [f"{row['seconds']:.1f} s"] if row["seconds"] is not None else []
     if row["peak_memory_bytes"]:
         cost.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
-    if json.loads(row["params"]).get("settings", {}).get("seamless", "none") != "none":
+    if settings_in(row["params"]).seamless != "none":
         likeness += [("seams", "seam_ratio_x", ".2f"), ("and", "seam_ratio_y", ".2f")]
     lines = [_figure_line(row, style), _figure_line(row, likeness), "   ".join(cost)]
     return [line for line in lines if line]

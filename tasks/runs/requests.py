@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,29 +9,11 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
-from ad_lib.presets import REQUEST_FIELDS, find_preset
+from ad_lib.presets import REQUEST_FIELDS
 from ad_lib.requests import Request, fitted_size
 from ad_lib.settings import Settings
 from manifests.items import ErrorClass, Input, Item, Problem
-
-
-def settings_of(item: Item) -> Settings:
-    """The settings that an item was planned with."""
-    return _settings(item.params)
-
-
-@lru_cache(maxsize=256)
-def _settings(params: str) -> Settings:
-    return Settings(**json.loads(params)["settings"])
-
-
-def check_settings(task: str, params: str) -> None:
-    """Refuses the settings of a planned item that no version of ours could have written.
-
-    Raises:
-        RequestError, TypeError, LookupError: an unknown task or setting, or a wrong value.
-    """
-    find_preset(task).check(_settings(params))
+from tasks.runs.item_settings import settings_in, settings_of
 
 
 def request_of(item: Item, pictures: Mapping[Input, Image.Image], seed: int) -> Request:
@@ -68,7 +49,7 @@ def refusal(
     negative_prompt: str | None,
 ) -> Problem | None:
     """Why an item can never be a request, as far as that shows without its pixels."""
-    if problem := _unlike_mask(inputs) or _stretched(inputs, _settings(params)):
+    if problem := _unlike_mask(inputs) or _stretched(inputs, settings_in(params)):
         return problem
     return _refusal(
         task,
@@ -147,7 +128,7 @@ def _refusal(
             width=size[0],
             height=size[1],
             seed=0,
-            settings=_settings(params),
+            settings=settings_in(params),
             prompt="stand-in" if has_prompt else "",
             negative_prompt=negative_prompt,
             **_fields(task, [(role, stand_in) for role in roles]),

@@ -182,7 +182,7 @@ def load_plan(store: Store, reference: PlanReference, *, generation: int = 0) ->
         ScratchFull: there is no room for the temporary file.
     """
     from manifests.plan_table import WAY_OUT, PlanFile
-    from tasks.runs.requests import check_settings
+    from tasks.runs.item_settings import check_settings
 
     with ExitStack() as until_opened:
         with scratch_errors():

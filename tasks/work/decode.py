@@ -13,7 +13,7 @@ from ad_lib.requests import fit_role
 from infra.store import ObjectNotFound
 from manifests.items import ErrorClass, Input, Item, Problem
 from tasks.plans.preflight import UNREADABLE, input_bytes
-from tasks.runs.requests import settings_of
+from tasks.runs.item_settings import settings_of
 from tasks.work.problems import problem_of
 
 Loaded = Image.Image | Problem

@@ -7,7 +7,6 @@ finished is packed, offered to the store, and declared by the commit.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from tasks.runs.faults import (
     Stopped,
     WorkerFault,
 )
+from tasks.runs.item_settings import settings_of
 from tasks.runs.run_plan import RunPlan
 from tasks.runs.scratch import scratch_folder
 from tasks.work.breaker import Breaker
@@ -324,12 +324,10 @@ def device_for(device: str, changes: Mapping[str, Any]) -> str:
 def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
     """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
 
-    Steps are the settings' `num_inference_steps`; where an item has none, it is one step.
+    Steps are the settings' `num_inference_steps`.
     """
     if compute.hang_seconds is not None:
         return compute.hang_seconds
-    settings = [json.loads(item.params).get("settings", {}) for item in items]
-    steps = [max(1, one.get("num_inference_steps") or 1) for one in settings]
-    seconds = (item.cost_seconds / n for item, n in zip(items, steps, strict=True))
+    seconds = (item.cost_seconds / settings_of(item).num_inference_steps for item in items)
     longest = max(seconds, default=0.0)
     return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * compute.batch_size * longest)

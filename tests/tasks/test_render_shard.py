@@ -25,7 +25,7 @@ from manifests.identity import seed_of
 from manifests.items import ErrorClass
 from manifests.quality import Bounds, Quality
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
-from tasks.runs.requests import settings_of
+from tasks.runs.item_settings import settings_of
 from tasks.work.models import ModelCache
 from tasks.work.problems import problem_of
 from tasks.work.render import render_shard
