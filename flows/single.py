@@ -74,6 +74,7 @@ def _render(
 ) -> None:
     from ad_lib import load_backbone
     from ad_lib import render as render_requests
+    from ad_lib.model.kernels import using_kernels
     from flows.bars import progress_shown
     from flows.progress import PictureProgress
     from manifests.job import Output
@@ -90,7 +91,8 @@ def _render(
     with progress_shown(terminal, progress), stopping.step():
         loaded = load_backbone(**_typed(asked.backbone))
         progress.begin()
-        (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
+        with using_kernels(loaded.device.type, deterministic=True):
+            (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
     encoding: Any = {"uri": ".", "codec": codec}
     _write(asked.output, encode_image(result.image, Output(**encoding)))
     parts = [f"{asked.output}: {request.width}x{request.height}"]

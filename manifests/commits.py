@@ -95,7 +95,9 @@ class RunRecord(PlanReference):
         model_revision: exactly which weights; a ControlNet's revision follows after a `+`.
         dtype: the precision of the networks; None in the first layout, where each worker decided.
         device_type: the kind of device; None in the first layout.
-        deterministic: whether kernels are used that give the same bits every time.
+        deterministic: whether kernels are used that give the same bits every time. It stands in the
+            identity where it is not the default, which was False once; see
+            `identity.with_fast_kernels_as_default`.
         conditional_put: whether the store refused a second conditional write when asked.
     """
 
@@ -123,7 +125,8 @@ class RunRecord(PlanReference):
         for name in ("model_revision", "dtype", "device_type"):
             if self.identity.get(name) != getattr(self, name):
                 raise ValueError(f"its {name} is not that of its identity")
-        if self.identity.get("backbone.deterministic", False) is not self.deterministic:
+        stated = self.identity.get("backbone.deterministic", self.deterministic)
+        if stated is not self.deterministic:
             raise ValueError("its deterministic is not that of its identity")
         if not isinstance(self.identity.get("task"), str):
             raise ValueError("its identity names no task")

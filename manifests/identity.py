@@ -212,6 +212,28 @@ def in_first_layout(
     return {**kept, "backbone.dtype": job.backbone.dtype, **sources}
 
 
+def has_fast_kernels_as_default(stored: Mapping[str, Any], deterministic: bool) -> bool:
+    """Whether a version made a run for which `backbone.deterministic` was false unless given.
+
+    Both versions leave the default out of the identity and state it in `run.json`.
+
+    Args:
+        stored: the identity in the run folder.
+        deterministic: what `run.json` states.
+    """
+    return ("backbone.deterministic" in stored) is deterministic
+
+
+def with_fast_kernels_as_default(identity: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """A job's identity as versions wrote it in which `backbone.deterministic` was false by default.
+
+    A job that does not state it goes on with the kernels that the run began with.
+    """
+    kept = {name: value for name, value in identity.items() if name != "backbone.deterministic"}
+    stated = "deterministic" in job.backbone.model_fields_set and job.backbone.deterministic
+    return {**kept, **({"backbone.deterministic": True} if stated else {})}
+
+
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """sha256 of a run's identity, in hex."""
     return digest(identity)

@@ -18,8 +18,10 @@ from manifests.errors import JobError
 from manifests.identity import (
     differences,
     fingerprint,
+    has_fast_kernels_as_default,
     in_first_layout,
     run_identity,
+    with_fast_kernels_as_default,
 )
 from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
@@ -245,6 +247,8 @@ def differences_to(run: RunRecord, resolved: ResolvedJob) -> list[str]:
 def _differences(run: RunRecord, wanted: Mapping[str, object], job: Job) -> list[str]:
     if run.schema_version == 1:
         wanted = in_first_layout(wanted, job, run.identity)
+    if has_fast_kernels_as_default(run.identity, run.deterministic):
+        wanted = with_fast_kernels_as_default(wanted, job)
     return differences(run.identity, wanted)
 
 

@@ -20,6 +20,19 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version()}
 
 
+def kernels(device_type: str | None, *, deterministic: bool) -> dict[str, str]:
+    """What PyTorch was told of its kernels, in words; nothing where nothing can be chosen.
+
+    Args:
+        device_type: the kind of device; None for a run of the first layout, which does not say.
+        deterministic: as the run was planned.
+    """
+    from ad_lib.model.kernels import kernels_for
+
+    chosen = kernels_for(device_type or "cpu", deterministic=deterministic)
+    return {} if chosen is None else {"kernels": str(chosen)}
+
+
 def worker_name() -> str:
     """Host and process, to find a worker by."""
     return f"{socket.gethostname()}:{os.getpid()}"

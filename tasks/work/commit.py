@@ -27,7 +27,7 @@ from manifests.generations import Generation
 from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
 from tasks.inputs.tar_headers import TarDamaged, read_members
-from tasks.runs.environment import versions, worker_name
+from tasks.runs.environment import kernels, versions, worker_name
 from tasks.runs.faults import ScratchFull
 from tasks.runs.scratch import file_sha256
 
@@ -77,6 +77,8 @@ def provenance_of(
         generation: that planned the shard; None is the run's first plan.
     """
     changes = generation.changes if generation is not None else {}
+    device_type = changes.get("device_type", run.device_type)
+    environment = {**versions(), **kernels(device_type, deterministic=run.deterministic)}
     return Provenance(
         model_id=run.model_id,
         model_revision=run.model_revision,
@@ -84,14 +86,14 @@ def provenance_of(
         plan_digest=(generation or run).plan_digest,
         generation=generation.number if generation is not None else 0,
         dtype=changes.get("dtype", run.dtype),
-        device_type=changes.get("device_type", run.device_type),
+        device_type=device_type,
         deterministic=run.deterministic,
         volatile={
             "worker": worker_name(),
             "device_name": device_name,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "attempt_id": attempt_id,
-            "versions": json.dumps(versions(), sort_keys=True),
+            "versions": json.dumps(environment, sort_keys=True),
         },
     )
 

@@ -1,16 +1,19 @@
 """The warm model of one device: loaded once, and kept from shard to shard.
 
-It is the planned one: weights are held to the revision that the run was planned with.
+It is the planned one: weights are held to the revision that the run was planned with. While it is
+kept, this process computes with the kernels that the run was planned with.
 """
 
 from __future__ import annotations
 
 import gc
 import time
+from contextlib import ExitStack
 
 import torch
 
 from ad_lib.model.backbone import Backbone
+from ad_lib.model.kernels import using_kernels
 from ad_lib.model.loading import load_backbone
 from manifests.errors import RunFolderError
 from tasks.inputs.weights import find_model
@@ -27,6 +30,7 @@ class ModelCache:
     def __init__(self) -> None:
         self._loaded: tuple[PlannedModel, str] | None = None
         self._backbone: Backbone | None = None
+        self._kernels = ExitStack()
         self.is_fresh = True
 
     def holds(self, model: PlannedModel, device: str) -> bool:
@@ -45,11 +49,15 @@ class ModelCache:
         started = time.perf_counter()
         self.clear()  # before the next one is loaded: two may not fit into memory
         self._backbone = _load(model, device)
+        self._kernels.enter_context(
+            using_kernels(self._backbone.device.type, deterministic=model.deterministic)
+        )
         self._loaded = (model, device)
         return self._backbone, time.perf_counter() - started
 
     def clear(self) -> None:
-        """Forgets the model and gives its memory back."""
+        """Forgets the model and its kernels, and gives its memory back."""
+        self._kernels.close()
         self._loaded = self._backbone = None
         self.is_fresh = True
         free_memory()

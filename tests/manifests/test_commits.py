@@ -257,7 +257,14 @@ def test_a_run_of_the_first_layout_has_its_plan_under_one_name_and_nothing_resol
         ({"dtype": "bfloat16"}, "its dtype is not that of its identity"),
         ({"dtype": None}, "its dtype is not that of its identity"),
         ({"device_type": "cuda"}, "its device_type is not that of its identity"),
-        ({"deterministic": True}, "its deterministic is not that of its identity"),
+        (
+            {"deterministic": True, "identity": IDENTITY | {"backbone.deterministic": False}},
+            "its deterministic is not that of its identity",
+        ),
+        (
+            {"deterministic": False, "identity": IDENTITY | {"backbone.deterministic": True}},
+            "its deterministic is not that of its identity",
+        ),
         ({"num_shards": 31}, "it has more shards than items"),
         ({"schema_version": 1}, "is not the name of its plan"),
         ({"schema_version": 1, "plan_name": None}, "its dtype or its device_type"),
@@ -270,8 +277,9 @@ def test_a_run_record_that_contradicts_itself_is_damaged(changes, reason):
 
 
 def test_a_run_records_what_its_identity_says_of_determinism_and_which_sources_it_listed():
-    identity = IDENTITY | {"backbone.deterministic": True}
+    identity = IDENTITY | {"backbone.deterministic": False}
     named = {"sources_digest": "c" * 64, "sources_name": sources_name("c" * 64)}
-    run = read_run(run_bytes(identity=identity, deterministic=True, **named))
-    assert run.deterministic
+    run = read_run(run_bytes(identity=identity, deterministic=False, **named))
+    assert not run.deterministic
+    assert read_run(run_bytes(deterministic=True)).deterministic
     assert run.sources_name == f"sources/{'c' * 12}.parquet"

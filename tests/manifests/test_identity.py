@@ -13,12 +13,14 @@ from manifests.identity import (
     differences,
     digest,
     fingerprint,
+    has_fast_kernels_as_default,
     hashed_settings,
     in_first_layout,
     item_id,
     run_identity,
     seed_of,
     stated_identity,
+    with_fast_kernels_as_default,
 )
 from manifests.job import Job, Output, Pairing
 from manifests.pairing import pair
@@ -32,7 +34,7 @@ JOB: dict[str, Any] = {
     "output": {"uri": "run", "codec": "jpg", "quality": 90, "size": 64},
     "settings": {"num_inference_steps": 2},
     "backbone": {
-        **{"name": "x", "revision": "r", "dtype": "float32", "deterministic": False},
+        **{"name": "x", "revision": "r", "dtype": "float32", "deterministic": True},
         **{"config": "c", "controlnet": "d", "controlnet_revision": "s"},
     },
     "pairing": {"mode": "random", "styles_per_content": 1, "seed": 0},
@@ -65,7 +67,7 @@ OTHER: dict[str, Any] = {
     "backbone.controlnet": "other",
     "backbone.controlnet_revision": "other",
     "backbone.dtype": "bfloat16",
-    "backbone.deterministic": True,
+    "backbone.deterministic": False,
     "pairing.mode": "product",
     "pairing.styles_per_content": 2,
     "pairing.seed": 1,
@@ -199,6 +201,51 @@ def test_what_a_job_states_is_what_the_identity_of_its_run_says_in_either_layout
         assert all(stored.get(name, value) == value for name, value in stated.items())
     assert stated["device_type"] != run_identity(job, **FOUND)["device_type"]
     assert {"dtype", "device_type"}.isdisjoint(stated_identity(Job.model_validate(SHORT_JOB)))
+
+
+def with_kernels(**stated: bool) -> Job:
+    return Job.model_validate(SHORT_JOB | {"backbone": {"name": "x", **stated}})
+
+
+def test_deterministic_kernels_are_the_default_and_the_fast_ones_stand_in_the_fingerprint():
+    unset, stated, fast = (
+        run_identity(with_kernels(**one), **FOUND)
+        for one in ({}, {"deterministic": True}, {"deterministic": False})
+    )
+    assert unset == stated
+    assert fast == {**unset, "backbone.deterministic": False}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "is_same"),
+    [
+        ({}, {}, True),
+        ({}, {"deterministic": False}, True),
+        ({}, {"deterministic": True}, False),
+        ({"deterministic": False}, {}, True),
+        ({"deterministic": False}, {"deterministic": False}, True),
+        ({"deterministic": True}, {"deterministic": True}, True),
+        ({"deterministic": True}, {"deterministic": False}, False),
+    ],
+)
+def test_a_run_of_a_version_with_fast_kernels_by_default_keeps_those_that_it_began_with(
+    then, now, is_same
+):
+    """That version wrote the key where it was true, and stated it in the record in any case."""
+    was_on = then.get("deterministic", False)
+    without = run_identity(with_kernels(), **FOUND)
+    stored = {**without, **({"backbone.deterministic": True} if was_on else {})}
+    assert has_fast_kernels_as_default(stored, was_on)
+    job = with_kernels(**now)
+    wanted = with_fast_kernels_as_default(run_identity(job, **FOUND), job)
+    assert (differences(stored, wanted) == []) is is_same
+
+
+@pytest.mark.parametrize("stated", [{}, {"deterministic": True}, {"deterministic": False}])
+def test_a_run_of_this_version_is_never_taken_for_one_with_fast_kernels_by_default(stated):
+    job = with_kernels(**stated)
+    stored = run_identity(job, **FOUND)
+    assert not has_fast_kernels_as_default(stored, job.backbone.deterministic)
 
 
 def test_a_setting_that_a_later_version_adds_is_hashed_only_where_it_is_not_at_its_default():

@@ -17,13 +17,16 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
+from torch.backends import cudnn
 
+import tasks.work.models as models
 import tasks.work.render as rendering
 from ad_lib.errors import NumericsError
 from infra.store import open_store
 from manifests.identity import fingerprint
 from manifests.schema import VOLATILE_COLUMNS
 from tasks.results.publishing import publish
+from tasks.work.commit import provenance_of
 from tasks.work.models import ModelCache
 from tasks.work.shard_work import PlannedModel
 from tests.audit import Audit, audit
@@ -279,6 +282,34 @@ def test_a_backbone_is_loaded_once(pictures):
     again, seconds = cache.backbone(model, "cpu")
     assert again is first
     assert seconds == 0.0
+
+
+def test_a_model_on_a_gpu_is_kept_with_the_kernels_of_its_run(pictures, monkeypatch):
+    """The flags of PyTorch are there without a GPU; only the name of the device is made up."""
+    run = prepare(pictures).run
+    assert run.deterministic
+    on_gpu = type("OnGpu", (), {"device": torch.device("cuda")})()
+    monkeypatch.setattr(models, "_load", lambda model, device: on_gpu)
+    cache, seen = ModelCache(), []
+    for deterministic in (True, False):
+        model = PlannedModel(
+            model_id=run.model_id, revision=run.model_revision, deterministic=deterministic
+        )
+        cache.backbone(model, "cuda")
+        seen.append((torch.are_deterministic_algorithms_enabled(), cudnn.benchmark))
+    cache.clear()
+    assert seen == [(True, False), (False, True)]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_rows_of_a_gpu_say_which_kernels_rendered_them_and_those_of_a_cpu_have_none(pictures):
+    run = prepare(pictures).run
+    on_gpu = run.model_copy(update={"device_type": "cuda", "deterministic": False})
+    versions = [
+        json.loads(provenance_of(one, "a", "name").volatile["versions"]) for one in (run, on_gpu)
+    ]
+    assert "kernels" not in versions[0]
+    assert versions[1]["kernels"].startswith("fast, float32 products high")
 
 
 # ---------------------------------------------------------------------------- what readers see
