@@ -1,4 +1,7 @@
-"""Which decoders were tuned already, and where are they kept?"""
+"""Which fine-tuned decoders are there already, and where are they kept?
+
+A decoder is found by what it depends on: the picture, the weights, the precision, the steps.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from ad_lib.model.tuned_decoder import TunedDecoder, finetune_decoder
 
 
 class DecoderCache:
-    """Tuned decoders by content: an example is tuned to once, whoever asks for it again.
+    """Fine-tuned decoders: for the same picture and weights the work is done once.
 
-    The least recently used ones are forgotten; in a folder they stay, one safetensors file each,
+    The least recently used ones leave memory; in a folder they stay, one safetensors file each,
     and other processes find them. For one rendering thread at a time.
 
     Args:

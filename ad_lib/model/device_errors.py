@@ -1,4 +1,7 @@
-"""Did a device run out of memory, or did it fail?"""
+"""Did a device run out of memory, or did it fail?
+
+Only the types of exceptions, and a few exact sentences of PyTorch, are taken as an answer.
+"""
 
 from __future__ import annotations
 

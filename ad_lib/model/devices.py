@@ -1,4 +1,4 @@
-"""Where networks compute: the names of devices, and whether this machine has one."""
+"""Which device does a name mean, and does this machine have it?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEVICE = re.compile(r"cpu(:0)?|mps(:0)?|cuda(:\d{1,3})?", re.ASCII)
 
 
 def check_device_name(name: str) -> None:
-    """Refuses what is no name of a device; whether this machine has it is another question.
+    """Refuses what is no name of a device, on any machine.
 
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

@@ -1,4 +1,7 @@
-"""How is a canvas of any size decoded, in the memory of one tile?"""
+"""How are latents of any size decoded in the memory of one tile?
+
+Neighbouring tiles overlap and are blended; at every pixel their weights sum to one.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +46,17 @@ def decode_tiled(
 ) -> Float[Tensor, "b 3 height width"]:
     """Decodes latents tile by tile; beside the result, memory is that of one tile.
 
-    Neighbouring tiles overlap. The outer quarter of an overlap is context that is thrown away, so
-    that no tile shows what its decoder made of its border; over the half in between the tiles are
-    blended by a linear ramp. What a decoder computes from the whole picture (group norms, the
-    attention of its middle block) it computes from each tile: tiles differ a little, and the
-    ramps hide it.
+    Neighbouring tiles overlap. The outer quarter of an overlap is context and not used, because
+    decoded pixels at a tile's border are wrong; over the half in between the tiles are blended by
+    a linear ramp. What a decoder computes from the whole picture (group norms, the attention of
+    its middle block) it computes here from each tile, so tiles differ a little; the ramp hides it.
 
     Args:
         decode: a decoder that pads with zeros: not within `seamless`.
         latents: any size, in the dtype and on the device that the result shall have.
         tile: longest side of a tile, in latent cells.
         overlap: of neighbouring tiles, in latent cells.
-        wrap: whether (rows, columns) go on at the opposite side; then tiles run across the border.
+        wrap: whether (rows, columns) continue at the opposite side; then tiles cross the border.
         factor: pixels per latent cell along an axis.
 
     Raises:

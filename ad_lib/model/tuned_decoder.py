@@ -1,4 +1,7 @@
-"""How does a decoder learn one picture by heart, and give its high frequencies back?"""
+"""How is a decoder fine-tuned on one picture, so that it restores its high frequencies?
+
+The autoencoder itself is never changed: a copy learns, and its weights are used inside a block.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,11 @@ def finetune_decoder(
     num_epochs: int = 75,
     learning_rate: float = 1e-4,
 ) -> TunedDecoder:
-    """Teaches a copy of the decoder to give this one picture back, its high frequencies too.
+    """Fine-tunes a copy of the decoder to reproduce one picture with its high frequencies.
 
     The autoencoder is left as it was. Everything is computed in float32, whatever its precision.
     Only the decoder learns: the latents are the posterior mean of the frozen encoder, computed
-    once, and the convolution before the decoder stays.
+    once, and the convolution before the decoder is not changed.
 
     Args:
         vae: not within `seamless`, unless the picture is.

@@ -1,1 +1,1 @@
-"""Pictures: how they are read, fitted, coloured and judged."""
+"""Pictures: how they are read, brought to a size, coloured and measured."""

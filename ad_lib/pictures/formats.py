@@ -1,7 +1,7 @@
-"""Which picture formats are read, and what is a file that is none of them?
+"""Which picture formats are read, and what is a file of another kind?
 
-Content decides, never a file's name. None of the formats that are read has a decoder that starts a
-program or uses a network.
+The content decides, never the name of the file. No decoder of these formats starts a program or
+uses a network.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _NO_PICTURES = (
     (257, b"ustar", "a tar archive"),
     (0, b"version https://git-lfs", "a Git LFS pointer: fetch the file with 'git lfs pull'"),
 )
-"""(place, bytes there, what they tell) of files that people have among their pictures."""
+"""(offset, bytes at that offset, what such a file is), as for `_OTHER_PICTURES`."""
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def refuse_other_formats(data: bytes) -> None:
-    """Refuses what is known to be no picture that is read, before any decoder sees it.
+    """Refuses files of other formats before any decoder sees them.
 
     Raises:
-        ImageError: the message names what was found, and what to do.
+        ImageError: the message says what the file is, and what to do.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")

@@ -1,7 +1,7 @@
-"""How pictures get the right size.
+"""How does a picture get a given size?
 
-Invariant: nothing is squashed. A picture is scaled with its proportions kept, then cropped at
-the centre. Importing this loads no torch: planning fits sizes, and holds no tensor.
+A picture keeps its proportions: it is scaled, then cropped at the centre. Importing this module
+does not load torch, because planning needs sizes and no tensors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from PIL import Image, ImageOps
 
 MAX_LABELS = 256
-"""Colours of a mask; more are a photograph, or a mask with soft edges."""
+"""The most colours of a mask; with more it is a photograph, or its edges are soft."""
 
 
 def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Masks as label maps: which colours they have, and whether a texture has them all.
+"""Which labels does a mask have, and does the mask of the texture have them all?
 
-Every colour of a mask is a label; nothing is interpolated, so no label appears that nobody drew.
+Every colour of a mask is a label. Masks are resized without interpolation, so no new label appears.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ad_lib.errors import RequestError
 from ad_lib.pictures.images import MAX_LABELS
 
 FINEST_GRIDS = (8, 16)
-"""Pixels per token on the grids of the published layers; a region must not vanish on them."""
+"""Pixels per token in the published layers; every label must have a token in each of them."""
 
 
 def label_map(mask: Image.Image) -> Int[Tensor, "h w"]:
@@ -26,7 +26,7 @@ def label_map(mask: Image.Image) -> Int[Tensor, "h w"]:
 
 
 def check_labels(source: Image.Image, target: Image.Image) -> None:
-    """Refuses a target whose labels the source lacks.
+    """Refuses a target mask with a label that the source mask does not have.
 
     Args:
         source: the texture's mask, at the size at which the texture is worked on.

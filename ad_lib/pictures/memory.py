@@ -11,7 +11,7 @@ class MemoryBudget:
     """A number of bytes that all threads share.
 
     Whoever asks for more than the whole budget waits until nobody else holds any of it. Threads
-    are served in the order in which they ask, so a large request is not passed over for ever.
+    are served in the order in which they ask, so a large request does not wait for ever.
 
     Args:
         num_bytes: what may be reserved at the same time.

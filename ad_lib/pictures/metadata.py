@@ -1,8 +1,8 @@
-"""What of a file's metadata changes how its pixels look, read tolerantly.
+"""Which orientation does a file's metadata state, and which metadata must Pillow not see?
 
-That is the orientation; Pillow finds it, too, but gives up where tags beside it are damaged. And
-what of it must not keep Pillow from sound pixels: the texts of a PNG, and the list of further
-pictures in a JPEG.
+The orientation is found even where other tags are damaged; Pillow gives up there. Pillow refuses
+some files whose pixels are sound, because of the texts of a PNG or the index of further pictures
+in a JPEG: these are taken out before it opens the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ORIENTED_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 
 
 def without_obstacles(data: bytes) -> tuple[bytes, dict[str, Any]]:
-    """(bytes, information) of a file: its bytes without the metadata that Pillow stumbles over.
+    """(bytes, information) of a file: its bytes without the metadata that make Pillow fail.
 
     Of a PNG, the chunks that pixels need stay as they are; of the others, the information holds the
     `icc_profile`, the `exif` and the texts that may state an orientation. Pillow refuses a PNG

@@ -1,4 +1,4 @@
-"""What is particular to textures: where a masked one starts."""
+"""Where does the optimisation of a masked texture start?"""
 
 from __future__ import annotations
 
