@@ -82,7 +82,8 @@ class BatchInputs:
     def initial_latents(self) -> Tensor:
         """Where sampling starts, drawn under the tag `init`: noise, or the style under noise."""
         if self.settings.init == "style":
-            return noised_start(self.style, self.backbone.scheduler, self.noise)
+            dynamics = self.backbone.dynamics(self.settings.num_inference_steps)
+            return noised_start(self.style, dynamics, self.noise)
         height, width = (-(-side // self.backbone.vae_scale_factor) for side in self.image_size)
         shape = (self.backbone.latent_channels, height, width)
         return draw_together(self.noise, "init", shape).to(self.backbone.device)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
 
-from ad_lib.algorithm.guide import Distillation, sample_with_distillation
+from ad_lib.algorithm.dynamics import Timestep
+from ad_lib.algorithm.guide import sample_with_distillation
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
-from ad_lib.algorithm.optimize import LossTrace, optimize_latents
+from ad_lib.algorithm.optimize import optimize_latents
+from ad_lib.algorithm.step import Distiller
+from ad_lib.algorithm.trace import LossTrace
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.seamless import seamless, wrapped_axes
@@ -23,18 +26,14 @@ Synthesize = Callable[[BatchInputs, Callable[[int], None]], tuple[Tensor, LossTr
 def optimized(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 1."""
     settings = inputs.settings
-    with _seamless(inputs.backbone, settings.seamless):
+    with _seamless(inputs.backbone, settings.seamless), _distiller(inputs) as distiller:
         content = inputs.content
         return optimize_latents(
-            inputs.backbone.feature_extractor(settings.layers, inputs.image_size),
+            distiller,
             ordered_timesteps(inputs.backbone, settings),
             content.one_per_item() if content else inputs.initial_latents,
             inputs.style,
             content,
-            num_optimization_steps=settings.num_optimization_steps,
-            learning_rate=settings.learning_rate,
-            content_weight=settings.content_weight,
-            attend=inputs.attend,
             on_step_end=on_step_end,
         )
 
@@ -42,16 +41,14 @@ def optimized(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[
 def sampled(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 2."""
     settings, backbone = inputs.settings, inputs.backbone
-    with _seamless(backbone, settings.seamless):
-        backbone.timesteps(settings.num_inference_steps)
+    with _seamless(backbone, settings.seamless), _distiller(inputs) as distiller:
         return sample_with_distillation(
             inputs.noise_predictor(),
-            backbone.feature_extractor(settings.layers, inputs.image_size),
-            backbone.scheduler,
+            distiller,
+            backbone.dynamics(settings.num_inference_steps),
             inputs.initial_latents,
             inputs.style,
             inputs.noise,
-            distillation(inputs),
             inputs.content,
             on_step_end=on_step_end,
         )
@@ -64,23 +61,21 @@ def expanded(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[T
     latents = inputs.initial_latents
     view = [min(settings.view_size, side) for side in latents.shape[-2:]]
     view_pixels = (view[0] * backbone.vae_scale_factor, view[1] * backbone.vae_scale_factor)
-    with _seamless(backbone, _axes_inside_a_view(settings, latents)):
-        backbone.timesteps(settings.num_inference_steps)
+    axes = _axes_inside_a_view(settings, latents)
+    with _seamless(backbone, axes), _distiller(inputs, view_pixels) as distiller:
         return expand_with_distillation(
             inputs.noise_predictor(view_pixels),
-            backbone.feature_extractor(settings.layers, view_pixels),
-            backbone.scheduler,
+            distiller,
+            backbone.dynamics(settings.num_inference_steps),
             latents,
             inputs.style,
             noise,
-            distillation(inputs),
             views=Views(
                 size=settings.view_size,
                 stride=settings.view_stride,
                 shift=settings.view_shift,
                 wrap=wrapped_axes(settings.seamless),
             ),
-            view_batch_size=settings.view_batch_size,
             on_step_end=on_step_end,
         )
 
@@ -92,30 +87,28 @@ ALGORITHMS: Mapping[Algorithm, Synthesize] = {
 }
 
 
-def distillation(inputs: BatchInputs) -> Distillation:
-    """What the sampler does between two of its steps."""
+@contextmanager
+def _distiller(
+    inputs: BatchInputs, image_size: tuple[int, int] | None = None
+) -> Iterator[Distiller]:
+    """The batch's optimisation step, for (height, width) pixels or the result's."""
     settings = inputs.settings
-    return Distillation(
-        num_optimization_steps=settings.num_optimization_steps,
-        learning_rate=settings.learning_rate,
-        content_weight=settings.content_weight,
-        attend=inputs.attend,
-        adain=settings.adain,
-        start_time=settings.start_time,
-        variant=settings.variant,
-    )
+    extract = inputs.backbone.feature_extractor(settings.layers, image_size or inputs.image_size)
+    with extract:
+        yield Distiller(extract, settings, inputs.attend)
 
 
-def ordered_timesteps(backbone: Backbone, settings: Settings) -> Tensor:
-    """(T,) Algorithm 1's timesteps in the order that the settings name."""
-    timesteps = backbone.timesteps(settings.num_inference_steps)
+def ordered_timesteps(backbone: Backbone, settings: Settings) -> Sequence[Timestep]:
+    """Algorithm 1's timesteps in the order that the settings name."""
+    timesteps = backbone.dynamics(settings.num_inference_steps).timesteps
     if settings.timesteps == "ascending":
-        return timesteps.flip(0)
+        return timesteps[::-1]
     if settings.timesteps == "random":  # one order for everybody: items do not depend on it
         order = torch.randperm(len(timesteps), generator=torch.Generator().manual_seed(0))
-        return timesteps[order.to(timesteps.device)]
+        return [timesteps[place] for place in order.tolist()]
     if isinstance(settings.timesteps, int):
-        return torch.full_like(timesteps, settings.timesteps)
+        fixed = torch.tensor(settings.timesteps, device=backbone.device)
+        return [Timestep(settings.timesteps, fixed)] * len(timesteps)
     return timesteps
 
 

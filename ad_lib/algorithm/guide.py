@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.algorithm.adain import adain
-from ad_lib.algorithm.features import ExtractFeatures, References
-from ad_lib.algorithm.losses import (
-    Attend,
-    attention_distillation_loss,
-    content_loss,
-    distilled_attention,
-)
+from ad_lib.algorithm.dynamics import Dynamics, Timestep
+from ad_lib.algorithm.features import References
 from ad_lib.algorithm.noise import Noise
-from ad_lib.algorithm.optimize import LossTrace
+from ad_lib.algorithm.step import Distiller, learning_rates
+from ad_lib.algorithm.trace import LossTrace
+from ad_lib.settings import Settings
 
 
 @runtime_checkable
@@ -32,38 +27,13 @@ class PredictNoise(Protocol):
     ) -> Float[Tensor, "b c h w"]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """What happens between two steps of the sampler.
-
-    Attributes:
-        num_optimization_steps: Adam steps, each time from a new state; 0 is plain DDIM.
-        learning_rate: of Adam; betas 0.9 and 0.999.
-        content_weight: lambda.
-        attend: how the latents' queries attend to the style.
-        adain: first give the latents the noised style's channel statistics.
-        start_time: only at timesteps below this.
-        variant: whether AdaIN's style has noise of its own (`reference`, as released) or the noise
-            under which the features are seen (`paper`, as Algorithm 2 is written).
-    """
-
-    num_optimization_steps: int
-    learning_rate: float
-    content_weight: float = 0.0
-    attend: Attend = distilled_attention
-    adain: bool = False
-    start_time: int = 999
-    variant: Literal["reference", "paper"] = "reference"
-
-
 def sample_with_distillation(
     predict_noise: PredictNoise,
-    extract_features: ExtractFeatures,
-    scheduler: DDIMScheduler,
+    distiller: Distiller,
+    dynamics: Dynamics,
     latents: Float[Tensor, "b c h w"],
     style: References,
     noise: Sequence[Noise],
-    distillation: Distillation,
     content: References | None = None,
     *,
     on_step_end: Callable[[int], None] = lambda step: None,
@@ -72,113 +42,96 @@ def sample_with_distillation(
 
     Args:
         predict_noise: the frozen network under the prompt.
-        extract_features: the same network, conditioned on the empty prompt.
-        scheduler: DDIM with its timesteps set; the last step ends at timestep 0.
+        distiller: the optimisation step, and the settings.
+        dynamics: the sampler.
         latents: z_T, unit Gaussian noise.
         style: z_s, the clean latents of the references.
         noise: of each item; drawn anew at every timestep.
-        distillation: what happens at every timestep.
         content: z_c, the clean latents of each item's content, one per item.
         on_step_end: told the index of each timestep that is done.
 
     Returns:
         The sampled latents z_0, detached, and the losses before each Adam step.
     """
-    losses = []
-    for step, t in enumerate(scheduler.timesteps):  # on the CPU, so that no step waits for the GPU
-        latents = denoised(predict_noise, scheduler, latents, t)
-        if t < distillation.start_time:
-            latents, of_step = distilled(
-                extract_features, scheduler, latents, t, style, noise, distillation, content
+    visits = visited(dynamics, distiller.settings)
+    rates = one_adam(distiller, latents)
+    losses = rates.new_zeros(len(visits), len(rates), 2, len(latents))
+    for step, t in enumerate(dynamics.timesteps):
+        latents = denoised(predict_noise, dynamics, latents, t)
+        if visits[step]:
+            latents, losses[step] = distilled(
+                distiller, rates, dynamics, latents, dynamics.after(t), style, noise, content
             )
-            losses += of_step
         on_step_end(step)
-    return latents, LossTrace.of(losses, len(latents))
+    return latents, LossTrace.of(losses[len(visits) - sum(visits) :])
+
+
+def visited(dynamics: Dynamics, settings: Settings) -> list[bool]:
+    """Whether the style is distilled after each step of the sampler: from `start_time` on down."""
+    distils = settings.num_optimization_steps > 0
+    return [distils and t.number < settings.start_time for t in dynamics.timesteps]
+
+
+def one_adam(distiller: Distiller, latents: Tensor) -> Float[Tensor, "m 2"]:
+    """The rates of a new Adam, which begins anew at every timestep."""
+    settings = distiller.settings
+    return learning_rates(settings, settings.num_optimization_steps, latents.device)
 
 
 @torch.no_grad()
 def denoised(
     predict_noise: PredictNoise,
-    scheduler: DDIMScheduler,
+    dynamics: Dynamics,
     latents: Float[Tensor, "b c h w"],
-    timestep: Tensor,
+    timestep: Timestep,
 ) -> Float[Tensor, "b c h w"]:
-    """z_t -> z_t': one deterministic step of DDIM."""
-    noise_pred = predict_noise(latents, timestep)
-    step: Any = scheduler.step(noise_pred, int(timestep), latents, return_dict=False)  # pyright: ignore
-    return step[0]
+    """z_t -> z_t': one deterministic step of the sampler."""
+    return dynamics.step(predict_noise(latents, timestep.tensor), timestep, latents)
 
 
 def distilled(
-    extract_features: ExtractFeatures,
-    scheduler: DDIMScheduler,
+    distiller: Distiller,
+    rates: Float[Tensor, "m 2"],
+    dynamics: Dynamics,
     latents: Float[Tensor, "b c h w"],
-    timestep: Tensor,
+    timestep: Timestep,
     style: References,
     noise: Sequence[Noise],
-    distillation: Distillation,
     content: References | None = None,
-) -> tuple[Float[Tensor, "b c h w"], list[tuple[Tensor, Tensor]]]:
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "m 2 b"]]:
     """Moves z_t' towards the style's attention; the network stays frozen.
 
     Args:
-        extract_features: the frozen network, conditioned on the empty prompt.
-        scheduler: DDIM with its timesteps set.
-        latents: z_t', just denoised from `timestep`.
-        timestep: t, where the denoising step came from.
+        distiller: the optimisation step, and the settings.
+        rates: of a new Adam.
+        dynamics: the sampler.
+        latents: z_t', just denoised.
+        timestep: t', where the denoising step arrived.
         style: z_s, clean.
         noise: of each item.
-        distillation: what happens.
         content: z_c, clean.
 
     Returns:
         The moved latents, detached, and the style and content loss before each Adam step.
     """
-    losses: list[tuple[Tensor, Tensor]] = []
-    if distillation.num_optimization_steps == 0:
-        return latents, losses
-    t = previous_timestep(scheduler, timestep)
-
-    # See the references at the noise level of the latents.
-    noised_style = noised(style, scheduler, t, noise, "style")
-    if distillation.adain:
-        own_noise = distillation.variant == "reference"
-        target = noised(style, scheduler, t, noise, "adain") if own_noise else noised_style
+    settings = distiller.settings
+    noised_style = noised(style, dynamics, timestep, noise, "style")
+    if settings.adain:  # the released code gives AdaIN noise of its own; Algorithm 2 does not
+        own_noise = settings.variant == "reference"
+        target = noised(style, dynamics, timestep, noise, "adain") if own_noise else noised_style
         latents = adain(latents, target)
-    style_features = noised_style.features(extract_features, t)
-    content_features = None
-    if content:
-        noised_content = noised(content, scheduler, t, noise, "content")
-        content_features = noised_content.features(extract_features, t)
+    noised_content = noised(content, dynamics, timestep, noise, "content") if content else None
 
-    latents = latents.detach().requires_grad_()
-    optimizer = torch.optim.Adam([latents], lr=distillation.learning_rate)
-    for _ in range(distillation.num_optimization_steps):
-        current = extract_features(latents, t)
-        loss_style = attention_distillation_loss(current, style_features, distillation.attend)
-        loss_content = torch.zeros_like(loss_style)
-        if content_features:
-            loss_content = content_loss(current, content_features)
-        loss = loss_style + distillation.content_weight * loss_content
-
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-        losses.append((loss_style.detach(), loss_content.detach()))
-    return latents.detach(), losses
-
-
-def previous_timestep(scheduler: DDIMScheduler, timestep: Tensor) -> Tensor:
-    """The timestep whose noise level a DDIM step from `timestep` arrives at; 0 after the last."""
-    config: Any = scheduler.config
-    assert scheduler.num_inference_steps, "the scheduler's timesteps are not set"
-    return (timestep - config.num_train_timesteps // scheduler.num_inference_steps).clamp(min=0)
+    state, losses = distiller.visit(
+        distiller.init(latents), rates, timestep.tensor, noised_style, noised_content
+    )
+    return state.latents, losses
 
 
 def noised(
     references: References,
-    scheduler: DDIMScheduler,
-    timestep: Tensor,
+    dynamics: Dynamics,
+    timestep: Timestep,
     noise: Sequence[Noise],
     tag: str,
 ) -> References:
@@ -196,16 +149,13 @@ def noised(
             for row in item:
                 clean = references.latents[row]
                 drawn = draw(tag, clean.shape).to(clean)
-                mixed: Any = scheduler.add_noise(clean, drawn, timestep[None])  # pyright: ignore
-                latents.append(mixed)
+                latents.append(dynamics.add_noise(clean, drawn, timestep))
         index.append(rows[wanted])
     return References(latents, index, references.weights)
 
 
 def noised_start(
-    style: References, scheduler: DDIMScheduler, noise: Sequence[Noise]
+    style: References, dynamics: Dynamics, noise: Sequence[Noise]
 ) -> Float[Tensor, "b c h w"]:
     """z_T that is each item's one style under all the noise that the model knows."""
-    config: Any = scheduler.config
-    last = torch.tensor(config.num_train_timesteps - 1)
-    return noised(style, scheduler, last, noise, "init").one_per_item()
+    return noised(style, dynamics, dynamics.noisiest, noise, "init").one_per_item()

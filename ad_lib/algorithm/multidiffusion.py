@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ad_lib.algorithm.features import ExtractFeatures, References
-from ad_lib.algorithm.guide import Distillation, PredictNoise, denoised, distilled
+from ad_lib.algorithm.dynamics import Dynamics
+from ad_lib.algorithm.features import References
+from ad_lib.algorithm.guide import PredictNoise, denoised, distilled, one_adam, visited
 from ad_lib.algorithm.noise import Noise
-from ad_lib.algorithm.optimize import LossTrace
+from ad_lib.algorithm.step import Distiller
+from ad_lib.algorithm.trace import LossTrace
 
 _STEPS_OF_SHIFT = (0.7548776662466927, 0.5698402909980532)
 """The plane's golden ratios: multiples of them, modulo 1, spread evenly (Roberts 2018)."""
@@ -61,29 +62,26 @@ class Views:
 
 def expand_with_distillation(
     predict_noise: PredictNoise,
-    extract_features: ExtractFeatures,
-    scheduler: DDIMScheduler,
+    distiller: Distiller,
+    dynamics: Dynamics,
     latents: Float[Tensor, "1 c h w"],
     style: References,
     noise: Noise,
-    distillation: Distillation,
     *,
     views: Views,
-    view_batch_size: int,
     on_step_end: Callable[[int], None] = lambda step: None,
 ) -> tuple[Float[Tensor, "1 c h w"], LossTrace]:
     """Texture expansion: every step of Algorithm 2 in all views, then their mean.
 
     Args:
         predict_noise: the frozen network under the prompt.
-        extract_features: the same network, conditioned on the empty prompt.
-        scheduler: DDIM with its timesteps set.
+        distiller: the optimisation step, and the settings; `view_batch_size` views go through the
+            network together.
+        dynamics: the sampler.
         latents: z_T of the whole picture, unit Gaussian noise.
         style: z_s, the clean latents of the one item's references.
         noise: of the item; the views of one batch share a draw.
-        distillation: what happens in a view at every timestep.
         views: where the network looks.
-        view_batch_size: views that go through the network together.
         on_step_end: told the index of each timestep that is done.
 
     Returns:
@@ -91,33 +89,36 @@ def expand_with_distillation(
 
     Reference: Bar-Tal et al. 2023 (arXiv:2302.08113), MultiDiffusion; Zhou et al. 2025.
     """
-    losses = []
+    visits = visited(dynamics, distiller.settings)
+    rates = one_adam(distiller, latents)
+    losses = rates.new_zeros(len(visits), len(rates), 2, 1)
     height, width = latents.shape[-2:]
-    for step, t in enumerate(scheduler.timesteps):
+    for step, t in enumerate(dynamics.timesteps):
         total, count = torch.zeros_like(latents), torch.zeros_like(latents[:1, :1])
         of_views = []
-        for batch in _batches(views.at(height, width, step), view_batch_size):
+        for batch in _batches(views.at(height, width, step), distiller.settings.view_batch_size):
             crops = torch.cat([latents[..., rows[:, None], columns] for rows, columns in batch])
-            crops = denoised(predict_noise, scheduler, crops, t)
-            if t < distillation.start_time:
+            crops = denoised(predict_noise, dynamics, crops, t)
+            if visits[step]:
                 shared = References(style.latents, [style.index[0]] * len(batch), style.weights)
                 crops, of_batch = distilled(
-                    extract_features,
-                    scheduler,
+                    distiller,
+                    rates,
+                    dynamics,
                     crops,
-                    t,
+                    dynamics.after(t),
                     shared,
                     [noise] * len(batch),
-                    distillation,
                 )
                 of_views.append(of_batch)
             for (rows, columns), crop in zip(batch, crops, strict=True):
                 total[..., rows[:, None], columns] += crop
                 count[..., rows[:, None], columns] += 1
         latents = total / count  # overlapping views agree on their mean
-        losses += _mean_over_views(of_views)
+        if of_views:
+            losses[step] = torch.cat(of_views, -1).mean(-1, keepdim=True)
         on_step_end(step)
-    return latents, LossTrace.of(losses, 1)
+    return latents, LossTrace.of(losses[len(visits) - sum(visits) :])
 
 
 def _batches(
@@ -125,16 +126,3 @@ def _batches(
 ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
     for start in range(0, len(views), size):
         yield views[start : start + size]
-
-
-def _mean_over_views(
-    batches: Sequence[Sequence[tuple[Tensor, Tensor]]],
-) -> list[tuple[Tensor, Tensor]]:
-    """The losses of one step, from those of its batches of views: (1,) for every Adam step."""
-    return [
-        (
-            torch.cat([style for style, _ in same_step]).mean(0, keepdim=True),
-            torch.cat([content for _, content in same_step]).mean(0, keepdim=True),
-        )
-        for same_step in zip(*batches, strict=True)
-    ]

@@ -16,12 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ad_lib.algorithm.features import AttentionFeatures, ExtractFeatures
 from ad_lib.errors import RequestError
+from ad_lib.model.ddim import DDIM
 from ad_lib.model.decoder_cache import DecoderCache
 from ad_lib.model.denoise import Control, NoisePredictor
 from ad_lib.model.prompts import PromptEmbeds, encode_prompt
-from ad_lib.model.taps import extract_features, self_attention_layers
+from ad_lib.model.taps import FeatureExtractor, self_attention_layers
+from ad_lib.model.techniques import Techniques
 from ad_lib.model.weights import Weights
 
 NUM_DEFAULT_LAYERS = 6
@@ -70,6 +71,7 @@ class Backbone:
         self.weights = weights
         self.controlnet_weights = controlnet_weights
         self.tuned_decoders = DecoderCache()
+        self.techniques = Techniques()
         self.layers = self_attention_layers(unet)
 
     @property
@@ -139,6 +141,10 @@ class Backbone:
         """The encoded empty prompt, which conditions every feature pass."""
         return self.encode_prompt("")
 
+    def dynamics(self, num_inference_steps: int) -> DDIM:
+        """The sampler for one number of steps."""
+        return DDIM(self.scheduler, num_inference_steps, self.device)
+
     def timesteps(self, num_inference_steps: int) -> Tensor:
         """(T,) DDIM's timesteps, descending."""
         self.scheduler.set_timesteps(num_inference_steps)
@@ -149,7 +155,7 @@ class Backbone:
         layers: tuple[int, int] | None = None,
         image_size: tuple[int, int] | None = None,
         prompt: PromptEmbeds | None = None,
-    ) -> ExtractFeatures:
+    ) -> FeatureExtractor:
         """The U-Net as a callable from latents to the features of a range of layers.
 
         Args:
@@ -161,22 +167,16 @@ class Backbone:
         Raises:
             RequestError: the U-Net has no such layers.
         """
-        chosen = self._chosen(layers)
         condition = prompt or self.null_prompt
+        arguments: dict[tuple[int, tuple[int, int]], dict[str, Any]] = {}
 
-        def extract(
-            latents: Tensor, timestep: Tensor, *, projections_only: bool = False
-        ) -> list[AttentionFeatures]:
-            return extract_features(
-                self.unet,
-                chosen,
-                latents.to(self.dtype),
-                timestep,
-                condition.conditioning(len(latents), image_size or self._pixels(latents)),
-                projections_only=projections_only,
-            )
+        def run(latents: Tensor, timestep: Tensor) -> None:
+            wanted = (len(latents), image_size or self._pixels(latents))
+            if wanted not in arguments:
+                arguments[wanted] = condition.conditioning(*wanted)
+            self.unet(latents.to(self.dtype), timestep, **arguments[wanted], return_dict=False)
 
-        return extract
+        return FeatureExtractor(run, self._chosen(layers), ends_early=self.techniques.early_exit)
 
     def noise_predictor(
         self,

@@ -1,13 +1,13 @@
 """What the self-attention layers of a frozen U-Net see: query, key, value and output per layer.
 
-Invariant: the U-Net is left as it was found, and nothing behind the last wanted layer is run.
+Invariant: the U-Net is left as it was found. Nothing behind the last wanted layer is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Self
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -33,62 +33,86 @@ def self_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     ]
 
 
-def extract_features(
-    unet: UNet2DConditionModel,
-    layers: Sequence[Attention],
-    latents: Float[Tensor, "b c h w"],
-    timestep: Tensor,
-    conditioning: Mapping[str, Any],
-    *,
-    projections_only: bool = False,
-) -> list[AttentionFeatures]:
-    """Runs the U-Net up to the last of `layers` and returns what each of them saw.
+class FeatureExtractor:
+    """A frozen network as a function from latents to what some of its attention layers see.
+
+    Within `with extractor:` the taps stay in the network, which meanwhile computes what it always
+    does. Outside of it each call puts them in and takes them out again.
 
     Args:
-        unet: the frozen network.
+        run: runs the network on latents at a timestep; gradients flow back to the latents.
         layers: some of its self-attention modules, in execution order.
-        latents: in the U-Net's dtype; gradients flow back to them.
-        timestep: one timestep for the whole batch.
-        conditioning: the U-Net's other arguments, `PromptEmbeds.conditioning(...)`.
-        projections_only: skip the attention of the last layer, whose output nobody reads.
+        ends_early: stop the network's pass behind the last of them, by an exception.
     """
-    features: list[AttentionFeatures] = []
-    with _tapped(layers, features, projections_only):
+
+    def __init__(
+        self,
+        run: Callable[[Tensor, Tensor], object],
+        layers: Sequence[Attention],
+        *,
+        ends_early: bool = True,
+    ) -> None:
+        self._run = run
+        self._layers = layers
+        self._tap = SelfAttentionTap(layers[-1], ends_early=ends_early)
+        self._found: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._found = [layer.processor for layer in self._layers]
+        for layer in self._layers:
+            layer.processor = self._tap  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for layer, processor in zip(self._layers, self._found, strict=True):
+            layer.processor = processor
+        self._found = []
+
+    def __call__(
+        self, latents: Float[Tensor, "b c h w"], timestep: Tensor, *, projections_only: bool = False
+    ) -> list[AttentionFeatures]:
+        """What each layer sees of the latents.
+
+        Args:
+            latents: any number of them.
+            timestep: one for all.
+            projections_only: skip the attention of the last layer, whose output nobody reads.
+        """
+        if self._found:
+            return self._seen(latents, timestep, projections_only)
+        with self:
+            return self._seen(latents, timestep, projections_only)
+
+    def _seen(
+        self, latents: Tensor, timestep: Tensor, projections_only: bool
+    ) -> list[AttentionFeatures]:
+        seen: list[AttentionFeatures] = []
+        self._tap.sink, self._tap.projections_only = seen, projections_only
         try:
-            unet(latents, timestep, **conditioning, return_dict=False)
-        except _LastLayerReached:
-            return features
-    raise AssertionError("the U-Net never ran its last tapped layer")
+            with suppress(_LastLayerReached):
+                self._run(latents, timestep)
+        finally:
+            self._tap.sink = None
+        assert len(seen) == len(self._layers), "the network never ran all of its tapped layers"
+        return seen
 
 
 class _LastLayerReached(Exception):
-    """Unwinds the U-Net's forward pass once every wanted layer has been seen."""
+    """Ends the network's pass once every wanted layer has been seen."""
 
 
-@contextmanager
-def _tapped(
-    layers: Sequence[Attention], features: list[AttentionFeatures], projections_only: bool
-) -> Iterator[None]:
-    before = [layer.processor for layer in layers]
-    for layer in layers:
-        tap: Any = _Tap(features, layer is layers[-1], projections_only)
-        layer.processor = tap
-    try:
-        yield
-    finally:
-        for layer, processor in zip(layers, before, strict=True):
-            layer.processor = processor
+class SelfAttentionTap:
+    """An attention processor, one for all layers, that writes down what passes through it.
 
+    Attributes:
+        sink: where it writes; without one it only attends, as the layer's own processor does.
+        projections_only: of the last layer only query, key and value are wanted.
+    """
 
-class _Tap:
-    """An attention processor that writes down what passes through it."""
-
-    def __init__(
-        self, features: list[AttentionFeatures], is_last: bool, projections_only: bool
-    ) -> None:
-        self.features = features
-        self.is_last = is_last
-        self.stops_at_projections = is_last and projections_only
+    def __init__(self, last: Attention, *, ends_early: bool) -> None:
+        self.sink: list[AttentionFeatures] | None = None
+        self.projections_only = False
+        self._last = last if ends_early else None
 
     def __call__(
         self,
@@ -102,12 +126,14 @@ class _Tap:
             _split_heads(projection(hidden_states), attn.heads)
             for projection in (attn.to_q, attn.to_k, attn.to_v)
         )
-        if self.stops_at_projections:
-            self.features.append(AttentionFeatures(query, key, value, None))
+        ends_here = attn is self._last and self.sink is not None
+        if self.sink is not None and ends_here and self.projections_only:
+            self.sink.append(AttentionFeatures(query, key, value, None))
             raise _LastLayerReached
         out = F.scaled_dot_product_attention(query, key, value)
-        self.features.append(AttentionFeatures(query, key, value, out))
-        if self.is_last:
+        if self.sink is not None:
+            self.sink.append(AttentionFeatures(query, key, value, out))
+        if ends_here:
             raise _LastLayerReached
         merged = out.transpose(1, 2).flatten(2)
         project, dropout = attn.to_out

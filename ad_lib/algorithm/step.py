@@ -1,0 +1,163 @@
+"""One optimisation step of Attention Distillation, as a function of tensors.
+
+Algorithm 1, Algorithm 2 and MultiDiffusion all move latents by it. Invariant: nothing waits for
+the device, no Python value depends on a tensor, and nothing is kept between calls, so that the
+whole step may be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ad_lib.algorithm.features import AttentionFeatures, ExtractFeatures, References
+from ad_lib.algorithm.losses import (
+    Attend,
+    attention_distillation_loss,
+    content_loss,
+    distilled_attention,
+)
+from ad_lib.settings import Settings
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+"""Of Adam: Kingma and Ba 2015 (arXiv:1412.6980), with PyTorch's defaults."""
+
+
+class AdamState(NamedTuple):
+    """The latents, and Adam's running means of their gradient and of its square, in float32."""
+
+    latents: Float[Tensor, "b c h w"]
+    mean: Float[Tensor, "b c h w"]
+    square: Float[Tensor, "b c h w"]
+
+
+class ReferenceFeatures(NamedTuple):
+    """What the references look like at one timestep: K_s and V_s, Q_c, and z_c itself."""
+
+    style: Sequence[AttentionFeatures]
+    content: Sequence[AttentionFeatures]
+    content_latents: Float[Tensor, "b c h w"] | None
+
+
+def learning_rates(
+    settings: Settings, num_steps: int, device: torch.device
+) -> Float[Tensor, "steps 2"]:
+    """For each step of one Adam: minus its step size, and the root of its second correction.
+
+    Both are made on the host in float64, once, so that a step needs no counter.
+    """
+    rows = [
+        (-settings.learning_rate / (1 - BETAS[0] ** count), (1 - BETAS[1] ** count) ** 0.5)
+        for count in range(1, num_steps + 1)
+    ]
+    return torch.tensor(rows, dtype=torch.float32).reshape(num_steps, 2).to(device)
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """Moves latents towards the style's attention and the content's queries.
+
+    Attributes:
+        extract_features: the frozen network, conditioned on the empty prompt.
+        settings: `num_optimization_steps`, `learning_rate` and `content_weight` (lambda) are read.
+        attend: how the latents' queries attend to the style.
+    """
+
+    extract_features: ExtractFeatures
+    settings: Settings
+    attend: Attend = distilled_attention
+
+    def init(self, latents: Float[Tensor, "b c h w"]) -> AdamState:
+        """The state before the first step."""
+        start = latents.detach().float()
+        return AdamState(start, torch.zeros_like(start), torch.zeros_like(start))
+
+    def visit(
+        self,
+        state: AdamState,
+        rates: Float[Tensor, "m 2"],
+        timestep: Tensor,
+        style: References,
+        content: References | None = None,
+    ) -> tuple[AdamState, Float[Tensor, "m 2 b"]]:
+        """All optimisation steps of one timestep; the references are looked at once.
+
+        Args:
+            state: where the latents are.
+            rates: rows of `learning_rates`, one for each step.
+            timestep: the noise level that the network is told.
+            style: z_s as the network shall see it: clean or under noise.
+            content: z_c alike.
+
+        Returns:
+            The new state, and the style and content loss of every item before each step.
+        """
+        return self.descend(state, rates, timestep, self.references(timestep, style, content))
+
+    def references(
+        self, timestep: Tensor, style: References, content: References | None = None
+    ) -> ReferenceFeatures:
+        """What the references look like at a timestep."""
+        style_features = style.features(self.extract_features, timestep)
+        if content is None:
+            return ReferenceFeatures(style_features, (), None)
+        content_features = content.features(self.extract_features, timestep)
+        return ReferenceFeatures(style_features, content_features, content.one_per_item())
+
+    def descend(
+        self,
+        state: AdamState,
+        rates: Float[Tensor, "m 2"],
+        timestep: Tensor,
+        references: ReferenceFeatures,
+    ) -> tuple[AdamState, Float[Tensor, "m 2 b"]]:
+        """The optimisation steps of one timestep, against features of the references."""
+        losses = rates.new_empty(len(rates), 2, len(state.latents))
+        for step, rate in enumerate(rates.unbind()):
+            gradient, losses[step] = self._gradient(state.latents, timestep, references)
+            state = adam_step(state, gradient, rate)
+        return state, losses
+
+    @torch.enable_grad()
+    def _gradient(
+        self, latents: Tensor, timestep: Tensor, references: ReferenceFeatures
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "2 b"]]:
+        """The gradient of L_AD + lambda L_content, summed over items; and the two losses."""
+        leaf = latents.detach().requires_grad_()
+        current = self.extract_features(leaf, timestep)  # Q, K, V and Self-Attn(Q, K, V)
+        style_loss = attention_distillation_loss(current, references.style, self.attend)
+        kept_loss = torch.zeros_like(style_loss)
+        if references.content_latents is not None:
+            kept_loss = content_loss(current, references.content)
+            kept_loss = kept_loss * moved(latents, references.content_latents)
+        loss = style_loss + self.settings.content_weight * kept_loss
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        return gradient, torch.stack([style_loss, kept_loss]).detach()
+
+
+def adam_step(
+    state: AdamState, gradient: Float[Tensor, "b c h w"], rate: Float[Tensor, " 2"]
+) -> AdamState:
+    """One step of Adam; `rate` is a row of `learning_rates`."""
+    mean = torch.lerp(state.mean, gradient, 1 - BETAS[0])
+    square = torch.addcmul(BETAS[1] * state.square, gradient, gradient, value=1 - BETAS[1])
+    latents = state.latents + rate[0] * mean / (square.sqrt() / rate[1] + EPSILON)
+    return AdamState(latents, mean, square)
+
+
+def moved(
+    latents: Float[Tensor, "b c h w"], content_latents: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """1 for items that have left their content latents, 0 for those that still sit on them.
+
+    At the content itself Q equals Q_c and the content loss is zero, with a zero subgradient. Two
+    passes of different shapes round differently there, and L1 would turn that rounding into
+    gradients of full size; so the zero is stated, not computed.
+    """
+    return (latents.detach() != content_latents).flatten(1).any(1).float()

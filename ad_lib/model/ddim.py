@@ -1,0 +1,63 @@
+"""DDIM: the sampler of Stable Diffusion, by diffusers' own scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+from ad_lib.algorithm.dynamics import Timestep
+
+
+class DDIM:
+    """DDIM without added noise (eta 0), for one number of steps.
+
+    Args:
+        scheduler: gives the numbers; it is not changed.
+        num_inference_steps: how many steps a sample takes.
+        device: where the latents lie.
+
+    Reference: Song et al. 2021 (arXiv:2010.02502), equation 12.
+    """
+
+    def __init__(
+        self, scheduler: DDIMScheduler, num_inference_steps: int, device: torch.device
+    ) -> None:
+        self._scheduler: Any = DDIMScheduler.from_config(scheduler.config)
+        self._scheduler.set_timesteps(num_inference_steps)
+        self._scheduler.alphas_cumprod = self._scheduler.alphas_cumprod.to(device)
+        num_train_timesteps = self._scheduler.config.num_train_timesteps
+        self._stride = num_train_timesteps // num_inference_steps
+        self._levels = [
+            Timestep(number, tensor)
+            for number, tensor in enumerate(torch.arange(num_train_timesteps, device=device))
+        ]
+        self.timesteps = [self._levels[t] for t in self._scheduler.timesteps.tolist()]
+        self.noisiest = self._levels[-1]
+
+    def after(self, timestep: Timestep) -> Timestep:
+        """The noise level at which the step from `timestep` arrives; 0 after the last."""
+        return self._levels[max(int(timestep.number) - self._stride, 0)]
+
+    @torch.no_grad()
+    def step(
+        self,
+        prediction: Float[Tensor, "b c h w"],
+        timestep: Timestep,
+        latents: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The latents one step later, from the noise (or what the model predicts) in them."""
+        number = int(timestep.number)
+        return self._scheduler.step(prediction, number, latents, return_dict=False)[0]
+
+    def add_noise(
+        self,
+        latents: Float[Tensor, "*b c h w"],
+        noise: Float[Tensor, "*b c h w"],
+        timestep: Timestep,
+    ) -> Float[Tensor, "*b c h w"]:
+        """Clean latents at the noise level of `timestep`, under the given noise."""
+        return self._scheduler.add_noise(latents, noise, timestep.tensor[None])
