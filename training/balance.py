@@ -8,6 +8,7 @@ scale to chance; here it is chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from ad_lib.algorithm.features import AttentionFeatures
-from ad_lib.model.taps import extract_features, self_attention_layers
+from ad_lib.model.taps import FeatureExtractor, self_attention_layers
 
 TIMESTEPS = (900, 700, 500, 300, 100, 1)
 
@@ -38,9 +39,10 @@ def balance_queries(
     """
     layers = self_attention_layers(unet)
     conditioning = {"encoder_hidden_states": prompt_embeds.expand(len(latents), -1, -1)}
+    extract = FeatureExtractor(partial(unet, **conditioning), layers)
     sizes = torch.zeros(2, len(layers))
     for timestep in TIMESTEPS:
-        seen = extract_features(unet, layers, latents, torch.tensor(timestep), conditioning)
+        seen = extract(latents, torch.tensor(timestep))
         sizes += torch.tensor([[f.query.abs().mean(), _size_of_out(f)] for f in seen]).T
     factors = (torch.tensor(shares) * sizes[1] / sizes[0]).tolist()
     for layer, factor in zip(layers, factors, strict=True):

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from ad_lib import Backbone, RequestError
+from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.features import References
-from ad_lib.algorithm.guide import (
-    Distillation,
-    noised_start,
-    previous_timestep,
-    sample_with_distillation,
-)
+from ad_lib.algorithm.guide import noised_start, sample_with_distillation
+from ad_lib.algorithm.labels import Regions
 from ad_lib.algorithm.losses import distilled_attention
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.noise import Noise
-from ad_lib.algorithm.optimize import LossTrace, optimize_latents
+from ad_lib.algorithm.optimize import optimize_latents
+from ad_lib.algorithm.step import Distiller
+from ad_lib.algorithm.trace import LossTrace
+from ad_lib.model.ddim import DDIM
 from ad_lib.model.prompts import PromptEmbeds, joined
 from ad_lib.model.seamless import seamless
 from ad_lib.model.tuned_decoder import finetune_decoder, using_decoder
+from ad_lib.settings import Settings
 from tests.golden.recordings import Golden, Row, recorded_regions, tolerance, worst_of_each
 from tests.rounding import (
     DISTURBANCE,
@@ -179,15 +180,24 @@ class Case:
         ]
         return replace(prompts, time_ids=torch.tensor([ids], dtype=torch.float32))
 
-    def distillation(self) -> Distillation:
-        return Distillation(
+    def distiller(self, regions: Regions | None = None) -> Distiller:
+        settings = Settings(
             num_optimization_steps=self.args["iters"],
             learning_rate=self.args["lr"],
             content_weight=self.args["weight"],
-            attend=partial(distilled_attention, attn_scale=float(self.args["attn_scale"])),
             adain=self.args["adain"],
             start_time=self.args["start_time"],
+            view_batch_size=self.args.get("view_batch_size", 1),
         )
+        scale = float(self.args["attn_scale"])
+        attend = partial(distilled_attention, attn_scale=scale, regions=regions)
+        return Distiller(self.extractor(), settings, attend)
+
+    def dynamics(self, num_timesteps: int | None = None) -> DDIM:
+        """The sampler of the case, or of its first timesteps only."""
+        dynamics = self.backbone.dynamics(self.args["num_inference_steps"])
+        dynamics.timesteps = dynamics.timesteps[:num_timesteps]
+        return dynamics
 
     def losses(self, trace: LossTrace) -> Tensor:
         return (trace.style + self.args["weight"] * trace.content).mean(1)
@@ -215,15 +225,15 @@ class Case:
         return Figure("encode", max(errors))
 
     def timesteps(self) -> Figure:
-        ours = self.backbone.timesteps(self.args["num_inference_steps"])
+        ours = torch.tensor([t.number for t in self.dynamics().timesteps])
         return Figure("timesteps", worst(ours, self.recorded["timesteps"]), 0.0)
 
     def feature_timesteps(self) -> Figure:
         """Those of the steps on which anything is distilled; a panorama lists them per batch."""
-        scheduler, start = self.backbone.scheduler, self.args["start_time"]
-        ours = [int(previous_timestep(scheduler, t)) for t in scheduler.timesteps if t < start]
+        dynamics, start = self.dynamics(), self.args["start_time"]
+        ours = [dynamics.after(t).number for t in dynamics.timesteps if t.number < start]
         if "view_batches" in self.case:
-            per_step = len(self.case["view_batches"]) // len(scheduler.timesteps)
+            per_step = len(self.case["view_batches"]) // len(dynamics.timesteps)
             ours = [t for t in ours for _ in range(per_step)]
         recorded = self.recorded.get("feature_t", torch.empty(0))
         ours = ours if self.args["iters"] else []
@@ -336,35 +346,29 @@ def recorded_noise(recorded: dict[str, Tensor]) -> Noise:
 def replay_optimize(golden: Golden, name: str) -> Row:
     """Algorithm 1 from the recorded initial latents."""
     case = Case(golden, name)
-    args, recorded, backbone = case.args, case.recorded, case.backbone
-    attend = partial(distilled_attention, attn_scale=float(args["attn_scale"]))
+    recorded, regions = case.recorded, None
     if "source_mask" in recorded and "target_mask" in recorded:
         size = (recorded["init_latents"].shape[2], recorded["init_latents"].shape[3])
         masks = recorded["source_mask"], recorded["target_mask"]
-        attend = partial(attend, regions=recorded_regions(*masks, case.batch, size))
-    timesteps_figure = case.timesteps()
-    timesteps = backbone.scheduler.timesteps
+        regions = recorded_regions(*masks, case.batch, size)
+    timesteps = case.dynamics().timesteps
 
-    def optimize(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
+    def optimize(timesteps: Sequence[Timestep], disturb: Disturb) -> tuple[Tensor, Tensor]:
         """(losses of every Adam step, latents) after these timesteps."""
         start, content = disturb(recorded["init_latents"]), None
         if case.content:  # the run starts from its content, exactly
             content = replace(case.content, latents=disturb(recorded["content_latents"]))
             start = content.one_per_item()
         latents, trace = optimize_latents(
-            case.extractor(),
+            case.distiller(regions),
             timesteps,
             start,
             replace(case.style, latents=disturb(recorded["style_latents"])),
             content,
-            num_optimization_steps=args["iters"],
-            learning_rate=args["lr"],
-            content_weight=args["weight"],
-            attend=attend,
         )
         return case.losses(trace), latents
 
-    figures = (case.encoding(), timesteps_figure)
+    figures = (case.encoding(), case.timesteps())
     try:
         if case.content and case.batch > 1:
             copies = _copies_figures(case, optimize, timesteps)
@@ -378,7 +382,9 @@ def replay_optimize(golden: Golden, name: str) -> Row:
 
 
 def _copies_figures(
-    case: Case, optimize: Callable[[Tensor, Disturb], tuple[Tensor, Tensor]], timesteps: Tensor
+    case: Case,
+    optimize: Callable[[Sequence[Timestep], Disturb], tuple[Tensor, Tensor]],
+    timesteps: Sequence[Timestep],
 ) -> tuple[Figure, ...]:
     """The first loss as it was recorded, and whether equal items of a batch stay equal."""
 
@@ -403,33 +409,30 @@ def _copies_figures(
 def replay_sample(golden: Golden, name: str) -> Row:
     """Algorithm 2 from the recorded noise, on Stable Diffusion or SDXL."""
     case = Case(golden, name)
-    recorded, backbone = case.recorded, case.backbone
-    timesteps_figure = case.timesteps()
-    timesteps = backbone.scheduler.timesteps
+    recorded = case.recorded
 
-    def sample(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
-        backbone.scheduler.timesteps = timesteps
+    def sample(num_timesteps: int | None, disturb: Disturb) -> tuple[Tensor, Tensor]:
         noise = recorded_noise(recorded)
         style = replace(case.style, latents=disturb(recorded["style_latents"]))
         content = case.content
         latents, trace = sample_with_distillation(
             case.predictor(),
-            case.extractor(),
-            backbone.scheduler,
+            case.distiller(),
+            case.dynamics(num_timesteps),
             disturb(_start(case)),
             style,
             [noise] * case.batch,
-            case.distillation(),
             content and replace(content, latents=disturb(recorded["content_latents"])),
         )
         return case.losses(trace), latents
 
     with case.tiled:
-        figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
-        first = case.first_figures(partial(sample, timesteps[:1]))
-        rest = case.run_figures(partial(sample, timesteps), first)
+        figures = (case.encoding(), case.timesteps(), case.feature_timesteps())
+        first = case.first_figures(partial(sample, 1))
+        rest = case.run_figures(partial(sample, None), first)
     prompts = max(case.prompt_figures(), key=lambda figure: figure.error)
-    return Row(name, (*figures, prompts, *first, *rest), steps=len(timesteps))
+    num_steps = len(case.dynamics().timesteps)
+    return Row(name, (*figures, prompts, *first, *rest), steps=num_steps)
 
 
 def _start(case: Case) -> Tensor:
@@ -437,37 +440,32 @@ def _start(case: Case) -> Tensor:
     if not case.args["init_from_style"]:
         return case.recorded["noise_init"]
     noise = recorded_noise({"noise_init": case.recorded["noise_init_style"]})
-    return noised_start(case.style, case.backbone.scheduler, [noise])
+    return noised_start(case.style, case.dynamics(), [noise])
 
 
 def replay_panorama(golden: Golden, name: str) -> Row:
     """MultiDiffusion from the recorded noise, on the published grid of views."""
     case = Case(golden, name)
-    args, recorded, backbone = case.args, case.recorded, case.backbone
-    timesteps_figure = case.timesteps()
-    timesteps = backbone.scheduler.timesteps
-    views = Views(size=case.case["window"], stride=args["stride"])
+    recorded = case.recorded
+    views = Views(size=case.case["window"], stride=case.args["stride"])
 
-    def expand(timesteps: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor]:
-        backbone.scheduler.timesteps = timesteps
+    def expand(num_timesteps: int | None, disturb: Disturb) -> tuple[Tensor, Tensor]:
         latents, trace = expand_with_distillation(
             case.predictor(),
-            case.extractor(),
-            backbone.scheduler,
+            case.distiller(),
+            case.dynamics(num_timesteps),
             disturb(recorded["noise_init"]),
             replace(case.style, latents=disturb(recorded["style_latents"])),
             recorded_noise(recorded),
-            case.distillation(),
             views=views,
-            view_batch_size=args["view_batch_size"],
         )
         return case.losses(trace), latents
 
-    figures = (case.encoding(), timesteps_figure, case.feature_timesteps())
+    figures = (case.encoding(), case.timesteps(), case.feature_timesteps())
     case.recorded["loss_total"] = _mean_over_views(case)
-    first = case.first_figures(partial(expand, timesteps[:1]))
-    rest = case.run_figures(partial(expand, timesteps), first)
-    return Row(name, (*figures, *first, *rest), steps=len(timesteps))
+    first = case.first_figures(partial(expand, 1))
+    rest = case.run_figures(partial(expand, None), first)
+    return Row(name, (*figures, *first, *rest), steps=len(case.dynamics().timesteps))
 
 
 def _mean_over_views(case: Case) -> Tensor:

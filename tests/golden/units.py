@@ -15,7 +15,6 @@ from torch import Tensor
 from ad_lib import RequestError, Settings
 from ad_lib.algorithm.adain import adain
 from ad_lib.algorithm.features import AttentionFeatures, References
-from ad_lib.algorithm.guide import previous_timestep
 from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
 from ad_lib.algorithm.multidiffusion import Views
 from ad_lib.pictures.images import fit_image
@@ -298,9 +297,10 @@ def check_schedule(golden: Golden) -> Row:
         except RequestError:
             refused.append(steps)
             continue
-        timesteps = backbone.timesteps(settings.num_inference_steps)
-        features = [int(previous_timestep(backbone.scheduler, t)) for t in timesteps]
-        differing += not _same_list(timesteps.tolist(), recorded["timesteps"])
+        dynamics = backbone.dynamics(settings.num_inference_steps)
+        timesteps = [t.number for t in dynamics.timesteps]
+        features = [dynamics.after(t).number for t in dynamics.timesteps]
+        differing += not _same_list(timesteps, recorded["timesteps"])
         differing += not _same_list(features, recorded["feature_timesteps"])
     alphas = golden.unit["alphas_cumprod"]
     ours = backbone.scheduler.alphas_cumprod[[int(t) for t in alphas]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from ad_lib.embedded.networks import (
     build_vae,
 )
 from ad_lib.embedded.picture_files import list_pictures, to_tensor
-from ad_lib.model.taps import extract_features, self_attention_layers
+from ad_lib.model.taps import FeatureExtractor, self_attention_layers
 from training import autoencoder, drawings, fields, procedural
 from training.autoencoder import (
     VAE_STAGES,
@@ -157,8 +158,10 @@ def test_balanced_queries_are_another_content_loss_of_the_same_network():
     layers = self_attention_layers(unet)
     at, heard = torch.tensor(500), {"encoder_hidden_states": prompt.expand(2, -1, -1)}
 
+    extract = FeatureExtractor(partial(unet, **heard), layers)
+
     def measure():
-        mine, theirs = (extract_features(unet, layers, z, at, heard) for z in (latents, other))
+        mine, theirs = (extract(z, at) for z in (latents, other))
         picture = unet(latents, at, **heard).sample
         return picture, [content_loss([a], [b]) for a, b in zip(mine, theirs, strict=True)]
 

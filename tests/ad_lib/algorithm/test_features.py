@@ -9,7 +9,8 @@ from ad_lib.algorithm.features import AttentionFeatures, References
 from ad_lib.algorithm.losses import distilled_attention
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
-from ad_lib.model.taps import extract_features, self_attention_layers
+from ad_lib.model.prompts import PromptEmbeds
+from ad_lib.model.taps import self_attention_layers
 from tests.rounding import assert_equal_up_to_rounding
 
 TIMESTEP = torch.tensor(501)
@@ -114,11 +115,9 @@ def test_the_network_is_left_as_it_was_found(tiny_backbone, latents):
 
 def test_the_network_is_left_as_it_was_found_after_an_exception(tiny_backbone, latents):
     processors = dict(tiny_backbone.unet.attn_processors)
-    wrong_width = {"encoder_hidden_states": torch.zeros(2, 77, 5)}
+    wrong_width = PromptEmbeds(torch.zeros(1, 77, 5))
     with pytest.raises(RuntimeError):
-        extract_features(
-            tiny_backbone.unet, tiny_backbone.layers[-6:], latents, TIMESTEP, wrong_width
-        )
+        tiny_backbone.feature_extractor(prompt=wrong_width)(latents, TIMESTEP)
     assert tiny_backbone.unet.attn_processors == processors
 
 
@@ -151,6 +150,20 @@ def test_a_pass_for_projections_leaves_out_the_last_output_only(tiny_backbone, l
     for mine, theirs in zip(short, whole, strict=True):
         for name in ("query", "key", "value"):
             assert torch.equal(getattr(mine, name), getattr(theirs, name))
+
+
+def test_while_the_taps_stay_in_it_the_network_computes_what_it_always_does(tiny_backbone, latents):
+    processors = dict(tiny_backbone.unet.attn_processors)
+    with torch.no_grad():
+        before = run_whole(tiny_backbone, latents)
+        apart = tiny_backbone.feature_extractor()(latents, TIMESTEP)
+        with tiny_backbone.feature_extractor() as extract:
+            together = extract(latents, TIMESTEP)
+            assert torch.equal(run_whole(tiny_backbone, latents), before)
+            again = extract(latents, TIMESTEP)
+    for one, *others in zip(apart, together, again, strict=True):
+        assert all(torch.equal(one.out, other.out) for other in others)
+    assert tiny_backbone.unet.attn_processors == processors
 
 
 def test_gradients_reach_the_latents_and_no_parameter(tiny_backbone, latents):

@@ -9,17 +9,14 @@ from PIL import Image
 from ad_lib import Request, render
 from ad_lib.algorithm.adain import adain
 from ad_lib.algorithm.features import AttentionFeatures, References
-from ad_lib.algorithm.guide import (
-    Distillation,
-    noised,
-    noised_start,
-    previous_timestep,
-    sample_with_distillation,
-)
+from ad_lib.algorithm.guide import noised, noised_start, sample_with_distillation
 from ad_lib.algorithm.losses import attention_distillation_loss
 from ad_lib.algorithm.noise import seeded_noise
+from ad_lib.algorithm.step import Distiller
 from ad_lib.embedded.networks import build_scheduler
+from ad_lib.model.ddim import DDIM
 from ad_lib.model.random_weights import random_backbone
+from ad_lib.settings import Settings
 from tests.ad_lib.algorithm.test_optimize import latents_of, one_each, shared, tokens_of, toy
 from tests.bad_images import picture
 
@@ -30,6 +27,11 @@ def scheduler():
     scheduler = build_scheduler()
     scheduler.set_timesteps(4)
     return scheduler
+
+
+def ddim(scheduler):
+    """The sampler with the numbers and the number of steps of a scheduler."""
+    return DDIM(scheduler, scheduler.num_inference_steps, torch.device("cpu"))
 
 
 def predict_noise(latents, t):
@@ -54,12 +56,11 @@ def sample(
     noise = [seeded_noise(seed) for seed in seeds]
     return sample_with_distillation(
         predict_noise,
-        extract,
-        scheduler,
+        Distiller(extract, Settings(**SETTINGS | settings)),
+        ddim(scheduler),
         start,
         style,
         noise,
-        Distillation(**SETTINGS | settings),
         content,
         on_step_end=on_step_end,
     )
@@ -88,10 +89,11 @@ def test_features_are_taken_at_the_noise_level_that_the_denoising_step_arrived_a
 
 def test_the_styles_are_noised_to_that_level_with_the_items_own_noise(scheduler):
     style = latents_of(2, seed=1)
-    at = torch.tensor(501)
+    dynamics = ddim(scheduler)
+    at = dynamics.after(dynamics.timesteps[0])
     alpha = scheduler.alphas_cumprod[501]
     draws = [seeded_noise(8), seeded_noise(9)]
-    references = noised(shared(style, 2), scheduler, at, draws, "style")
+    references = noised(shared(style, 2), dynamics, at, draws, "style")
     for item, seed in enumerate((8, 9)):
         drawn = seeded_noise(seed)("style", style.shape)
         expected = alpha.sqrt() * style + (1 - alpha).sqrt() * drawn
@@ -159,9 +161,10 @@ def test_every_timestep_is_reported(scheduler):
 @pytest.mark.parametrize("num_steps", [1, 7, 50, 999])
 def test_the_previous_timestep_is_ddims_own_and_never_below_zero(scheduler, num_steps):
     scheduler.set_timesteps(num_steps)
-    timesteps = scheduler.timesteps
-    previous = [int(previous_timestep(scheduler, t)) for t in timesteps]
-    assert previous == [*timesteps[1:].tolist(), 0]
+    dynamics = ddim(scheduler)
+    numbers = [t.number for t in dynamics.timesteps]
+    assert numbers == scheduler.timesteps.tolist()
+    assert [dynamics.after(t).number for t in dynamics.timesteps] == [*numbers[1:], 0]
 
 
 def test_attention_to_the_style_pulls_the_latents_to_it(scheduler):
@@ -220,9 +223,9 @@ def test_the_paper_notes_one_noise_for_both_and_the_released_code_draws_two(
         return draw(tag, shape)
 
     style = shared(latents_of(seed=1))
-    distillation = Distillation(**SETTINGS, adain=True, variant=variant)
+    distiller = Distiller(toy, Settings(**SETTINGS, adain=True, variant=variant))
     sample_with_distillation(
-        predict_noise, toy, scheduler, latents_of(), style, [counted], distillation
+        predict_noise, distiller, ddim(scheduler), latents_of(), style, [counted]
     )
     assert len(drawn) == 4 * tags
     assert len(set(drawn)) == tags
@@ -241,9 +244,9 @@ def test_without_optimisation_nothing_is_drawn_and_no_reference_is_seen(schedule
         raise AssertionError("nobody needs it")
 
     style = shared(latents_of(seed=1))
-    distillation = Distillation(num_optimization_steps=0, learning_rate=0.1, adain=True)
+    distiller = Distiller(refuse, Settings(num_optimization_steps=0, adain=True))
     sample_with_distillation(
-        predict_noise, refuse, scheduler, latents_of(), style, [refuse], distillation
+        predict_noise, distiller, ddim(scheduler), latents_of(), style, [refuse]
     )
 
 
@@ -260,7 +263,9 @@ def test_a_start_from_the_style_is_the_style_under_all_the_noise(scheduler):
     style = latents_of(seed=1)
     alpha = scheduler.alphas_cumprod[999]
     expected = alpha.sqrt() * style + (1 - alpha).sqrt() * seeded_noise(3)("init", style.shape)
-    torch.testing.assert_close(noised_start(shared(style), scheduler, [seeded_noise(3)]), expected)
+    torch.testing.assert_close(
+        noised_start(shared(style), ddim(scheduler), [seeded_noise(3)]), expected
+    )
 
 
 # ---------------------------------------------------------------------------- rendered

@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 
 from ad_lib import render
 from ad_lib.algorithm.features import References
-from ad_lib.algorithm.guide import Distillation, sample_with_distillation
+from ad_lib.algorithm.guide import sample_with_distillation
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.noise import seeded_noise
+from ad_lib.algorithm.step import Distiller
 from ad_lib.embedded.networks import build_scheduler
 from ad_lib.pictures.measure import measure
-from tests.ad_lib.algorithm.test_guide import predict_noise
+from ad_lib.settings import Settings
+from tests.ad_lib.algorithm.test_guide import ddim, predict_noise
 from tests.ad_lib.algorithm.test_optimize import latents_of, shared, toy
 from tests.ad_lib.requests_of_every_task import request
 
-DISTILLATION = Distillation(num_optimization_steps=2, learning_rate=0.05)
+SETTINGS = Settings(num_optimization_steps=2, view_batch_size=4)
+PLAIN = Settings(num_optimization_steps=0, view_batch_size=4)
 
 
 @pytest.fixture
@@ -28,19 +31,15 @@ def scheduler():
     return scheduler
 
 
-def expand(scheduler, latents, views, view_batch_size=4, **changes):
-    style = changes.pop("style", shared(latents_of(seed=1)))
+def expand(dynamics, latents, views, settings=SETTINGS, style=None, predict_noise=predict_noise):
     return expand_with_distillation(
-        changes.pop("predict_noise", predict_noise),
-        toy,
-        scheduler,
+        predict_noise,
+        Distiller(toy, settings),
+        dynamics,
         latents,
-        style,
+        style or shared(latents_of(seed=1)),
         seeded_noise(5),
-        changes.pop("distillation", DISTILLATION),
         views=views,
-        view_batch_size=view_batch_size,
-        **changes,
     )
 
 
@@ -88,9 +87,9 @@ def test_a_shifted_grid_moves_from_step_to_step_and_the_published_one_does_not()
 def test_one_view_of_the_whole_picture_is_algorithm_2(scheduler):
     start = latents_of(seed=3)
     style = shared(latents_of(seed=1))
-    expanded, trace = expand(scheduler, start, Views(size=4), style=style)
+    expanded, trace = expand(ddim(scheduler), start, Views(size=4), style=style)
     sampled, own = sample_with_distillation(
-        predict_noise, toy, scheduler, start, style, [seeded_noise(5)], DISTILLATION
+        predict_noise, Distiller(toy, SETTINGS), ddim(scheduler), start, style, [seeded_noise(5)]
     )
     torch.testing.assert_close(expanded, sampled)
     torch.testing.assert_close(trace.style, own.style)
@@ -103,9 +102,8 @@ def test_without_optimisation_overlapping_views_of_a_local_network_are_plain_ddi
     expected = start = torch.randn(1, 4, 9, 13, generator=torch.Generator().manual_seed(0))
     for t in scheduler.timesteps:
         expected = scheduler.step(local(expected, t), t, expected).prev_sample
-    plain = Distillation(num_optimization_steps=0, learning_rate=0.05)
     views = Views(size=4, stride=3, shift=True, wrap=(True, False))
-    latents, trace = expand(scheduler, start, views, predict_noise=local, distillation=plain)
+    latents, trace = expand(ddim(scheduler), start, views, PLAIN, predict_noise=local)
     torch.testing.assert_close(latents, expected)
     assert trace.style.shape == (0, 1)
 
@@ -117,11 +115,9 @@ def test_where_views_overlap_the_result_is_their_mean(scheduler):
         return place.expand_as(latents)
 
     start = torch.zeros(1, 4, 4, 6)
-    scheduler.timesteps = scheduler.timesteps[-1:]
-    plain = Distillation(num_optimization_steps=0, learning_rate=0.05)
-    latents, _ = expand(
-        scheduler, start, Views(size=4, stride=2), predict_noise=by_view, distillation=plain
-    )
+    dynamics = ddim(scheduler)
+    dynamics.timesteps = dynamics.timesteps[-1:]
+    latents, _ = expand(dynamics, start, Views(size=4, stride=2), PLAIN, predict_noise=by_view)
     left, middle, right = latents[0, 0, 0, 0], latents[0, 0, 0, 2], latents[0, 0, 0, 5]
     torch.testing.assert_close(middle, (left + right) / 2)
     assert left != right
@@ -137,14 +133,12 @@ def test_views_of_one_batch_see_the_same_noise_on_the_style(scheduler):
     start = torch.randn(1, 4, 4, 10, generator=torch.Generator().manual_seed(0))
     expand_with_distillation(
         predict_noise,
-        toy,
-        scheduler,
+        Distiller(toy, Settings(num_optimization_steps=2, view_batch_size=3)),
+        ddim(scheduler),
         start,
         References(latents_of(seed=1), [[0]]),
         counted,
-        DISTILLATION,
         views=Views(size=4, stride=2),
-        view_batch_size=3,
     )
     assert draws == ["style"] * 2 * 3  # four views are two batches, at each of three timesteps
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.features import AttentionFeatures, References
 from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
-from ad_lib.algorithm.optimize import moved, optimize_latents
+from ad_lib.algorithm.optimize import optimize_latents
+from ad_lib.algorithm.step import Distiller, moved
+from ad_lib.settings import Settings
 
 
 def latents_of(batch=1, seed=0, size=4):
@@ -46,14 +49,29 @@ def identity(latents, timestep, *, projections_only=False):
     return [AttentionFeatures(tokens, tokens, tokens, tokens)]
 
 
-TIMESTEPS = torch.tensor([751, 501, 251, 1])
+def levels(*numbers):
+    """Timesteps by their numbers."""
+    return [Timestep(number, torch.tensor(number)) for number in numbers]
+
+
+TIMESTEPS = levels(751, 501, 251, 1)
 SETTINGS = {"num_optimization_steps": 1, "learning_rate": 0.05, "content_weight": 0.25}
 
 
-def optimize(extract=toy, timesteps=TIMESTEPS, start=None, style=None, content=None, **settings):
+def optimize(
+    extract=toy,
+    timesteps=TIMESTEPS,
+    start=None,
+    style=None,
+    content=None,
+    attend=distilled_attention,
+    on_step_end=lambda step: None,
+    **settings,
+):
     start = latents_of() if start is None else start
     style = shared(latents_of(seed=1), len(start)) if style is None else style
-    return optimize_latents(extract, timesteps, start, style, content, **SETTINGS | settings)
+    distiller = Distiller(extract, Settings(**SETTINGS | settings), attend)
+    return optimize_latents(distiller, timesteps, start, style, content, on_step_end=on_step_end)
 
 
 @pytest.mark.parametrize(("num_steps", "num_timesteps"), [(0, 4), (1, 0)])
@@ -84,7 +102,7 @@ def test_the_trace_has_a_row_per_step_and_a_column_per_item(batch, steps):
 def test_the_trace_tells_the_losses_before_each_step():
     start, content = latents_of(2), one_each(latents_of(2, seed=5))
     _, trace = optimize(start=start, content=content)
-    t = TIMESTEPS[0]
+    t = TIMESTEPS[0].tensor
     current = toy(start, t)
     style = shared(latents_of(seed=1), 2)
     torch.testing.assert_close(
@@ -113,7 +131,7 @@ def test_the_toy_reaches_the_optimum_that_is_known():
     colour = torch.tensor([0.3, -0.7, 1.1, 0.0])
     style = shared(colour[None, :, None, None].expand(1, 4, 4, 4))
     latents, trace = optimize(
-        identity, timesteps=torch.arange(300, 0, -1), style=style, learning_rate=0.02
+        identity, timesteps=levels(*range(300, 0, -1)), style=style, learning_rate=0.02
     )
     torch.testing.assert_close(
         latents, colour[None, :, None, None].expand(1, 4, 4, 4), atol=0.05, rtol=0
@@ -125,7 +143,7 @@ def test_a_heavy_content_weight_leads_to_the_content():
     content = latents_of(seed=5)
     latents, _ = optimize(
         identity,
-        timesteps=torch.arange(300, 0, -1),
+        timesteps=levels(*range(300, 0, -1)),
         content=one_each(content),
         content_weight=100.0,
         learning_rate=0.02,
@@ -138,7 +156,7 @@ def test_it_is_one_adam_over_all_timesteps():
     start, style, content = latents_of(), latents_of(seed=1), latents_of(seed=5)
     expected = start.clone().requires_grad_()
     adam = torch.optim.Adam([expected], lr=0.03, betas=(0.9, 0.999), eps=1e-8)
-    for t in TIMESTEPS:
+    for t in [one.tensor for one in TIMESTEPS]:
         for _ in range(2):
             (mine,), (theirs,), (kept,) = toy(expected, t), toy(style, t), toy(content, t)
             target = F.scaled_dot_product_attention(1.5 * mine.query, theirs.key, theirs.value)
@@ -171,7 +189,7 @@ def test_everything_is_seen_clean_at_every_timestep_references_once():
         watch, start=start, style=shared(style), content=one_each(content), num_optimization_steps=3
     )
     per_timestep = 2 + 3
-    assert [t for t, *_ in seen] == [int(t) for t in TIMESTEPS for _ in range(per_timestep)]
+    assert [t for t, *_ in seen] == [t.number for t in TIMESTEPS for _ in range(per_timestep)]
     references = [latents for _, optimised, latents in seen if not optimised]
     assert len(references) == 2 * len(TIMESTEPS)
     assert all(torch.equal(latents, style) for latents in references[::2])
@@ -229,13 +247,13 @@ def test_only_items_on_their_content_are_told_to_be_there():
     content = latents_of(3)
     latents = content.clone()
     latents[1, 0, 0, 0] += 1e-6
-    assert moved(latents, one_each(content)).tolist() == [0.0, 1.0, 0.0]
+    assert moved(latents, content).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_the_loss_falls_on_the_tiny_backbone(tiny_backbone):
     _, trace = optimize(
         tiny_backbone.feature_extractor(),
-        tiny_backbone.timesteps(8),
+        tiny_backbone.dynamics(8).timesteps,
         latents_of(size=8),
         shared(latents_of(seed=1, size=8)),
     )
