@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ad_lib.batch import Result, render
+    from ad_lib.encoded import EncodedPictures
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
     from ad_lib.model.backbone import Backbone
     from ad_lib.model.loading import load_backbone
@@ -30,6 +31,7 @@ _HOME = {
     "load_backbone": "model.loading",
     "Result": "batch",
     "render": "batch",
+    "EncodedPictures": "encoded",
     "BackboneError": "errors",
     "ImageError": "errors",
     "NumericsError": "errors",
@@ -52,6 +54,7 @@ __all__ = [
     "AttentionDistillationPipeline",
     "Backbone",
     "BackboneError",
+    "EncodedPictures",
     "ImageError",
     "NumericsError",
     "Preset",

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ad_lib.algorithm.noise import Noise, seeded_noise
+from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs, picture_digest
@@ -53,6 +54,7 @@ def render(
     batch_size: int = 4,
     on_step_end: Callable[[int, int], None] = lambda items, steps: None,
     noise: Callable[[int], Noise] = seeded_noise,
+    encoded: EncodedPictures | None = None,
 ) -> list[Result]:
     """Renders every request, in order.
 
@@ -62,15 +64,17 @@ def render(
         batch_size: items optimised together at most; memory grows with it.
         on_step_end: told after each timestep how many items advanced, and the timesteps of each.
         noise: makes an item's noise from its seed.
+        encoded: pictures that earlier calls encoded; this one's are kept there too.
 
     Raises:
         NumericsError: an item's latents stopped being finite.
         RequestError: the settings do not fit this backbone.
     """
     results: dict[int, Result] = {}
+    encoded = encoded or EncodedPictures()
     for batch in plan_batches(requests, batch_size):
         chosen = [requests[position] for position in batch]
-        rendered = _render_batch(backbone, chosen, on_step_end, noise)
+        rendered = _render_batch(backbone, chosen, on_step_end, noise, encoded)
         results.update(zip(batch, rendered, strict=True))
     return [results[position] for position in range(len(requests))]
 
@@ -130,10 +134,12 @@ def _render_batch(
     requests: Sequence[Request],
     on_step_end: Callable[[int, int], None],
     noise: Callable[[int], Noise],
+    encoded: EncodedPictures,
 ) -> list[Result]:
     started = time.perf_counter()
     _forget_peak_memory(backbone.device)
-    inputs = BatchInputs(backbone, requests, [noise(request.seed) for request in requests])
+    drawn = [noise(request.seed) for request in requests]
+    inputs = BatchInputs(backbone, requests, drawn, encoded)
     total = inputs.settings.num_inference_steps
     latents, trace = ALGORITHMS[_algorithm(requests[0])](
         inputs, lambda step: on_step_end(len(requests), total)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from ad_lib.algorithm.guide import noised_start
 from ad_lib.algorithm.labels import Regions
 from ad_lib.algorithm.losses import Attend, distilled_attention
 from ad_lib.algorithm.noise import Noise, draw_together
+from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.denoise import Control, NoisePredictor
@@ -39,11 +40,13 @@ class BatchInputs:
         backbone: the frozen model.
         requests: of one batch.
         noise: of each request.
+        encoded: what earlier batches have encoded.
     """
 
     backbone: Backbone
     requests: Sequence[Request]
     noise: Sequence[Noise]
+    encoded: EncodedPictures = field(default_factory=EncodedPictures)
 
     @property
     def settings(self) -> Settings:
@@ -180,9 +183,17 @@ class BatchInputs:
             digest = picture_digest(image)
             if digest not in rows:
                 rows[digest] = len(latents)
-                latents.append(self.backbone.encode(self._pixels(image))[0])
+                latents.append(self._latents(image, digest))
         index = [[rows[picture_digest(image)] for image in of_item] for of_item in pictures]
         return References(latents, index, weights)
+
+    def _latents(self, image: Image.Image, digest: str) -> Tensor:
+        """A picture's latents; of a seamless task, what wraps around follows from all of this."""
+        wraps = self.settings.seamless != "none"
+        where = (self.requests[0].task, self.image_size, repr(self.settings)) if wraps else ()
+        return self.encoded.latents(
+            self.backbone, (digest, where), lambda: self.backbone.encode(self._pixels(image))[0]
+        )
 
     def _fitted(self, role: str, image: Image.Image) -> Image.Image:
         height, width = self.image_size

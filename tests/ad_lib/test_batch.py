@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ad_lib import NumericsError, Request, RequestError, Result, render
+from ad_lib import EncodedPictures, NumericsError, Request, RequestError, Result, render
 from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.batch import plan_batches
 from tests.bad_images import picture
@@ -295,7 +295,7 @@ def test_what_is_padded_is_cut_off_again(spy):
         num_inference_steps=1,
     )
     (result,) = render(spy, [request])
-    _, padded = spy.encoded  # once as a style, once as the content
+    (padded,) = spy.encoded
     assert padded.shape == (1, 3, 72, 72)
     np.testing.assert_array_equal((padded[0, :, :66, :70] * 255).round().permute(1, 2, 0), content)
     whole = spy.decode(spy.decoded[0][None])[0, :, :66, :70]
@@ -316,3 +316,45 @@ def test_latents_that_blow_up_are_a_numerics_error_with_a_remedy(tiny_backbone):
 def test_layers_of_another_model_are_refused(tiny_backbone):
     with pytest.raises(RequestError, match="this U-Net has 16"):
         render(tiny_backbone, [texture(layers=(64, 70))])
+
+
+# ---------------------------------------------------------------------------- what is encoded once
+
+
+def test_each_distinct_picture_is_encoded_once_whatever_its_batches(spy):
+    grid = [
+        transfer(content=c, style=10 + s, num_inference_steps=1) for c in range(3) for s in (0, 1)
+    ]
+    render(spy, grid, batch_size=2)
+    assert len(spy.encoded) == 3 + 2
+
+
+def test_pictures_that_an_earlier_call_encoded_change_no_pixel(spy):
+    encoded = EncodedPictures()
+    requests = [transfer(content=c) for c in range(2)]
+    first = render(spy, requests, encoded=encoded)
+    num_encoded = len(spy.encoded)
+    again = render(spy, requests, encoded=encoded)
+    assert len(spy.encoded) == num_encoded
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(pixels(one), pixels(other))
+
+
+def test_of_seamless_pictures_no_latents_are_used_that_wrap_around_elsewhere(spy):
+    encoded = EncodedPictures()
+    for seamless in ("none", "x", "both"):
+        request = texture(seamless=seamless)
+        (shared,) = render(spy, [request], encoded=encoded)
+        (alone,) = render(spy, [request])
+        assert np.array_equal(pixels(shared), pixels(alone))
+
+
+def test_encoded_pictures_take_no_more_bytes_than_they_may(spy):
+    num_bytes = spy.encode(torch.zeros(1, 3, 64, 64))[0].nbytes
+    encoded = EncodedPictures(capacity=3 * num_bytes)
+    requests = [transfer(content=c, num_inference_steps=1) for c in range(5)]
+    render(spy, requests, batch_size=1, encoded=encoded)
+    assert encoded.num_bytes == 3 * num_bytes
+    spy.encoded.clear()
+    render(spy, requests[-1:], encoded=encoded)
+    assert not spy.encoded, "what was used last is kept"
