@@ -17,6 +17,7 @@ from typing import Self
 
 from flows.stopping import Stopping
 from manifests.job import Compute
+from tasks.runs.environment import num_cores
 from tasks.runs.faults import SourcesGone, WorkerFault
 from tasks.work.child import ChildProcess
 from tasks.work.events import WorkEvent
@@ -174,12 +175,5 @@ def _threads_of_each(devices: Sequence[str]) -> int | None:
     if num_sharing < 2:
         return None
     given = os.environ.get("OMP_NUM_THREADS", "")
-    num_cores = int(given) if given.isdecimal() else _num_cores()
-    return max(1, num_cores // num_sharing)
-
-
-def _num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = int(given) if given.isdecimal() else num_cores()
+    return max(1, cores // num_sharing)

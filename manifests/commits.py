@@ -183,11 +183,30 @@ class Counts(Record):
 
 
 class ShardStats(Record):
-    """Figures of a shard that add up over shards."""
+    """Figures of a shard that add up over shards.
+
+    What None stands for is not known, as in commits of earlier versions; sums are of what is known.
+
+    Attributes:
+        render_seconds: of its items, each one's share of its batches; retries included.
+        encode_seconds: that its items took to be measured and encoded, many at a time.
+        load_seconds: that loading the model took.
+        seconds_wait_for_input: that nothing was rendered, as pictures were not fetched and decoded.
+        seconds_wait_for_output: the same, as rendered ones were still measured and encoded, or the
+            shard before was still on its way to the run folder.
+        seconds_worked: of one worker, from taking the shard to where the next one may be taken.
+        seconds_upload: that its files took to the run folder; the next shard renders meanwhile.
+        output_bytes: of the pictures.
+        errors: how many items failed, by error class.
+    """
 
     render_seconds: Seconds = 0.0
     encode_seconds: Seconds = 0.0
     load_seconds: Seconds = 0.0
+    seconds_wait_for_input: Seconds | None = None
+    seconds_wait_for_output: Seconds | None = None
+    seconds_worked: Seconds | None = None
+    seconds_upload: Seconds | None = None
     output_bytes: Count = 0
     errors: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")], Count] = Field(
         default_factory=dict[str, int]
@@ -199,14 +218,33 @@ class ShardStats(Record):
     @classmethod
     def total(cls, stats: Iterable[ShardStats]) -> ShardStats:
         """The sum of the figures of shards."""
-        sums = dict.fromkeys(("render_seconds", "encode_seconds", "load_seconds"), 0.0)
-        output_bytes, errors = 0, Counter[str]()
-        for one in stats:
-            for name in sums:
-                sums[name] += getattr(one, name)
-            output_bytes += one.output_bytes
+        known = list(stats)
+        errors = Counter[str]()
+        for one in known:
             errors.update(one.errors)
-        return cls(**sums, output_bytes=output_bytes, errors=dict(+errors))
+        seconds = {
+            name: _sum(getattr(one, name) for one in known)
+            for name in cls.model_fields
+            if "seconds" in name
+        }
+        return cls(
+            **{name: value for name, value in seconds.items() if value is not None},
+            output_bytes=sum(one.output_bytes for one in known),
+            errors=dict(+errors),
+        )
+
+    @property
+    def share_waited(self) -> float | None:
+        """The share of its time that a worker waited for inputs, 0..1; None where nobody knows."""
+        if not self.seconds_worked or self.seconds_wait_for_input is None:
+            return None
+        return min(1.0, self.seconds_wait_for_input / self.seconds_worked)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 class Commit(SealedRecord):

@@ -48,6 +48,13 @@ def device_name(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
+def num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def num_oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory; None where it does not say."""
     with suppress(OSError, ValueError):

@@ -283,6 +283,9 @@ class _Parent:
     def finish(self, outcome: Outcome) -> None:
         self._tell("finish", outcome)
 
+    def waited(self, for_input: float, for_output: float) -> None:
+        self._tell("waited", for_input, for_output)
+
     def fitted(self, batch_size: int) -> None:
         self._tell("fitted", batch_size)
 

@@ -1,9 +1,8 @@
-"""The pictures of items, read, held to the plan, and brought to the size at which they are used."""
+"""How does an item's input become a picture of the size at which it is used, as it was planned?"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 from PIL import Image
 
@@ -19,18 +18,12 @@ from tasks.work.problems import problem_of
 Loaded = Image.Image | Problem
 
 
-def load_pictures(items: Sequence[Item], *, max_pixels: int) -> dict[Input, Loaded]:
-    """The pictures of items that are rendered together, each read once.
+def load_picture(image: Input, item: Item, max_pixels: int) -> Loaded:
+    """A picture at the size at which an item uses it; memory is shared as in preflight.
 
     Raises:
         StoreError: a store does not answer; an image that is missing is a problem of that image.
     """
-    wanted = {image: item for item in items if item.problem is None for image in item.inputs}
-    return {image: _load(image, item, max_pixels) for image, item in wanted.items()}
-
-
-def _load(image: Input, item: Item, max_pixels: int) -> Loaded:
-    """A picture at the size at which it is used; memory is shared as in preflight."""
     try:
         with input_bytes(image) as data:
             return _decoded(image, data, item, max_pixels)

@@ -8,6 +8,7 @@ finished is packed, offered to the store, and declared by the commit.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ class ShardInWork:
         self._place, self._plan, self._shard = place, plan, holding.shard
         self._changes = changes_of(plan, holding.shard)
         self._batch_size = batch_size
+        self._started = time.monotonic()
         self._num_oom_kills = num_oom_kills()
         self._attempts: list[AttemptRecord] = []
         self._watch = ShardWatch(
@@ -265,6 +267,9 @@ class ShardInWork:
             load_seconds=self._watch.load_seconds,
             render_seconds=sum(outcome.seconds or 0.0 for outcome in outcomes),
             encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
+            seconds_wait_for_input=self._watch.seconds_for_input,
+            seconds_wait_for_output=self._watch.seconds_for_output,
+            seconds_worked=time.monotonic() - self._started,
         )
         provenance = provenance_of(
             self._place.run,

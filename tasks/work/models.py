@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import torch
 
+from ad_lib.encoded import EncodedPictures
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.kernels import using_kernels
 from ad_lib.model.loading import load_backbone
@@ -24,6 +25,7 @@ class ModelCache:
     """The model of one device, and whether that device has rendered since it was fresh.
 
     Attributes:
+        encoded: pictures that it has encoded, from shard to shard; they go with it.
         is_fresh: nothing was rendered to its end since the model was loaded.
     """
 
@@ -31,6 +33,7 @@ class ModelCache:
         self._loaded: tuple[PlannedModel, str] | None = None
         self._backbone: Backbone | None = None
         self._kernels = ExitStack()
+        self.encoded = EncodedPictures()
         self.is_fresh = True
 
     def holds(self, model: PlannedModel, device: str) -> bool:
@@ -59,6 +62,7 @@ class ModelCache:
         """Forgets the model and its kernels, and gives its memory back."""
         self._kernels.close()
         self._loaded = self._backbone = None
+        self.encoded.clear()
         self.is_fresh = True
         free_memory()
 

@@ -6,10 +6,13 @@ Every item ends in exactly one outcome, and an item that fails does not affect i
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL import Image
 
@@ -25,14 +28,19 @@ from manifests.quality import Quality
 from tasks.runs.environment import device_name
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, Stopped
 from tasks.runs.requests import request_of, unsupported
-from tasks.work.decode import Loaded, load_pictures
+from tasks.work.concluding import Conclusions
+from tasks.work.decode import Loaded
 from tasks.work.encode import Rendered, finished_outcome
+from tasks.work.loading import Pictures
 from tasks.work.models import ModelCache, free_memory
 from tasks.work.problems import problem_of
 from tasks.work.shard_work import ShardWork, Watch
 
 LOOKAHEAD = 2
 """Batches that are fetched and decoded while another batch renders."""
+
+TICK_SECONDS = 0.2
+"""So often it is asked whether to stop, while pictures are waited for."""
 
 
 def render_shard(work: ShardWork, models: ModelCache, watch: Watch) -> None:
@@ -56,7 +64,10 @@ def render_shard(work: ShardWork, models: ModelCache, watch: Watch) -> None:
     backbone = _loaded_backbone(work, models, watch)
     watch.phase("rendering")
     shard = _Shard(work, backbone, models, watch)
-    shard.render()
+    try:
+        shard.render()
+    finally:
+        watch.waited(shard.seconds_for_input, shard.seconds_for_output)
     if shard.starved:
         raise FreshDeviceNeeded([item.item_id for item in work.items if item in shard.starved])
 
@@ -101,6 +112,8 @@ class _Shard:
     Attributes:
         batch_size: items rendered together at most; falls when they do not fit into memory.
         starved: items that ran out of memory on a device that was not fresh and theirs alone.
+        seconds_for_input: that nothing was rendered, as pictures were not there yet.
+        seconds_for_output: the same, as rendered ones were still measured and encoded.
     """
 
     def __init__(
@@ -112,68 +125,80 @@ class _Shard:
         self.watch = watch
         self.batch_size = work.batch_size
         self.starved: set[Item] = set()
+        self.seconds_for_input = self.seconds_for_output = 0.0
         self._telling = threading.Lock()
 
     def render(self) -> None:
         by_id = {item.item_id: item for item in self.work.items}
         alone = [by_id[item_id] for item_id in self.work.alone]
-        for item in alone:
-            self._render_alone(item)
-        tries = [_first_try(item) for item in self.work.items if item not in alone]
-        while tries:
-            tries = self._render_round(tries)
+        max_pixels = self.work.job.limits.max_pixels
+        with Pictures(self.work.io_threads, max_pixels=max_pixels) as pictures:
+            for item in alone:
+                self._render_alone(item, pictures)
+            tries = [_first_try(item) for item in self.work.items if item not in alone]
+            while tries:
+                tries = self._render_round(tries, pictures)
 
-    def _render_alone(self, item: Item) -> None:
+    def _render_alone(self, item: Item, pictures: Pictures) -> None:
         """Renders an item with nothing else in the pipeline, retries included."""
         on_fresh_device = self.models.is_fresh
         one: _Try | None = _first_try(item)
         while one is not None:
             self._begin([one], alone=True)
-            (rendered,) = self._render_batch([one], self._load([one]))
+            images = self._loaded(pictures.of([item]))
+            (rendered,) = self._render_batch([one], images)
             one = self._conclude(one, rendered, is_final=on_fresh_device)
 
-    def _render_round(self, tries: Sequence[_Try]) -> list[_Try]:
+    def _render_round(self, tries: Sequence[_Try], pictures: Pictures) -> list[_Try]:
         """Renders every item once, in batches; returns the tries that follow rejections."""
-        pool = ThreadPoolExecutor(self.work.io_threads, thread_name_prefix="pictures")
-        try:
-            concluding: deque[Future[_Try | None]] = deque()
-            again: list[_Try | None] = []
-            for batch, images in self._loaded_ahead(tries, pool):
+        again: list[_Try | None] = []
+        with Conclusions[_Try | None](self.work.io_threads, self._most_waiting()) as conclusions:
+            for batch, images in self._loaded_ahead(tries, pictures):
                 for one, rendered in zip(batch, self._render_batch(batch, images), strict=True):
-                    concluding.append(pool.submit(self._conclude, one, rendered, is_final=False))
-                while len(concluding) > self._most_waiting():
-                    again.append(concluding.popleft().result())
-            again += [future.result() for future in concluding]
-            return [one for one in again if one is not None]
-        finally:
-            pool.shutdown(cancel_futures=True)
+                    conclude = partial(self._conclude, one, rendered, is_final=False)
+                    with self._waits_for_output():
+                        conclusions.add(conclude, _num_bytes(one.item))
+                again += conclusions.ended()
+            with self._waits_for_output():
+                again += conclusions.all()
+        return [one for one in again if one is not None]
 
     def _most_waiting(self) -> int:
-        """How many pictures may wait to be encoded; each holds memory."""
+        """How many pictures may wait to be encoded; each is in hand."""
         return 2 * (self.work.io_threads + self.batch_size)
 
     def _loaded_ahead(
-        self, tries: Sequence[_Try], pool: ThreadPoolExecutor
+        self, tries: Sequence[_Try], pictures: Pictures
     ) -> Iterator[tuple[Sequence[_Try], Mapping[Input, Loaded]]]:
-        """The batches with their pictures, a few of them loaded ahead in the pool."""
-        waiting: deque[tuple[Sequence[_Try], Future[dict[Input, Loaded]]]] = deque()
+        """The batches with their pictures, those of a few more batches on their way."""
+        waiting: deque[tuple[Sequence[_Try], Mapping[Input, Future[Loaded]]]] = deque()
         for batch in _batches(tries, self.batch_size):
             self._begin(batch, alone=False)
-            waiting.append((batch, pool.submit(self._load, batch)))
+            waiting.append((batch, pictures.of([one.item for one in batch])))
             if len(waiting) > LOOKAHEAD:
-                first, loaded = waiting.popleft()
-                yield first, loaded.result()
-        for batch, loaded in waiting:
-            yield batch, loaded.result()
+                first, loading = waiting.popleft()
+                yield first, self._loaded(loading)
+        for batch, loading in waiting:
+            yield batch, self._loaded(loading)
+
+    def _loaded(self, loading: Mapping[Input, Future[Loaded]]) -> dict[Input, Loaded]:
+        """The pictures of a batch, once all of them are there."""
+        started = time.monotonic()
+        while wait(loading.values(), TICK_SECONDS).not_done:
+            self._check_stop()
+        self.seconds_for_input += time.monotonic() - started
+        return {image: future.result() for image, future in loading.items()}
+
+    @contextmanager
+    def _waits_for_output(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds_for_output += time.monotonic() - started
 
     def _begin(self, batch: Sequence[_Try], *, alone: bool) -> None:
         self._check_stop()
         with self._telling:
             self.watch.begin([one.item.item_id for one in batch], alone=alone)
-
-    def _load(self, batch: Sequence[_Try]) -> dict[Input, Loaded]:
-        items = [one.item for one in batch]
-        return load_pictures(items, max_pixels=self.work.job.limits.max_pixels)
 
     def _render_batch(
         self, batch: Sequence[_Try], images: Mapping[Input, Loaded]
@@ -198,6 +223,7 @@ class _Shard:
                 list(requests.values()),
                 batch_size=len(tries),
                 on_step_end=lambda count, steps: self._advance(advancing * count / steps),
+                encoded=self.models.encoded,
             )
             self.models.is_fresh = False
             return dict(zip(tries, results, strict=True))
@@ -306,6 +332,11 @@ def _rendered(asked: Request | Problem, result: Result | Problem | None) -> Rend
     if result is None or isinstance(result, Problem):
         return result or Problem(ErrorClass.CRASH, "it was not rendered")
     return Rendered(asked, result)
+
+
+def _num_bytes(item: Item) -> int:
+    """What a rendered picture takes; Pillow holds four bytes for each pixel."""
+    return 4 * item.width * item.height
 
 
 def _is_out_of_memory(found: object) -> bool:

@@ -48,7 +48,7 @@ class ShardWork:
         model: of the run.
         device: one of this machine, such as `cpu` or `cuda:1`.
         batch_size: items rendered together at most, to begin with.
-        io_threads: that read, decode, measure and encode.
+        io_threads: that read and decode; as many more, at most one a core, measure and encode.
         scratch: a folder that exists; encoded pictures become files of it, named by key.
     """
 
@@ -87,6 +87,10 @@ class Watch(Protocol):
 
     def finish(self, outcome: Outcome) -> None:
         """An item has its outcome, and its files lie in scratch."""
+        ...
+
+    def waited(self, for_input: float, for_output: float) -> None:
+        """So many seconds nothing was rendered, as pictures were not loaded, or not encoded yet."""
         ...
 
     def fitted(self, batch_size: int) -> None:

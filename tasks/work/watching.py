@@ -51,6 +51,9 @@ class LoadingWatch:
     def finish(self, outcome: Outcome) -> None:
         """There are no items."""
 
+    def waited(self, for_input: float, for_output: float) -> None:
+        """There are no items."""
+
     def fitted(self, batch_size: int) -> None:
         """There are no items."""
 
@@ -75,6 +78,8 @@ class ShardWatch:
         cleared: suspects that came through alone in this attempt.
         batch_size: that fitted after an out of memory; None where nothing was learned.
         device_name, load_seconds: of the renderer.
+        seconds_for_input, seconds_for_output: that the renderer waited for pictures to be loaded,
+            and to be encoded.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class ShardWatch:
         self.cleared: list[str] = []
         self.batch_size: int | None = None
         self.device_name, self.load_seconds = "", 0.0
+        self.seconds_for_input = self.seconds_for_output = 0.0
         self.writes_every_batch = False
         self._alone = False
         self._num_finished_before = 0
@@ -175,6 +181,11 @@ class ShardWatch:
             if was_alone:
                 self.cleared.append(item_id)
             self._write(at_once=was_alone)
+
+    def waited(self, for_input: float, for_output: float) -> None:
+        """Adds to what was waited for pictures."""
+        self.seconds_for_input += for_input
+        self.seconds_for_output += for_output
 
     def fitted(self, batch_size: int) -> None:
         """Notes what fitted, for the next shard."""

@@ -51,6 +51,9 @@ class Told:
         assert outcome.item.item_id not in self.outcomes, "finished twice"
         self.outcomes[outcome.item.item_id] = outcome
 
+    def waited(self, for_input: float, for_output: float) -> None:
+        self.waits = (for_input, for_output)
+
     def fitted(self, batch_size: int) -> None:
         self.fits.append(batch_size)
 
