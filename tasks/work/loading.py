@@ -18,7 +18,7 @@ from PIL import Image
 from ad_lib.errors import RequestError
 from ad_lib.requests import fitted_size
 from manifests.items import Input, Item
-from tasks.runs.requests import settings_of
+from tasks.runs.item_settings import settings_of
 from tasks.work.decode import Loaded, load_picture
 
 KEPT_BYTES = 256 << 20

@@ -72,11 +72,16 @@ counts = st.builds(
     small,
     st.integers(0, 0),
 )
+seconds = st.integers(0, 100).map(float)
 stats = st.builds(
     ShardStats,
-    render_seconds=st.integers(0, 100).map(float),
-    encode_seconds=st.integers(0, 100).map(float),
-    load_seconds=st.integers(0, 100).map(float),
+    render_seconds=seconds,
+    encode_seconds=seconds,
+    load_seconds=seconds,
+    seconds_wait_for_input=st.none() | seconds,
+    seconds_wait_for_output=st.none() | seconds,
+    seconds_worked=st.none() | seconds,
+    seconds_upload=st.none() | seconds,
     output_bytes=st.integers(0, 10**9),
     errors=st.dictionaries(st.sampled_from([*map(str, ErrorClass)]), st.integers(1, 9)),
 )
@@ -136,6 +141,15 @@ def test_statistics_merge_in_any_grouping_and_order(one, two, three):
     assert (one + two) + three == one + (two + three)
     assert one + two == two + one
     assert one + ShardStats() == one
+
+
+def test_what_earlier_versions_did_not_measure_is_unknown_and_sums_are_of_what_is_known():
+    old = ShardStats.model_validate({"render_seconds": 3.0, "output_bytes": 5})
+    new = ShardStats(render_seconds=1.0, seconds_wait_for_input=2.0, seconds_worked=8.0)
+    assert old.share_waited is None
+    assert (old + old).seconds_worked is None
+    assert (old + new).share_waited == new.share_waited == 0.25
+    assert (old + new).render_seconds == 4.0
 
 
 @given(counts, counts)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import errno
 import signal
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import tasks.work.concluding as concluding
+import tasks.work.decode as decoding
 import tasks.work.encode as encoding
+import tasks.work.loading as loading
 import tasks.work.render as rendering
 from ad_lib.batch import Result
 from ad_lib.errors import ImageError, NumericsError, RequestError
@@ -22,10 +30,12 @@ from ad_lib.requests import fit_role
 from infra.store import StoreBusy
 from manifests.errors import RunFolderError
 from manifests.identity import seed_of
-from manifests.items import ErrorClass
+from manifests.items import ErrorClass, Input, Problem
 from manifests.quality import Bounds, Quality
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, ScratchFull, Stopped
 from tasks.runs.item_settings import settings_of
+from tasks.work.concluding import Conclusions
+from tasks.work.loading import Pictures
 from tasks.work.models import ModelCache
 from tasks.work.problems import problem_of
 from tasks.work.render import render_shard
@@ -211,6 +221,126 @@ def test_an_error_of_the_disk_while_encoding_is_the_items_own(tmp_path, rendered
     (outcome,) = told.outcomes.values()
     assert outcome.problem is not None
     assert outcome.problem.message == "OSError: [Errno 5] encoder error"
+
+
+def test_each_distinct_picture_of_a_shard_is_read_fitted_and_encoded_once(tmp_path, monkeypatch):
+    read, fitted = Counter[str](), Counter[str]()
+    input_bytes, fit_role = decoding.input_bytes, decoding.fit_role
+
+    def reading(image: Input) -> Any:
+        read[image.full_uri] += 1
+        return input_bytes(image)
+
+    def fitting(role: str, *args: Any) -> Any:
+        fitted[role] += 1
+        return fit_role(role, *args)
+
+    monkeypatch.setattr(decoding, "input_bytes", reading)
+    monkeypatch.setattr(decoding, "fit_role", fitting)
+    work = planted(tmp_path, num_sound=5)
+    models = fresh(work)
+    models.encoded.clear()
+    backbone, _ = models.backbone(work.model, work.device)
+    encoded: list[Any] = []
+    encode = backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda images: encoded.append(images) or encode(images))
+    told = render(work, alone=ids(work)[:1], batch_size=2)
+    assert len(told.begun) == 3
+    assert set(read.values()) == {1}
+    assert fitted == {"content": 5, "style": 1}
+    assert len(encoded) == len({images.numpy().tobytes() for images in encoded}) == 5, (
+        "the style is one of the contents, too"
+    )
+
+
+def test_pictures_that_were_asked_for_last_are_kept_as_far_as_their_bytes_may_go(tmp_path):
+    work = planted(tmp_path, num_sound=4)
+    size = 4 * work.items[0].width * work.items[0].height
+    with Pictures(2, max_pixels=10**6, kept_bytes=3 * size) as pictures:
+        first = pictures.of(work.items)  # a style and four contents
+        wait(first.values())
+        again = pictures.of(work.items[2:])
+        last = pictures.of(work.items)
+    for image in again:
+        assert again[image] is first[image] is last[image]
+    assert sum(first[image] is last[image] for image in first) == 3
+
+
+def test_a_picture_that_could_not_be_read_is_tried_again_for_the_next_batch(tmp_path):
+    work = planted(tmp_path, num_sound=1)
+    (item,) = work.items
+    content = next(image for image in item.inputs if image.role == "content")
+    away = Path(content.uri).rename(tmp_path / "away")
+    with Pictures(2, max_pixels=10**6) as pictures:
+        missing = pictures.of([item])[content].result()
+        assert isinstance(missing, Problem)
+        assert missing.error_class == ErrorClass.INPUT_MISSING
+        away.rename(content.uri)
+        pictures.of([])
+        assert isinstance(pictures.of([item])[content].result(), Image.Image)
+
+
+def test_slow_measuring_holds_up_no_loading(tmp_path, rendered, monkeypatch):
+    """Every picture is loaded although nothing is measured before that."""
+    loaded: list[str] = []
+    all_loaded = threading.Event()
+    load = loading.load_picture
+
+    def watched(image: Input, *args: Any) -> Any:
+        found = load(image, *args)
+        loaded.append(image.full_uri)
+        if len(loaded) == 7:
+            all_loaded.set()
+        return found
+
+    def slow(*args: Any, **options: Any) -> Any:
+        assert all_loaded.wait(60)
+        return measure(*args, **options)
+
+    monkeypatch.setattr(loading, "load_picture", watched)
+    monkeypatch.setattr(encoding, "measure", slow)
+    told = render(planted(tmp_path, num_sound=6), batch_size=2, io_threads=1)
+    assert [outcome.problem for outcome in told.outcomes.values()] == [None] * 6
+
+
+def test_what_was_waited_for_slow_files_and_for_slow_measuring_is_told(
+    tmp_path, rendered, monkeypatch
+):
+    work = planted(tmp_path, num_sound=4)
+
+    def slowly(function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            time.sleep(0.2)
+            return function(*args, **options)
+
+        return call
+
+    for module, name, slow in ((loading, "load_picture", 0), (encoding, "measure", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, slowly(getattr(module, name)))
+            told = render(work)
+        assert told.waits[slow] >= 0.2
+
+
+def test_pictures_that_wait_to_be_measured_share_a_bounded_memory(monkeypatch):
+    monkeypatch.setattr(concluding, "WAITING_BYTES", 100)
+    at_once, most = 0, 0
+    counting = threading.Lock()
+
+    def conclude() -> None:
+        nonlocal at_once
+        time.sleep(0.002)
+        with counting:
+            at_once -= 1
+
+    with Conclusions[None](4, most_waiting=10) as conclusions:
+        for _ in range(20):
+            conclusions.add(conclude, 40)
+            with counting:
+                at_once += 1
+                most = max(most, at_once)
+        assert len([*conclusions.ended(), *conclusions.all()]) == 20
+    assert 1 <= most <= 3, "two of them, and one whose share has just been given back"
 
 
 def test_weights_that_are_not_the_planned_ones_render_nothing(tmp_path):
