@@ -1,4 +1,4 @@
-"""What can go wrong in ad_lib, as a tree.
+"""What can go wrong in ad_lib?
 
 ValueError
 ├── RequestError      a request that cannot be rendered; raised when it is built

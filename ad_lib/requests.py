@@ -1,4 +1,7 @@
-"""What one image asks for: a frozen value, checked when it is built."""
+"""What is needed to make one picture, and do its parts fit together?
+
+A request is checked when it is built and never changes: one that exists can be rendered.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ LATENT_CELL = 8
 """Pixels per latent cell of every backbone; other sizes are padded and cropped back."""
 
 MAX_REFERENCE_SIDE = 8192
-"""Pixels; a narrow picture whose shorter side is scaled up would have a far longer one."""
+"""Pixels; scaling a very narrow picture by its shorter side would make the other one longer."""
 
 MAX_SEED = 2**64 - 1
 

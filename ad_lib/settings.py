@@ -1,4 +1,7 @@
-"""The numbers that the algorithms run with, checked when they are given."""
+"""Which numbers do the algorithms run with, and which values may they have?
+
+They are checked when a `Settings` is built, which never changes: one that exists is sound.
+"""
 
 from __future__ import annotations
 
