@@ -1,4 +1,4 @@
-"""Many requests on one backbone: grouped so that references are shared, returned in order.
+"""Which requests are rendered together, and what comes of each?
 
 Invariant: what an item becomes does not depend on its batch-mates, up to rounding.
 """

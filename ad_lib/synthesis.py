@@ -1,4 +1,4 @@
-"""Which algorithm a task runs, and with what."""
+"""Which algorithm does a task run, and with which arguments?"""
 
 from __future__ import annotations
 

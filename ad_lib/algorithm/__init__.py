@@ -1,1 +1,1 @@
-"""The method on plain tensors: what the paper says, without a model, a picture or a setting."""
+"""The method on plain tensors, as the paper states it: without a model and without pictures."""

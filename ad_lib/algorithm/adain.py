@@ -1,4 +1,4 @@
-"""AdaIN: latents take the channel statistics of their styles."""
+"""AdaIN: how do latents get the channel statistics of their styles?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How latents become noise, and noise becomes latents: what the algorithms ask of a sampler."""
+"""What do the algorithms ask of a sampler: its noise levels, its step, and noise on clean latents?
+
+A sampler has no state, so each of these can be asked at any time and in any order.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Dynamics(Protocol):
         """The latents one step later.
 
         Args:
-            prediction: what the network said of the latents at `timestep`.
+            prediction: the network's output for the latents at `timestep`.
             timestep: where the step begins.
             latents: at that noise level.
         """

@@ -1,4 +1,7 @@
-"""What self-attention layers see of latents, and the references that a batch shares."""
+"""What do self-attention layers compute from latents, and which references has each item?
+
+A batch holds each distinct reference once, and its features are computed once a timestep.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ class AttentionFeatures:
         query, key, value: (b, heads, tokens, head_dim).
         out: the attention's output before the heads are merged, same shape; None where the pass
             stopped at the projections.
+        bias: added to the logits of each key: the logarithm of its token's weight; None is zero.
     """
 
     query: Float[Tensor, "b heads tokens d"]
@@ -28,7 +32,7 @@ class AttentionFeatures:
     bias: Float[Tensor, "1 tokens"] | None = None
 
     def of_item(self, item: int) -> AttentionFeatures:
-        """What one item of the batch contributed, as a batch of one."""
+        """The features of one item of the batch, as a batch of one."""
         one = slice(item, item + 1)
         out = None if self.out is None else self.out[one]
         return AttentionFeatures(self.query[one], self.key[one], self.value[one], out, self.bias)
@@ -45,7 +49,7 @@ class ExtractFeatures(Protocol):
 
 @dataclass(frozen=True)
 class References:
-    """The reference latents of a batch, each held once, and who uses which.
+    """The reference latents of a batch, each held once, and which item uses which.
 
     Attributes:
         latents: every distinct reference once, of any sizes.
@@ -67,7 +71,7 @@ class References:
 
     @torch.no_grad()
     def features(self, extract: ExtractFeatures, timestep: Tensor) -> list[AttentionFeatures]:
-        """Extracts each distinct reference once, then hands every item its own."""
+        """Extracts each distinct reference once, then gives every item its own."""
         seen: dict[int, list[AttentionFeatures]] = {}
         for rows in self._rows_by_size():
             latents = torch.stack([self.latents[row] for row in rows])

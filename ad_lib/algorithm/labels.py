@@ -1,4 +1,7 @@
-"""Which region of a texture each token sees, and which tokens may see each other."""
+"""Which label has each token, and how does attention stay within a label?
+
+The labels of a token grid are taken from pixels without interpolation: no new label appears.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from ad_lib.algorithm.step import Distiller
 from ad_lib.algorithm.trace import LossTrace
 
 _STEPS_OF_SHIFT = (0.7548776662466927, 0.5698402909980532)
-"""The plane's golden ratios: multiples of them, modulo 1, spread evenly (Roberts 2018)."""
+"""Multiples of these two numbers, modulo 1, cover the unit square evenly (Roberts 2018)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def expand_with_distillation(
             for (rows, columns), crop in zip(batch, crops, strict=True):
                 total[..., rows[:, None], columns] += crop
                 count[..., rows[:, None], columns] += 1
-        latents = total / count  # overlapping views agree on their mean
+        latents = total / count  # the mean of the views that cover a cell
         if of_views:
             losses[step] = torch.cat(of_views, -1).mean(-1, keepdim=True)
         on_step_end(step)

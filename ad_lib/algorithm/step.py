@@ -38,7 +38,7 @@ class AdamState(NamedTuple):
 
 
 class ReferenceFeatures(NamedTuple):
-    """What the references look like at one timestep: K_s and V_s, Q_c, and z_c itself."""
+    """The references at one timestep: features with K_s and V_s, features with Q_c, and z_c."""
 
     style: Sequence[AttentionFeatures]
     content: Sequence[AttentionFeatures]
@@ -86,7 +86,7 @@ class Distiller:
         style: References,
         content: References | None = None,
     ) -> tuple[AdamState, Float[Tensor, "m 2 b"]]:
-        """All optimisation steps of one timestep; the references are looked at once.
+        """All optimisation steps of one timestep; features of the references are computed once.
 
         Args:
             state: where the latents are.
@@ -103,7 +103,7 @@ class Distiller:
     def references(
         self, timestep: Tensor, style: References, content: References | None = None
     ) -> ReferenceFeatures:
-        """What the references look like at a timestep."""
+        """The features of the references at a timestep."""
         style_features = style.features(self.extract_features, timestep)
         if content is None:
             return ReferenceFeatures(style_features, (), None)
@@ -154,10 +154,10 @@ def adam_step(
 def moved(
     latents: Float[Tensor, "b c h w"], content_latents: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """1 for items that have left their content latents, 0 for those that still sit on them.
+    """1 for items whose latents differ from their content latents, 0 for the others.
 
-    At the content itself Q equals Q_c and the content loss is zero, with a zero subgradient. Two
-    passes of different shapes round differently there, and L1 would turn that rounding into
-    gradients of full size; so the zero is stated, not computed.
+    Where they are equal, Q equals Q_c and the content loss is zero, with a zero subgradient. Two
+    passes of different shapes round differently, and L1 would turn that rounding into gradients
+    of full size; so the loss is set to zero there.
     """
     return (latents.detach() != content_latents).flatten(1).any(1).float()

@@ -1,4 +1,4 @@
-"""How the losses of a run are kept without being read on the way."""
+"""How are the losses of a run kept on the device until it ends?"""
 
 from __future__ import annotations
 
