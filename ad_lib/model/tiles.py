@@ -6,12 +6,14 @@ Neighbouring tiles overlap and are blended; at every pixel their weights sum to 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ad_lib.algorithm.windows import add, cut
 
 Decode = Callable[[Tensor], Tensor]
 """(B, C, h, w) latents to (B, 3, factor * h, factor * w) pictures."""
@@ -69,11 +71,11 @@ def decode_tiled(
     columns = _plan(width, tile, overlap, wraps=wrap[1], factor=factor)
     canvas = latents.new_zeros(len(latents), 3, height * factor, width * factor)
     for top, vertical in zip(rows.starts, rows.weights, strict=True):
-        strip = _cells(latents, 2, top, rows.length)
         for left, horizontal in zip(columns.starts, columns.weights, strict=True):
-            image = decode(_cells(strip, 3, left, columns.length)).to(canvas)
+            tile_latents = cut(latents, top, left, rows.length, columns.length)
+            image = decode(tile_latents).to(canvas)
             image = image * vertical.to(canvas)[:, None] * horizontal.to(canvas)
-            _add(canvas, image, top * factor, left * factor)
+            add(canvas, image, top * factor, left * factor)
     return canvas
 
 
@@ -104,28 +106,3 @@ def _weights(
     places = (torch.tensor(starts)[:, None] * factor + torch.arange(pixels)) % (size * factor)
     total = torch.zeros(size * factor).index_add_(0, places.flatten(), weights.flatten())
     return weights / total[places]
-
-
-def _cells(latents: Tensor, axis: int, start: int, length: int) -> Tensor:
-    """`length` cells along an axis from `start` on, going on at the beginning after the end."""
-    size = latents.shape[axis]
-    return latents.index_select(axis, (torch.arange(length) + start).to(latents.device) % size)
-
-
-def _add(canvas: Tensor, image: Tensor, top: int, left: int) -> None:
-    """Adds a tile to the canvas; what runs over an edge goes on at the opposite one."""
-    height, width = canvas.shape[2:]
-    for row, y, rows in _runs(top, image.shape[2], height):
-        for column, x, columns in _runs(left, image.shape[3], width):
-            part = image[:, :, row : row + rows, column : column + columns]
-            canvas[:, :, y : y + rows, x : x + columns] += part
-
-
-def _runs(start: int, length: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """(offset in the tile, place on the axis, length) of the pieces that do not cross the end."""
-    offset = 0
-    while offset < length:
-        place = (start + offset) % size
-        run = min(length - offset, size - place)
-        yield offset, place, run
-        offset += run
