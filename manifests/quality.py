@@ -1,6 +1,6 @@
 """Which figures a row holds about its picture, and which bounds a job may set on them.
 
-`ad_lib.pictures.metrics` measures them; here they are columns by name, so that no model is loaded.
+`ad_lib.pictures.measure` measures them; here they are columns by name, so that no model is loaded.
 """
 
 from __future__ import annotations

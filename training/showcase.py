@@ -25,7 +25,8 @@ from ad_lib.embedded.picture_files import list_pictures, open_picture
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.loading import load_backbone
 from ad_lib.pictures.images import fit_image
-from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.patches import swd_patch
+from ad_lib.pictures.structure import ssim_luma
 from ad_lib.pictures.tensors import image_to_tensor, tensor_to_image
 from ad_lib.requests import Request
 

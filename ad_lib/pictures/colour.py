@@ -1,4 +1,4 @@
-"""How colours move while shapes stay: CIELAB, and two ways to correct a result's colours.
+"""How colours move while shapes stay: luma, CIELAB, and two ways to correct a result's colours.
 
 Pictures are (B, 3, H, W) sRGB in [0, 1]; what an item becomes does not depend on its batch-mates.
 """
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ad_lib.pictures.references import check_references
+
 _XYZ_OF_RGB = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -17,8 +19,15 @@ _XYZ_OF_RGB = (
 _WHITE = (0.95047, 1.0, 1.08883)  # D65, 2 degree observer
 _LINEAR_BELOW = 6 / 29  # where CIELAB's cube root gives way to a line
 
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
 _SMALLEST_VARIANCE = 1 / 255**2
 """One 8-bit step squared: no colour direction is stretched as if it varied less."""
+
+
+def luma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Brightness in [0, 1] by the weights of ITU-R BT.601."""
+    return torch.einsum("bchw,c->bhw", images, images.new_tensor(_LUMA))[:, None]
 
 
 def rgb_to_lab(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -74,10 +83,7 @@ def match_channel_statistics(
 
     Reference: Pitié and Kokaram 2007, linear Monge-Kantorovitch colour transfer.
     """
-    if len(references) not in (1, len(images)):
-        raise ValueError(
-            f"give one reference or one for each of {len(images)} pictures; got {len(references)}"
-        )
+    check_references(images, references)
     mean, covariance = _statistics(images)
     target_mean, target_covariance = _statistics(references)
     root = _square_root(covariance, _SMALLEST_VARIANCE)

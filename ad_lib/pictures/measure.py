@@ -1,31 +1,30 @@
-"""One result judged by every metric, on reduced copies where that bounds the cost."""
+"""One result judged by every metric, on reduced copies where that bounds the cost.
+
+Invariant: a figure is the same whether what it is compared with was known before or not.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
+from typing import Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ad_lib.pictures.colour_figures import Colours
+from ad_lib.pictures.copies import KnownPlaces
+from ad_lib.pictures.hashes import picture_digest
 from ad_lib.pictures.images import fit_image, scaled_size
-from ad_lib.pictures.metrics import (
-    autocorr_peak,
-    chroma_gain,
-    color_emd,
-    edge_f1,
-    gram_raw,
-    middle,
-    patch_copy,
-    seam_ratio_x,
-    seam_ratio_y,
-    spectrum_slope,
-    ssim_luma,
-    swd_patch,
-)
-from ad_lib.pictures.tensors import image_to_tensor
+from ad_lib.pictures.kept import Kept
+from ad_lib.pictures.patches import KnownGrams, KnownPatches
+from ad_lib.pictures.repetition import autocorr_peak, seam_ratio_x, seam_ratio_y
+from ad_lib.pictures.spectrum import spectrum_slope
+from ad_lib.pictures.structure import Brightness, Edges
+from ad_lib.pictures.tensors import image_to_tensor, middle
 
 METRIC_NAMES = (
     "swd_patch",
@@ -44,6 +43,9 @@ METRIC_NAMES = (
 
 MIN_SIDE = 32
 """Pixels; pictures with a shorter side have too few patches to be measured."""
+
+CAPACITY = 768 << 20
+"""Bytes; what sixteen styles of 512x512 take."""
 
 
 def measure(
@@ -73,12 +75,61 @@ def measure(
     Raises:
         ValueError: no style, or a picture too small.
     """
-    _check_pictures(image, styles, content)
-    with torch.inference_mode():
-        figures = _own_figures(image) | _style_figures(image, styles, reference_size)
-        if content is not None:
-            figures |= _content_figures(image, content)
-    return {name: figures[name] for name in METRIC_NAMES if name in figures}
+    judge = Judge()
+    return judge.measure(image, styles=styles, content=content, reference_size=reference_size)
+
+
+class Judge:
+    """Measures results; what it computed of a style or a content is kept for the next result.
+
+    A style that results of 512x512 are compared with takes 50 MB. Threads may share a judge.
+
+    Args:
+        capacity: bytes that may be kept.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._kept = Kept(capacity)
+
+    def measure(
+        self,
+        image: Image.Image,
+        *,
+        styles: Sequence[Image.Image],
+        content: Image.Image | None = None,
+        reference_size: int | None = None,
+    ) -> dict[str, float]:
+        """What the function of that name gives; the arguments are the same."""
+        _check_pictures(image, styles, content)
+        with torch.no_grad():
+            figures = _own_figures(image) | self._style_figures(image, styles, reference_size)
+            if content is not None:
+                figures |= self._content_figures(image, content)
+        return {name: figures[name] for name in METRIC_NAMES if name in figures}
+
+    def _style_figures(
+        self, image: Image.Image, styles: Sequence[Image.Image], reference_size: int | None
+    ) -> dict[str, float]:
+        rows = [self._compared(image, style, reference_size) for style in styles]
+        return {name: pool([row[name] for row in rows]) for name, pool in _POOLED.items()}
+
+    def _compared(
+        self, image: Image.Image, style: Image.Image, reference_size: int | None
+    ) -> dict[str, float]:
+        size, scale = _one_scale(image.size, style.size, reference_size)
+        known = self._kept.get(
+            ("style", picture_digest(style), size, scale),
+            lambda: _Style.of(_reduced(fit_image(style, *size), scale)),
+        )
+        return known.figures(_reduced(image, scale))
+
+    def _content_figures(self, image: Image.Image, content: Image.Image) -> dict[str, float]:
+        scale = _scale_to(image.size, 512)
+        known = self._kept.get(
+            ("content", picture_digest(content), image.size),
+            lambda: _Content.of(_scaled(fit_image(content, *image.size), scale)),
+        )
+        return known.figures(_scaled(image, scale))
 
 
 def measure_with_controls(
@@ -103,8 +154,9 @@ def measure_with_controls(
     if content is not None:
         judged["identity"] = fit_image(content, *image.size)
     judged["style copy"] = fit_image(styles[0], *image.size)
+    judge = Judge()
     return {
-        row: measure(shown, styles=styles, content=content, reference_size=reference_size)
+        row: judge.measure(shown, styles=styles, content=content, reference_size=reference_size)
         for row, shown in judged.items()
     }
 
@@ -128,51 +180,92 @@ def _own_figures(image: Image.Image) -> dict[str, float]:
         "spectrum_slope": spectrum_slope(pixels).item(),
         "seam_ratio_x": seam_ratio_x(pixels).item(),
         "seam_ratio_y": seam_ratio_y(pixels).item(),
-        "autocorr_peak": autocorr_peak(_scaled(image, _scale_to(image, 256))).item(),
+        "autocorr_peak": autocorr_peak(_scaled(image, _scale_to(image.size, 256))).item(),
     }
 
 
-def _content_figures(image: Image.Image, content: Image.Image) -> dict[str, float]:
-    scale = _scale_to(image, 512)
-    ours, theirs = (_scaled(one, scale) for one in (image, fit_image(content, *image.size)))
-    return {"ssim_luma": ssim_luma(ours, theirs).item(), "edge_f1": edge_f1(ours, theirs).item()}
-
-
-_STYLE_METRICS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., float]]] = {
-    "swd_patch": (swd_patch, fmean),
-    "gram_raw": (gram_raw, fmean),
-    "color_emd": (color_emd, fmean),
-    "chroma_gain": (chroma_gain, harmonic_mean),
-    "patch_copy": (patch_copy, max),
+_POOLED: dict[str, Callable[[Sequence[float]], float]] = {
+    "swd_patch": fmean,
+    "gram_raw": fmean,
+    "color_emd": fmean,
+    "chroma_gain": harmonic_mean,
+    "patch_copy": max,
 }
-"""What each is called, computed by, and of several styles; the harmonic mean pools chroma."""
+"""What is compared with styles, and what becomes of several; the harmonic mean pools chroma."""
 
 
-def _style_figures(
-    image: Image.Image, styles: Sequence[Image.Image], reference_size: int | None
-) -> dict[str, float]:
-    pairs = [_at_one_scale(image, style, reference_size) for style in styles]
-    return {
-        name: pool([distance(*pair).item() for pair in pairs])
-        for name, (distance, pool) in _STYLE_METRICS.items()
-    }
+@dataclass(frozen=True)
+class _Style:
+    """What every result is compared with that has this style at this size."""
+
+    patches: KnownPatches
+    grams: KnownGrams
+    colours: Colours
+    places: KnownPlaces
+
+    @classmethod
+    def of(cls, style: Tensor) -> Self:
+        return cls(KnownPatches(style), KnownGrams(style), Colours.of(style), KnownPlaces(style))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for one in (self.patches, self.grams, self.colours, self.places))
+
+    def figures(self, result: Tensor) -> dict[str, float]:
+        colours = Colours.of(result)
+        return {
+            "swd_patch": self.patches.distance(result).item(),
+            "gram_raw": self.grams.distance(result).item(),
+            "color_emd": colours.distance(self.colours).item(),
+            "chroma_gain": colours.gain(self.colours).item(),
+            "patch_copy": self.places.copied_share(result).item(),
+        }
 
 
-def _at_one_scale(
-    image: Image.Image, style: Image.Image, reference_size: int | None
-) -> tuple[Tensor, Tensor]:
-    """Result and style as tensors, reduced alike, so that a pixel is as wide in both."""
-    size = image.size if reference_size is None else scaled_size(*style.size, reference_size)
-    style = fit_image(style, *size)
-    scale = max(_scale_to(style, 256), _scale_to(image, 1))
-    ours, theirs = (middle(_scaled(one, scale), 384, 384) for one in (image, style))
-    return ours, theirs
+@dataclass(frozen=True)
+class _Content:
+    """What every result is compared with that has this content at this size."""
+
+    brightness: Brightness
+    edges: Edges
+
+    @classmethod
+    def of(cls, picture: Tensor) -> Self:
+        brightness = Brightness.of(picture)
+        return cls(brightness, Edges.of(brightness.mean))
+
+    @property
+    def nbytes(self) -> int:
+        return self.brightness.nbytes + self.edges.nbytes
+
+    def figures(self, result: Tensor) -> dict[str, float]:
+        ours = self.of(result)
+        return {
+            "ssim_luma": ours.brightness.similarity(self.brightness).item(),
+            "edge_f1": ours.edges.agreement(self.edges).item(),
+        }
 
 
-def _scale_to(image: Image.Image, side: int) -> float:
+def _one_scale(
+    image_size: tuple[int, int], style_size: tuple[int, int], reference_size: int | None
+) -> tuple[tuple[int, int], float]:
+    """The size at which a style was seen, and by how much it and the result are reduced then.
+
+    They are reduced alike, so that a pixel is as wide in both.
+    """
+    size = image_size if reference_size is None else scaled_size(*style_size, reference_size)
+    return size, max(_scale_to(size, 256), _scale_to(image_size, 1))
+
+
+def _scale_to(size: tuple[int, int], side: int) -> float:
     """The factor, 1 at most, that leaves side x side pixels, and no side below `MIN_SIDE`."""
-    area = side / math.sqrt(image.width * image.height)
-    return min(1.0, max(area, MIN_SIDE / min(image.size)))
+    area = side / math.sqrt(size[0] * size[1])
+    return min(1.0, max(area, MIN_SIDE / min(size)))
+
+
+def _reduced(image: Image.Image, scale: float) -> Tensor:
+    """The middle of a reduced copy: what is compared with a style, or of one."""
+    return middle(_scaled(image, scale), 384, 384).contiguous()
 
 
 def _scaled(image: Image.Image, scale: float) -> Tensor:

@@ -33,3 +33,10 @@ def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
     right = math.ceil(width / factor) * factor - width
     bottom = math.ceil(height / factor) * factor - height
     return F.pad(pixels, (0, right, 0, bottom), mode="replicate")
+
+
+def middle(images: Tensor, height: int, width: int) -> Tensor:
+    """The middle of pictures that are larger than height x width."""
+    top = max(0, (images.shape[-2] - height) // 2)
+    left = max(0, (images.shape[-1] - width) // 2)
+    return images[..., top : top + height, left : left + width]

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from ad_lib.batch import Result
-from ad_lib.pictures.measure import measure
-from ad_lib.pictures.metrics import phash
+from ad_lib.pictures.hashes import phash
+from ad_lib.pictures.measure import Judge
 from ad_lib.requests import Request
 from manifests.items import ErrorClass, Item, Problem
 from manifests.job import Job, Output
@@ -29,8 +29,17 @@ class Rendered:
     result: Result
 
 
-def finished_outcome(item: Item, rendered: Rendered, job: Job, scratch: Path) -> Outcome:
+def finished_outcome(
+    item: Item, rendered: Rendered, job: Job, scratch: Path, judge: Judge
+) -> Outcome:
     """The outcome of a picture: kept, as a file of `scratch`, or rejected.
+
+    Args:
+        item: what was rendered.
+        rendered: its picture.
+        job: the run's.
+        scratch: a folder that exists.
+        judge: measures the pictures of the shard, one after the other or in several threads.
 
     Raises:
         ScratchFull: `scratch` cannot be written.
@@ -40,7 +49,7 @@ def finished_outcome(item: Item, rendered: Rendered, job: Job, scratch: Path) ->
     outcome = Outcome(
         item,
         degraded=result.degraded,
-        metrics=_figures(rendered),
+        metrics=_figures(rendered, judge),
         phash=phash(result.image),
         seconds=result.seconds,
         peak_memory_bytes=result.peak_memory_bytes,
@@ -74,7 +83,7 @@ def _stored(item: Item, image: Image.Image, output: Output, scratch: Path) -> Ou
     return OutputFile(name, hashlib.sha256(data).hexdigest(), len(data), *image.size)
 
 
-def _figures(rendered: Rendered) -> dict[str, float]:
+def _figures(rendered: Rendered, judge: Judge) -> dict[str, float]:
     """The losses at the end of rendering, and what is measured of the picture."""
     request, result = rendered.request, rendered.result
     losses: dict[str, float] = {}
@@ -84,7 +93,7 @@ def _figures(rendered: Rendered) -> dict[str, float]:
             "style_loss": result.style_losses[-1],
             "content_loss": result.content_losses[-1],
         }
-    return losses | measure(
+    return losses | judge.measure(
         result.image,
         styles=request.styles,
         content=request.content,

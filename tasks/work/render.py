@@ -20,6 +20,7 @@ from ad_lib.batch import Result, render
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
+from ad_lib.pictures.measure import Judge
 from ad_lib.requests import Request
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
@@ -114,6 +115,7 @@ class _Shard:
         starved: items that ran out of memory on a device that was not fresh and theirs alone.
         seconds_for_input: that nothing was rendered, as pictures were not there yet.
         seconds_for_output: the same, as rendered ones were still measured and encoded.
+        judge: measures the pictures; what it knows of styles and contents is kept for the shard.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class _Shard:
         self.batch_size = work.batch_size
         self.starved: set[Item] = set()
         self.seconds_for_input = self.seconds_for_output = 0.0
+        self.judge = Judge()
         self._telling = threading.Lock()
 
     def render(self) -> None:
@@ -289,7 +292,9 @@ class _Shard:
         if isinstance(rendered, Problem):
             return Outcome(one.item, problem=rendered, retries=one.retry)
         try:
-            outcome = finished_outcome(one.item, rendered, self.work.job, self.work.scratch)
+            outcome = finished_outcome(
+                one.item, rendered, self.work.job, self.work.scratch, self.judge
+            )
         except BaseException as error:
             return Outcome(one.item, problem=problem_of(error), retries=one.retry)
         seconds = one.seconds + (outcome.seconds or 0.0)

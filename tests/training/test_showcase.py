@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ad_lib.batch import Result, render
-from ad_lib.pictures.metrics import ssim_luma, swd_patch
+from ad_lib.pictures.patches import swd_patch
+from ad_lib.pictures.structure import ssim_luma
 from ad_lib.pictures.tensors import image_to_tensor
 from tests.bad_images import picture
 from tests.conftest import TINY_BACKBONE

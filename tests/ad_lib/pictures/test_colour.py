@@ -8,8 +8,13 @@ import torch
 from scipy.linalg import sqrtm
 from skimage.color import lab2rgb, rgb2lab
 
-from ad_lib.pictures.colour import keep_colours, lab_to_rgb, match_channel_statistics, rgb_to_lab
-from ad_lib.pictures.metrics import luma
+from ad_lib.pictures.colour import (
+    keep_colours,
+    lab_to_rgb,
+    luma,
+    match_channel_statistics,
+    rgb_to_lab,
+)
 
 
 @pytest.fixture
