@@ -25,7 +25,7 @@ import tasks.work.render as rendering
 from ad_lib.batch import Result
 from ad_lib.errors import ImageError, NumericsError, RequestError
 from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
-from ad_lib.pictures.measure import measure
+from ad_lib.pictures.measure import Judge, measure
 from ad_lib.requests import fit_role
 from infra.store import StoreBusy
 from manifests.errors import RunFolderError
@@ -284,7 +284,7 @@ def test_slow_measuring_holds_up_no_loading(tmp_path, rendered, monkeypatch):
     """Every picture is loaded although nothing is measured before that."""
     loaded: list[str] = []
     all_loaded = threading.Event()
-    load = loading.load_picture
+    load, measuring = loading.load_picture, Judge.measure
 
     def watched(image: Input, *args: Any) -> Any:
         found = load(image, *args)
@@ -295,10 +295,10 @@ def test_slow_measuring_holds_up_no_loading(tmp_path, rendered, monkeypatch):
 
     def slow(*args: Any, **options: Any) -> Any:
         assert all_loaded.wait(60)
-        return measure(*args, **options)
+        return measuring(*args, **options)
 
     monkeypatch.setattr(loading, "load_picture", watched)
-    monkeypatch.setattr(encoding, "measure", slow)
+    monkeypatch.setattr(Judge, "measure", slow)
     told = render(planted(tmp_path, num_sound=6), batch_size=2, io_threads=1)
     assert [outcome.problem for outcome in told.outcomes.values()] == [None] * 6
 
@@ -315,9 +315,9 @@ def test_what_was_waited_for_slow_files_and_for_slow_measuring_is_told(
 
         return call
 
-    for module, name, slow in ((loading, "load_picture", 0), (encoding, "measure", 1)):
+    for owner, name, slow in ((loading, "load_picture", 0), (Judge, "measure", 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, slowly(getattr(module, name)))
+            patch.setattr(owner, name, slowly(getattr(owner, name)))
             told = render(work)
         assert told.waits[slow] >= 0.2
 
