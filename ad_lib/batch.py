@@ -8,6 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -19,10 +22,15 @@ from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs, picture_digest
 from ad_lib.model.backbone import Backbone
+from ad_lib.model.room import room
 from ad_lib.pictures.tensors import tensor_to_image
 from ad_lib.presets import Algorithm, find_preset
 from ad_lib.requests import Request
+from ad_lib.settings import Settings
 from ad_lib.synthesis import ALGORITHMS
+
+_REFERENCE_PROPORTIONS = 1.5
+"""Longer over shorter side of a reference that keeps its proportions, as most pictures have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +59,7 @@ def render(
     backbone: Backbone,
     requests: Sequence[Request],
     *,
-    batch_size: int = 4,
+    batch_size: int | Literal["auto"] = "auto",
     on_step_end: Callable[[int, int], None] = lambda items, steps: None,
     noise: Callable[[int], Noise] = seeded_noise,
     encoded: EncodedPictures | None = None,
@@ -61,7 +69,8 @@ def render(
     Args:
         backbone: the frozen model.
         requests: any mixture of tasks and sizes; those that can share a batch do.
-        batch_size: items optimised together at most; memory grows with it.
+        batch_size: items optimised together at most; memory grows with it. `auto` is what the
+            device's memory has room for, see `automatic_batch_size`.
         on_step_end: told after each timestep how many items advanced, and the timesteps of each.
         noise: makes an item's noise from its seed.
         encoded: pictures that earlier calls encoded; this one's are kept there too.
@@ -70,21 +79,72 @@ def render(
         NumericsError: an item's latents stopped being finite.
         RequestError: the settings do not fit this backbone.
     """
+    fitting = partial(_fitting, backbone)
     results: dict[int, Result] = {}
     encoded = encoded or EncodedPictures()
-    for batch in plan_batches(requests, batch_size):
+    for batch in plan_batches(
+        requests, fitting if batch_size == "auto" else lambda one: batch_size
+    ):
         chosen = [requests[position] for position in batch]
         rendered = _render_batch(backbone, chosen, on_step_end, noise, encoded)
         results.update(zip(batch, rendered, strict=True))
     return [results[position] for position in range(len(requests))]
 
 
-def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
+def automatic_batch_size(
+    backbone: Backbone,
+    settings: Settings,
+    *,
+    width: int,
+    height: int,
+    num_references: int,
+    sharers: int = 1,
+) -> int:
+    """How many items the memory of the backbone's device has room for.
+
+    It depends on the memory that there is in all, in coarse classes, and not on what is free: the
+    same job is always cut into the same batches. Where it is wrong, memory runs out.
+
+    Args:
+        backbone: the frozen model.
+        settings: of the items.
+        width: of a result, in pixels.
+        height: of a result, in pixels.
+        num_references: of each item.
+        sharers: processes that share the memory evenly.
+    """
+    cell = backbone.vae_scale_factor**2
+    side = settings.reference_size
+    of_one = width * height if side is None else round(_REFERENCE_PROPORTIONS * side**2)
+    return backbone.cell_bytes.batch_size(
+        room(backbone.device, backbone.weight_bytes, sharers=sharers),
+        cells=-(-width * height // cell),
+        reference_cells=-(-num_references * of_one // cell),
+    )
+
+
+def _fitting(backbone: Backbone, request: Request) -> int:
+    return automatic_batch_size(
+        backbone,
+        request.settings,
+        width=request.width,
+        height=request.height,
+        num_references=len(request.styles),
+    )
+
+
+def plan_batches(
+    requests: Sequence[Request], batch_size: Callable[[Request], int]
+) -> list[list[int]]:
     """Positions of the requests, cut into batches that can run together.
 
     Items of a batch agree in algorithm, settings, and in the number and size of their pictures;
     items with the same styles, then the same content, stand side by side, so that a batch holds few
     distinct references. A picture that is expanded in views is a batch of its own.
+
+    Args:
+        requests: any.
+        batch_size: how many items that are like this one may run together.
     """
     digests = {id(image): picture_digest(image) for one in requests for image in _pictures(one)}
 
@@ -97,12 +157,11 @@ def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[int]
 
     order = sorted(range(len(requests)), key=lambda p: (kind(p), neighbours(p), p))
     batches: list[list[int]] = []
-    for position in order:
-        room = 1 if _algorithm(requests[position]) == "expand" else batch_size
-        if batches and len(batches[-1]) < room and kind(batches[-1][0]) == kind(position):
-            batches[-1].append(position)
-        else:
-            batches.append([position])
+    for _, group in groupby(order, kind):
+        alike = list(group)
+        first = requests[alike[0]]
+        most = 1 if _algorithm(first) == "expand" else batch_size(first)
+        batches += [alike[start : start + most] for start in range(0, len(alike), most)]
     return batches
 
 

@@ -27,6 +27,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 MAX_PIXELS = 1_000_000_000
 """The highest `limits.max_pixels`: a picture of so many pixels takes 3 GB as it is decoded."""
 
+MAX_BATCH_SIZE = 1024
+"""The highest `compute.batch_size`."""
+
 MAX_WORKERS = 256
 """The highest `compute.workers`: workers that one command starts."""
 
@@ -265,6 +268,15 @@ def check_ray_address(value: str) -> str:
     return value
 
 
+def _batch_size(value: Any) -> Any:
+    if value == "auto":
+        return value
+    written = str(value)
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", written) or int(written) > MAX_BATCH_SIZE:
+        raise ValueError(f"give auto, or a number of items in 1..{MAX_BATCH_SIZE}")
+    return int(written)
+
+
 class Compute(Part):
     """Where and how fast a run is computed.
 
@@ -272,7 +284,9 @@ class Compute(Part):
     rounds in its own way; the run keeps the kind that it was planned with.
 
     Attributes:
-        batch_size: items optimised together.
+        batch_size: items optimised together at most. `auto` is what the memory of the worker's
+            device has room for, told from the sizes, the network and the precision; it is the same
+            whenever the job runs on such a machine.
         device: of the workers: `cpu`, `cuda`, `cuda:N` or `mps`. `auto` is decided by the job
             alone, so that a plan does not depend on the machine that made it: `cpu` for the
             embedded backbone and for weights of less than 256 MiB in all, a ControlNet's included,
@@ -291,7 +305,7 @@ class Compute(Part):
         io_threads: threads that fetch, decode and encode.
     """
 
-    batch_size: Annotated[Count, Field(le=1024)] = 4
+    batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = "auto"
     device: Name = "auto"
     workers: Annotated[Count, Field(le=MAX_WORKERS)] | None = None
     runner: Literal["local", "ray"] = "local"

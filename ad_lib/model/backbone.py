@@ -21,8 +21,10 @@ from ad_lib.model.ddim import DDIM
 from ad_lib.model.decoder_cache import DecoderCache
 from ad_lib.model.denoise import Control, NoisePredictor
 from ad_lib.model.prompts import PromptEmbeds, encode_prompt
+from ad_lib.model.room import CellBytes
 from ad_lib.model.taps import FeatureExtractor, self_attention_layers
 from ad_lib.model.techniques import Techniques
+from ad_lib.model.trial_pass import cell_bytes
 from ad_lib.model.weights import Weights
 
 NUM_DEFAULT_LAYERS = 6
@@ -144,6 +146,18 @@ class Backbone:
     def dynamics(self, num_inference_steps: int) -> DDIM:
         """The sampler for one number of steps."""
         return DDIM(self.scheduler, num_inference_steps, self.device)
+
+    @cached_property
+    def cell_bytes(self) -> CellBytes:
+        """What the network takes for each latent cell, which says how many items fit together."""
+        return cell_bytes(self.feature_extractor(), self.unet, self.latent_channels)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all networks' weights."""
+        networks = (self.unet, self.vae, *self.text_encoders, self.controlnet)
+        weights = [one.parameters() for one in networks if one is not None]
+        return sum(weight.nbytes for of_one in weights for weight in of_one)
 
     def timesteps(self, num_inference_steps: int) -> Tensor:
         """(T,) DDIM's timesteps, descending."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ad_lib.model.room import MAX_BATCH_SIZE
 from infra.store import Store, StoreError
 from manifests.attempts import FOREIGN_DEATHS, AttemptRecord, Ending, Suspicion, Worker, suspicion
 from manifests.commits import Commit, RunRecord, ShardStats
@@ -187,6 +188,7 @@ class ShardInWork:
             model=planned_model(self._place.run, self._place.job, self._changes),
             device=device_for(self._place.device, self._changes),
             batch_size=self.batch_size,
+            memory_sharers=memory_sharers(self._place.compute, self._place.device),
             io_threads=self._place.compute.io_threads,
             scratch=scratch,
         )
@@ -326,6 +328,21 @@ def device_for(device: str, changes: Mapping[str, Any]) -> str:
     return devices_for(kind, "auto", 1)[0]
 
 
+def most_together(compute: Compute) -> int:
+    """Items of a batch at most, before anything is known of memory."""
+    return MAX_BATCH_SIZE if compute.batch_size == "auto" else compute.batch_size
+
+
+def memory_sharers(compute: Compute, device: str) -> int | None:
+    """The workers that share a device's memory; None where it does not bound batches.
+
+    Those on a processor share its memory; each accelerator has its own, and one worker.
+    """
+    if compute.batch_size != "auto":
+        return None
+    return (compute.workers or 1) if device.partition(":")[0] == "cpu" else 1
+
+
 def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
     """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
 
@@ -335,4 +352,4 @@ def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
         return compute.hang_seconds
     seconds = (item.cost_seconds / settings_of(item).num_inference_steps for item in items)
     longest = max(seconds, default=0.0)
-    return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * compute.batch_size * longest)
+    return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * most_together(compute) * longest)

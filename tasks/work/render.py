@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from functools import partial
 
 from PIL import Image
 
-from ad_lib.batch import Result, render
+from ad_lib.batch import Result, automatic_batch_size, render
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
@@ -28,6 +28,7 @@ from manifests.outcomes import Outcome
 from manifests.quality import Quality
 from tasks.runs.environment import device_name
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, Stopped
+from tasks.runs.item_settings import settings_in
 from tasks.runs.requests import request_of, unsupported
 from tasks.work.concluding import Conclusions
 from tasks.work.decode import Loaded
@@ -166,6 +167,26 @@ class _Shard:
                 again += conclusions.all()
         return [one for one in again if one is not None]
 
+    def _most_together(self, tries: Sequence[_Try]) -> int:
+        """How many of these, which have one size, are rendered together."""
+        sharers = self.work.memory_sharers
+        if sharers is None:
+            return self.batch_size
+        sound = [one.item for one in tries if one.item.problem is None]
+        kinds = {(item.params, _num_references(item)) for item in sound}
+        fitting = [
+            automatic_batch_size(
+                self.backbone,
+                settings_in(params),
+                width=tries[0].item.width,
+                height=tries[0].item.height,
+                num_references=num_references,
+                sharers=sharers,
+            )
+            for params, num_references in kinds
+        ]
+        return min([self.batch_size, *fitting])
+
     def _most_waiting(self) -> int:
         """How many pictures may wait to be encoded; each is in hand."""
         return 2 * (self.work.io_threads + self.batch_size)
@@ -175,7 +196,7 @@ class _Shard:
     ) -> Iterator[tuple[Sequence[_Try], Mapping[Input, Loaded]]]:
         """The batches with their pictures, those of a few more batches on their way."""
         waiting: deque[tuple[Sequence[_Try], Mapping[Input, Future[Loaded]]]] = deque()
-        for batch in _batches(tries, self.batch_size):
+        for batch in _batches(tries, self._most_together):
             self._begin(batch, alone=False)
             waiting.append((batch, pictures.of([one.item for one in batch])))
             if len(waiting) > LOOKAHEAD:
@@ -301,16 +322,23 @@ class _Shard:
         return replace(outcome, retries=one.retry, seconds=seconds)
 
 
+def _num_references(item: Item) -> int:
+    return sum(one.role in ("style", "texture") for one in item.inputs)
+
+
 def _first_try(item: Item) -> _Try:
     return _Try(item, item.first_retry)
 
 
-def _batches(tries: Sequence[_Try], size: int) -> Iterator[Sequence[_Try]]:
+def _batches(
+    tries: Sequence[_Try], most_together: Callable[[Sequence[_Try]], int]
+) -> Iterator[Sequence[_Try]]:
     """The tries in batches of pictures of one size, in order otherwise."""
     by_size: dict[tuple[int, int], list[_Try]] = {}
     for one in tries:
         by_size.setdefault((one.item.width, one.item.height), []).append(one)
     for alike in by_size.values():
+        size = most_together(alike)
         for start in range(0, len(alike), size):
             yield alike[start : start + size]
 

@@ -48,6 +48,8 @@ class ShardWork:
         model: of the run.
         device: one of this machine, such as `cpu` or `cuda:1`.
         batch_size: items rendered together at most, to begin with.
+        memory_sharers: workers that share the device's memory, where batches are as large as it has
+            room for; None where only `batch_size` bounds them.
         io_threads: that read and decode; as many more, at most one a core, measure and encode.
         scratch: a folder that exists; encoded pictures become files of it, named by key.
     """
@@ -58,6 +60,7 @@ class ShardWork:
     model: PlannedModel
     device: str
     batch_size: int
+    memory_sharers: int | None = None
     io_threads: int
     scratch: Path
 

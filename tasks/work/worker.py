@@ -49,6 +49,7 @@ from tasks.work.finishing import (
     changes_of,
     device_for,
     hang_seconds,
+    most_together,
     planned_model,
 )
 from tasks.work.holding import Holding
@@ -161,7 +162,7 @@ class _Worker:
             should_stop=self._should_stop,
             tell=tell,
         )
-        self._batch_size = compute.batch_size
+        self._batch_size = most_together(compute)
         self._num_committed = self._num_lost = self._num_faults = 0
         self._is_warm = False
         self._waits_because: str | None = None

@@ -68,7 +68,7 @@ def spy(tiny_backbone, monkeypatch):
 def test_an_items_first_step_is_the_same_alone_in_a_batch_and_in_another_order(spy, make, order):
     requests = [make(style=10 + n, seed=n, num_inference_steps=1) for n in order]
     render(spy, requests)
-    (batch,) = plan_batches(requests, 4)
+    (batch,) = plan_batches(requests, lambda one: 4)
     together = dict(zip(batch, spy.decoded, strict=True))
     for position, request in enumerate(requests):
         render(spy, [request])
@@ -169,7 +169,7 @@ def test_a_batch_holds_what_can_run_together_and_no_more_than_was_allowed():
             "style-transfer", content=image(0), styles=[image(1)] * 2, width=64, height=64
         )
     )
-    batches = plan_batches(requests, 2)
+    batches = plan_batches(requests, lambda one: 2)
     assert sorted(position for batch in batches for position in batch) == list(range(13))
     assert max(map(len, batches)) == 2
     for batch in batches:
@@ -182,7 +182,7 @@ def test_a_batch_holds_what_can_run_together_and_no_more_than_was_allowed():
 
 def test_items_with_the_same_style_stand_side_by_side():
     requests = [transfer(content=n, style=10 + n % 2) for n in range(8)]
-    for batch in plan_batches(requests, 4):
+    for batch in plan_batches(requests, lambda one: 4):
         assert len({position % 2 for position in batch}) == 1
 
 

@@ -130,7 +130,7 @@ def test_the_order_of_requests_changes_no_batch_and_no_picture(tiny_backbone):
 
 def test_requests_that_differ_in_kind_share_no_batch():
     requests = [request(task, seed) for task in TASKS for seed in (1, 2)]
-    for batch in plan_batches(requests, 8):
+    for batch in plan_batches(requests, lambda one: 8):
         assert len({(requests[p].task, requests[p].width) for p in batch}) == 1 or (
             {requests[p].task for p in batch} <= {"style-transfer", "texture-layout"}
         )
@@ -138,4 +138,4 @@ def test_requests_that_differ_in_kind_share_no_batch():
 
 def test_a_picture_in_views_is_alone_in_its_batch():
     requests = [request("texture-expand", seed) for seed in range(3)]
-    assert plan_batches(requests, 8) == [[0], [1], [2]]
+    assert plan_batches(requests, lambda one: 8) == [[0], [1], [2]]

@@ -161,7 +161,7 @@ def test_a_wrong_value_is_refused_with_the_value_and_the_line(load, key, value, 
         ("backbone", "7", "backbone: give a mapping of name, revision, config, controlnet"),
         ("inputs__content", "5", "inputs.content: give a mapping of uri, license, attribution"),
         ("pairing", "shuffle", "pairing.mode: input should be 'zip', 'product' or 'random'"),
-        ("compute__batch_size", "many", "compute.batch_size: give a number, not a word; got"),
+        ("compute__batch_size", "many", "compute.batch_size: give auto, or a number of items in 1"),
         ("inputs__style", "''", "inputs.style.uri.0: string should have at least 1 character"),
     ],
 )
