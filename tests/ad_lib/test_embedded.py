@@ -40,8 +40,23 @@ def pipeline():
 
 
 @pytest.fixture(scope="module")
-def images():
-    return to_tensor(np.stack([pixels for pixels, _ in fresh_drawings(8)]))
+def drawings():
+    return fresh_drawings(8)
+
+
+@pytest.fixture(scope="module")
+def images(drawings):
+    return to_tensor(np.stack([pixels for pixels, _ in drawings]))
+
+
+@pytest.fixture(scope="module")
+def latents(pipeline, images):
+    return encode(pipeline.vae, images)
+
+
+@pytest.fixture(scope="module")
+def decoded(pipeline, latents):
+    return decode(pipeline.vae, latents)
 
 
 def test_it_is_small_and_half_precision():
@@ -61,18 +76,17 @@ def test_its_noise_schedule_is_that_of_stable_diffusion(pipeline):
     assert config.prediction_type == "epsilon"
 
 
-def test_unseen_drawings_come_back(pipeline, images):
-    assert psnr(decode(pipeline.vae, encode(pipeline.vae, images)), images) > 20
+def test_unseen_drawings_come_back(images, decoded):
+    assert psnr(decoded, images) > 20
 
 
-def test_small_moves_of_the_latents_make_small_changes(pipeline, images):
-    latents = encode(pipeline.vae, images)
+def test_small_moves_of_the_latents_make_small_changes(pipeline, latents, decoded):
     moved = latents + 0.05 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    assert psnr(decode(pipeline.vae, moved), decode(pipeline.vae, latents)) > 30
+    assert psnr(decode(pipeline.vae, moved), decoded) > 30
 
 
-def test_latents_are_near_unit_variance(pipeline, images):
-    std = encode(pipeline.vae, images).std((0, 2, 3))
+def test_latents_are_near_unit_variance(latents):
+    std = latents.std((0, 2, 3))
     assert std.min() > 0.5
     assert std.max() < 2
 
@@ -83,9 +97,10 @@ def test_a_white_picture_stays_white_and_a_black_one_black(pipeline):
         assert (decode(pipeline.vae, encode(pipeline.vae, plain)) - value).abs().mean() < 0.2
 
 
-def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(pipeline):
-    pixels, captions = zip(*fresh_drawings(16), strict=True)
-    captions, latents = list(captions), encode(pipeline.vae, to_tensor(np.stack(pixels)))
+def test_the_unet_knows_more_than_the_best_constant_and_listens_to_the_caption(
+    pipeline, drawings, latents
+):
+    captions = [caption for _, caption in drawings]
     right = noise_losses(pipeline, latents, captions)
     another = noise_losses(pipeline, latents, captions[1:] + captions[:1])
     constant = constant_losses(pipeline, latents)
