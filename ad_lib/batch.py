@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ad_lib.algorithm.noise import Noise, seeded_noise
+from ad_lib.algorithm.noise import NOISE, Noise
 from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
@@ -61,7 +61,7 @@ def render(
     *,
     batch_size: int | Literal["auto"] = "auto",
     on_step_end: Callable[[int, int], None] = lambda items, steps: None,
-    noise: Callable[[int], Noise] = seeded_noise,
+    noise: Callable[[int], Noise] | None = None,
     encoded: EncodedPictures | None = None,
 ) -> list[Result]:
     """Renders every request, in order.
@@ -72,7 +72,7 @@ def render(
         batch_size: items optimised together at most; memory grows with it. `auto` is what the
             device's memory has room for, see `automatic_batch_size`.
         on_step_end: told after each timestep how many items advanced, and the timesteps of each.
-        noise: makes an item's noise from its seed.
+        noise: makes an item's noise from its seed; None is as its setting `noise` says.
         encoded: pictures that earlier calls encoded; this one's are kept there too.
 
     Raises:
@@ -192,12 +192,13 @@ def _render_batch(
     backbone: Backbone,
     requests: Sequence[Request],
     on_step_end: Callable[[int, int], None],
-    noise: Callable[[int], Noise],
+    noise: Callable[[int], Noise] | None,
     encoded: EncodedPictures,
 ) -> list[Result]:
     started = time.perf_counter()
     _forget_peak_memory(backbone.device)
-    drawn = [noise(request.seed) for request in requests]
+    make = noise or NOISE[requests[0].settings.noise]
+    drawn = [make(request.seed) for request in requests]
     inputs = BatchInputs(backbone, requests, drawn, encoded)
     total = inputs.settings.num_inference_steps
     latents, trace = ALGORITHMS[_algorithm(requests[0])](

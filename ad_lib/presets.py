@@ -98,6 +98,13 @@ class Preset:
         """The role whose look is distilled: `style` or `texture`."""
         return next(role for role in self.roles if REQUEST_FIELDS[role] == "styles")
 
+    @property
+    def starts_from_content(self) -> bool:
+        """Whether optimisation starts from a content that every request has: no noise is drawn."""
+        return self.algorithm == "optimize" and any(
+            REQUEST_FIELDS[role] == "content" for role in self.roles
+        )
+
     def uses(self, setting: str) -> bool:
         """Whether the task reads a setting."""
         fields_used = {REQUEST_FIELDS[role] for role in self.all_roles}
@@ -105,6 +112,8 @@ class Preset:
             return not fields_used.isdisjoint({"content", "target_mask"})
         if setting == "controlnet_conditioning_scale":
             return "control_image" in fields_used
+        if setting == "noise":
+            return not self.starts_from_content
         return setting in _READS[self.algorithm]
 
     def settings_with(self, overrides: Mapping[str, Any]) -> Settings:
@@ -161,6 +170,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     content_weight=0.25,
                     guidance_scale=7.0,
                     adain=True,
+                    noise="by_draw",
                 ),
                 summary="draw a prompt in the style's manner; the numbers for SDXL",
                 size=1024,
@@ -178,6 +188,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     content_weight=0.25,
                     guidance_scale=7.5,
                     adain=True,
+                    noise="by_draw",
                 ),
                 summary="draw a prompt in the style's manner; the numbers for Stable Diffusion 1.5",
                 algorithm="sample",
@@ -185,21 +196,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset(
                 name="texture-optimize",
                 roles=("texture",),
-                settings=Settings(),
+                settings=Settings(noise="by_draw"),
                 summary="a new sample of a texture, optimised from noise",
             ),
             Preset(
                 name="texture-sample",
                 roles=("texture",),
                 optional_roles=("control",),
-                settings=Settings(num_inference_steps=50, num_optimization_steps=3),
+                settings=Settings(
+                    num_inference_steps=50, num_optimization_steps=3, noise="by_draw"
+                ),
                 summary="a new sample of a texture, drawn from the model: faster",
                 algorithm="sample",
             ),
             Preset(
                 name="texture-masked",
                 roles=("target_mask", "source_mask", "texture"),
-                settings=Settings(content_weight=0.15),
+                settings=Settings(content_weight=0.15, noise="by_draw"),
                 summary="lay a texture's labelled regions out anew, by a label map",
             ),
             Preset(
@@ -212,7 +225,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="texture-expand",
                 roles=("texture",),
                 settings=Settings(
-                    num_inference_steps=50, num_optimization_steps=3, reference_size=512
+                    num_inference_steps=50,
+                    num_optimization_steps=3,
+                    reference_size=512,
+                    noise="by_draw",
                 ),
                 summary="a texture of any size up to 4096x4096, in overlapping views",
                 size=1024,

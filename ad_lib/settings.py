@@ -45,6 +45,9 @@ class Settings:
         start_time: the style is distilled at timesteps below this; 999 is always.
         variant: `reference` draws noise for AdaIN and features apart, as the released code does;
             `paper` uses one noised style for both, as Algorithm 2 is written.
+        noise: `by_draw` draws by (seed, what it is for, step), so that items that differ in other
+            settings see the same noise, and views of one picture share that of the style; `stream`
+            draws one after another from one generator, as versions before did.
         init: sampling starts from `noise`, or from the noised `style`.
         controlnet_conditioning_scale: weight of the ControlNet's residuals.
         seamless: axes along which the picture continues on its opposite side; True is `both`,
@@ -72,6 +75,7 @@ class Settings:
     adain: bool = False
     start_time: int = MAX_TIMESTEPS
     variant: Literal["reference", "paper"] = "reference"
+    noise: Literal["by_draw", "stream"] = "stream"
     init: Literal["noise", "style"] = "noise"
     controlnet_conditioning_scale: float = 1.0
     seamless: Seamless = "none"
@@ -102,6 +106,7 @@ class Settings:
         _check_choice("adain", self.adain, (True, False))
         _check_whole("start_time", self.start_time, 0, MAX_TIMESTEPS)
         _check_choice("variant", self.variant, ("reference", "paper"))
+        _check_choice("noise", self.noise, ("by_draw", "stream"))
         _check_choice("init", self.init, ("noise", "style"))
         _check_number(
             "controlnet_conditioning_scale", self.controlnet_conditioning_scale, at_least=0.0

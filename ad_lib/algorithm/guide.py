@@ -60,7 +60,7 @@ def sample_with_distillation(
         latents = denoised(predict_noise, dynamics, latents, t)
         if visits[step]:
             latents, losses[step] = distilled(
-                distiller, rates, dynamics, latents, dynamics.after(t), style, noise, content
+                distiller, rates, dynamics, latents, dynamics.after(t), step, style, noise, content
             )
         on_step_end(step)
     return latents, LossTrace.of(losses[len(visits) - sum(visits) :])
@@ -95,6 +95,7 @@ def distilled(
     dynamics: Dynamics,
     latents: Float[Tensor, "b c h w"],
     timestep: Timestep,
+    step: int,
     style: References,
     noise: Sequence[Noise],
     content: References | None = None,
@@ -107,6 +108,7 @@ def distilled(
         dynamics: the sampler.
         latents: z_t', just denoised.
         timestep: t', where the denoising step arrived.
+        step: of the sampler, counted from 0; it says which noise is drawn.
         style: z_s, clean.
         noise: of each item.
         content: z_c, clean.
@@ -115,12 +117,16 @@ def distilled(
         The moved latents, detached, and the style and content loss before each Adam step.
     """
     settings = distiller.settings
-    noised_style = noised(style, dynamics, timestep, noise, "style")
+    noised_style = noised(style, dynamics, timestep, noise, "style", step)
     if settings.adain:  # the released code gives AdaIN noise of its own; Algorithm 2 does not
         own_noise = settings.variant == "reference"
-        target = noised(style, dynamics, timestep, noise, "adain") if own_noise else noised_style
+        target = (
+            noised(style, dynamics, timestep, noise, "adain", step) if own_noise else noised_style
+        )
         latents = adain(latents, target)
-    noised_content = noised(content, dynamics, timestep, noise, "content") if content else None
+    noised_content = (
+        noised(content, dynamics, timestep, noise, "content", step) if content else None
+    )
 
     state, losses = distiller.visit(
         distiller.init(latents), rates, timestep.tensor, noised_style, noised_content
@@ -134,8 +140,11 @@ def noised(
     timestep: Timestep,
     noise: Sequence[Noise],
     tag: str,
+    step: int,
 ) -> References:
     """Every item's references under that item's own noise, at the noise level of `timestep`.
+
+    A draw's number counts the references of all steps before, drawn or not, and then on.
 
     Items that share their noise and their references see the same draw, made once.
     """
@@ -146,9 +155,9 @@ def noised(
         wanted = (id(draw), *item)
         if wanted not in rows:
             rows[wanted] = list(range(len(latents), len(latents) + len(item)))
-            for row in item:
+            for number, row in enumerate(item, start=step * len(item)):
                 clean = references.latents[row]
-                drawn = draw(tag, clean.shape).to(clean)
+                drawn = draw(tag, number, clean.shape).to(clean)
                 latents.append(dynamics.add_noise(clean, drawn, timestep))
         index.append(rows[wanted])
     return References(latents, index, references.weights)
@@ -158,4 +167,4 @@ def noised_start(
     style: References, dynamics: Dynamics, noise: Sequence[Noise]
 ) -> Float[Tensor, "b c h w"]:
     """z_T that is each item's one style under all the noise that the model knows."""
-    return noised(style, dynamics, dynamics.noisiest, noise, "init").one_per_item()
+    return noised(style, dynamics, dynamics.noisiest, noise, "init", step=0).one_per_item()

@@ -107,6 +107,7 @@ def expand_with_distillation(
                     dynamics,
                     crops,
                     dynamics.after(t),
+                    step,
                     shared,
                     [noise] * len(batch),
                 )

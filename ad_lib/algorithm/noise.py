@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,21 +16,54 @@ from torch import Tensor
 class Noise(Protocol):
     """Draws standard normal noise for one item, on the CPU, in float32."""
 
-    def __call__(self, tag: str, shape: Sequence[int]) -> Tensor:
-        """The next draw of that tag: `init` for the latents, `style` for noise on the styles."""
+    def __call__(self, tag: str, number: int, shape: Sequence[int]) -> Tensor:
+        """One draw.
+
+        Args:
+            tag: what it is for: `init` for the latents, `style`, `adain` and `content` for noise on
+                the references, `region` for the start of a masked texture.
+            number: of the draw among those of its tag. It follows from the step of the sampler, so
+                that a step draws the same whatever other steps do.
+            shape: of the noise.
+        """
         ...
 
 
 def seeded_noise(seed: int) -> Noise:
-    """Noise from one CPU generator, so that an item's picture is the same in any batch."""
+    """Noise that follows from (seed, tag, number) alone, the same on every machine.
+
+    A counter-based generator (Philox) is given their hash as its key, anew for every draw.
+    """
+
+    def draw(tag: str, number: int, shape: Sequence[int]) -> Tensor:
+        hashed = hashlib.blake2b(f"{seed} {tag} {number}".encode(), digest_size=16).digest()
+        key = np.frombuffer(hashed, "<u8").astype(np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        return torch.from_numpy(generator.standard_normal(tuple(shape), np.float32))
+
+    return draw
+
+
+def stream_noise(seed: int) -> Noise:
+    """Noise from one CPU generator that goes on from draw to draw, whatever they are for.
+
+    What an item draws depends on all that it has drawn before: a run that distils less often, or
+    without AdaIN, sees other noise.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
 
-    def draw(tag: str, shape: Sequence[int]) -> Tensor:
+    def draw(tag: str, number: int, shape: Sequence[int]) -> Tensor:
         return torch.randn(tuple(shape), generator=generator)
 
     return draw
 
 
+NOISE: Mapping[str, Callable[[int], Noise]] = MappingProxyType(
+    {"by_draw": seeded_noise, "stream": stream_noise}
+)
+"""What makes an item's noise from its seed, by the setting `noise`."""
+
+
 def draw_together(items: Sequence[Noise], tag: str, shape: Sequence[int]) -> Tensor:
-    """(b, *shape) the next draw of every item."""
-    return torch.stack([noise(tag, shape) for noise in items])
+    """(b, *shape) the first draw of every item."""
+    return torch.stack([noise(tag, 0, shape) for noise in items])

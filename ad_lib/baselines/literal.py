@@ -237,9 +237,9 @@ def sample_literally(
     """
     losses = []
     with network.attached():
-        for t in scheduler.timesteps[:num_steps]:
+        for step, t in enumerate(scheduler.timesteps[:num_steps]):
             latents, of_step = _sampled_step(
-                network, scheduler, latents, t, style, noise, prompts, settings, content
+                network, scheduler, latents, step, t, style, noise, prompts, settings, content
             )
             losses += of_step
     return latents, losses
@@ -279,7 +279,7 @@ def expand_literally(
                 batch = views[start : start + settings.view_batch_size]
                 crops = torch.cat([latents[..., rows[:, None], columns] for rows, columns in batch])
                 crops, of_batch = _sampled_step(
-                    network, scheduler, crops, t, style, noise, prompts, settings, None
+                    network, scheduler, crops, step, t, style, noise, prompts, settings, None
                 )
                 losses += of_batch
                 for (rows, columns), crop in zip(batch, crops, strict=True):
@@ -293,6 +293,7 @@ def _sampled_step(
     network: LiteralNetwork,
     scheduler: DDIMScheduler,
     latents: Tensor,
+    step: int,
     t: Tensor,
     style: Tensor,
     noise: Noise,
@@ -310,7 +311,8 @@ def _sampled_step(
     before = (t - apart).clamp(min=0)  # the level at which the step has arrived
 
     def noised(clean: Tensor, tag: str) -> Tensor:
-        drawn = torch.stack([noise(tag, one.shape) for one in clean])
+        numbered = enumerate(clean, start=step * len(clean))
+        drawn = torch.stack([noise(tag, number, one.shape) for number, one in numbered])
         return given.add_noise(clean, drawn.to(clean), before[None])
 
     noised_style = noised(style, "style")

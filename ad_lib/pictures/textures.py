@@ -27,7 +27,7 @@ def region_random(
 
     Reference: Zhou et al. 2025 (arXiv:2502.20235), controllable texture synthesis.
     """
-    share = torch.special.ndtr(noise("region", target.shape).double())  # uniform in [0, 1]
+    share = torch.special.ndtr(noise("region", 0, target.shape).double())  # uniform in [0, 1]
     filled = texture.new_empty(3, *target.shape)
     for label in target.unique():
         pixels = texture[0][:, source == label]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ad_lib import EncodedPictures, NumericsError, Request, RequestError, Result, render
-from ad_lib.algorithm.noise import seeded_noise
+from ad_lib.algorithm.noise import stream_noise
 from ad_lib.batch import plan_batches
 from tests.bad_images import picture
 from tests.rounding import assert_equal_but_for_a_few_signs
@@ -118,19 +118,22 @@ def test_noise_comes_from_the_items_seed_and_no_other_generator(tiny_backbone):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_noise_is_standard_normal_and_goes_on_from_draw_to_draw():
-    noise = seeded_noise(7)
-    first, second = noise("init", (4, 50, 50)), noise("init", (4, 50, 50))
-    assert not torch.equal(first, second)
-    assert torch.equal(seeded_noise(7)("init", (4, 50, 50)), first)
-    assert not torch.equal(seeded_noise(8)("init", (4, 50, 50)), first)
-    assert abs(first.mean()) < 0.05
-    assert abs(first.std() - 1) < 0.05
+def test_the_setting_says_how_noise_is_drawn_unless_it_is_injected(tiny_backbone):
+    earlier, now, recorded = (
+        render(tiny_backbone, [texture(num_inference_steps=1, **changes)], noise=noise)[0]
+        for changes, noise in (({"noise": "stream"}, None), ({}, None), ({}, stream_noise))
+    )
+    np.testing.assert_array_equal(pixels(earlier), pixels(recorded))
+    assert not np.array_equal(pixels(earlier), pixels(now))
 
 
 def test_noise_can_be_injected(spy):
     start = torch.full((4, 8, 8), 0.5)
-    render(spy, [texture(num_optimization_steps=0)], noise=lambda seed: lambda tag, shape: start)
+    render(
+        spy,
+        [texture(num_optimization_steps=0)],
+        noise=lambda seed: lambda tag, number, shape: start,
+    )
     assert torch.equal(spy.decoded[0], start)
 
 
@@ -307,7 +310,7 @@ def test_what_is_padded_is_cut_off_again(spy):
 
 def test_latents_that_blow_up_are_a_numerics_error_with_a_remedy(tiny_backbone):
     def endless(seed):
-        return lambda tag, shape: torch.full(shape, torch.inf)
+        return lambda tag, number, shape: torch.full(shape, torch.inf)
 
     with pytest.raises(NumericsError, match=r"1 of 1 latents .*lower the learning rate"):
         render(tiny_backbone, [texture()], noise=endless)

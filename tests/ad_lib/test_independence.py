@@ -62,8 +62,9 @@ def test_an_item_is_the_same_alone_and_among_seven(tiny_backbone, task, width, h
     def alone(disturb):
         draw = seeded_noise(requests[place].seed)
 
-        def noise(tag, shape):
-            return disturb(draw(tag, shape)) if tag == "init" else draw(tag, shape)
+        def noise(tag, number, shape):
+            drawn = draw(tag, number, shape)
+            return disturb(drawn) if tag == "init" else drawn
 
         inputs = BatchInputs(tiny_backbone, requests[place : place + 1], [noise])
         if content := inputs.content:

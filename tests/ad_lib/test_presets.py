@@ -29,6 +29,7 @@ def test_a_preset_carries_the_published_numbers(name, content_weight, roles):
         content_weight=content_weight,
         attn_scale=1.0,
         layers=None,
+        noise="by_draw" if preset.uses("noise") else "stream",
     )
 
 
@@ -76,6 +77,7 @@ def test_the_sampled_texture_carries_the_published_numbers():
         content_weight=0.0,
         attn_scale=1.0,
         layers=None,
+        noise="by_draw",
     )
 
 

@@ -76,8 +76,10 @@ def test_a_seamless_texture_does_not_depend_on_where_its_noise_was_cut(
 
     def shifted(seed):
         draw = seeded_noise(seed)
-        return lambda tag, shape: (
-            draw(tag, shape).roll(shift, (1, 2)) if tag == "init" else draw(tag, shape)
+        return lambda tag, number, shape: (
+            draw(tag, number, shape).roll(shift, (1, 2))
+            if tag == "init"
+            else draw(tag, number, shape)
         )
 
     views = {"view_size": view_size, "view_stride": 4, "view_shift": False, "view_batch_size": 99}

@@ -334,7 +334,7 @@ def recorded_noise(recorded: dict[str, Tensor]) -> Noise:
         if name.startswith("noise_")
     }
 
-    def draw(tag: str, shape: Sequence[int]) -> Tensor:
+    def draw(tag: str, number: int, shape: Sequence[int]) -> Tensor:
         return next(draws[tag]).reshape(tuple(shape))
 
     return draw

@@ -126,9 +126,9 @@ def test_where_views_overlap_the_result_is_their_mean(scheduler):
 def test_views_of_one_batch_see_the_same_noise_on_the_style(scheduler):
     draws, draw = [], seeded_noise(5)
 
-    def counted(tag, shape):
+    def counted(tag, number, shape):
         draws.append(tag)
-        return draw(tag, shape)
+        return draw(tag, number, shape)
 
     start = torch.randn(1, 4, 4, 10, generator=torch.Generator().manual_seed(0))
     expand_with_distillation(
