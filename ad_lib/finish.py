@@ -1,4 +1,4 @@
-"""From a batch's latents to its pictures: a tuned decoder, tiles for large ones, colours."""
+"""How do latents become the finished picture: a tuned decoder, tiles, colours?"""
 
 from __future__ import annotations
 

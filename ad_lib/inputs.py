@@ -1,4 +1,4 @@
-"""How the pictures and words of a batch's requests become latents, regions and prompts.
+"""How do the pictures and words of a batch's requests become latents, regions and prompts?
 
 Invariant: each distinct picture is encoded once and alone, so that no item depends on another.
 """

@@ -1,4 +1,8 @@
-"""Where noise comes from: one small protocol, so that a recorded trajectory can be replayed."""
+"""Which noise does an item draw?
+
+By `seeded_noise` a draw follows from the seed, its tag and its number alone. `Noise` is a protocol,
+so that a recorded trajectory can be replayed with the noise that was recorded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How colours move while shapes stay: luma, CIELAB, and two ways to correct a result's colours.
+"""How do colours change while shapes stay: luma, CIELAB, and two corrections of a result?
 
 Pictures are (B, 3, H, W) sRGB in [0, 1]; what an item becomes does not depend on its batch-mates.
 """

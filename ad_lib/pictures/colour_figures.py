@@ -1,4 +1,4 @@
-"""How like are the colours of pictures, wherever they are?
+"""How similar are the colours of pictures, wherever in them they are?
 
 Invariant: what is known of a picture's colours depends on no other picture. Pictures are
 (B, 3, H, W) in [0, 1]; a figure does not depend on batch-mates, `diversity` apart.

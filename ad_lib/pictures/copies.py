@@ -1,7 +1,7 @@
 """How much of a picture was copied from another one?
 
-Invariant: what is known of a reference depends on no picture, so it is computed once and compared
-with many. Pictures are (B, 3, H, W) in [0, 1]; a figure does not depend on batch-mates.
+Invariant: what is computed of a reference depends on no other picture, so it is computed once
+and compared with many. Pictures are (B, 3, H, W) in [0, 1]; a figure does not depend on batch-mates.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _COPIED = 0.9  # correlation from which on a patch is a copy
 _FLAT = 0.01  # deviation of the fine luma below which a patch shows nothing
 
 _MAIN_PARTS = 24
-"""How many numbers tell of a patch what it has in common with most patches of a reference."""
+"""Directions (principal components of a reference's patches) that a main part is made of."""
 
 _NEAR = 0.89
-"""Below `_COPIED` by more than rounding moves a correlation."""
+"""Below `_COPIED` by more than the rounding of a correlation."""
 
 _AT_ONCE = 4096
-"""Places that are looked at together, so that what is found stays in the processor's cache."""
+"""Places that are compared together, so that the values stay in the processor's cache."""
 
 
 def patch_copy(

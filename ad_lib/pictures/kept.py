@@ -1,6 +1,6 @@
-"""What was computed already, and is kept in case it is asked for again?
+"""Which values have been computed already?
 
-Invariant: never more bytes than agreed, and no value is computed by two threads at the same time.
+Invariant: the values take no more bytes than agreed, and two threads never compute the same one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Value = TypeVar("Value", bound=Sized)
 
 
 class Kept:
-    """Values by key; those that nobody asked for longest are forgotten. Threads may share it.
+    """Values by key; the least recently used ones are removed. Threads may share it.
 
     Args:
         capacity: bytes that all values may take together.
@@ -73,5 +73,5 @@ class Kept:
                 total -= size
 
     def _sizes(self) -> dict[Hashable, int]:
-        """The bytes of what is computed, the values not asked for longest first."""
+        """The bytes of each computed value, the least recently used first."""
         return {key: held.result().nbytes for key, held in self._held.items() if held.done()}

@@ -1,6 +1,6 @@
-"""One result judged by every metric, on reduced copies where that bounds the cost.
+"""Which figures does a result get beside its styles and its content?
 
-Invariant: a figure is the same whether what it is compared with was known before or not.
+They are taken on reduced copies where that bounds the cost. Invariant: a figure is the same whether what it is compared with was known before or not.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ _POOLED: dict[str, Callable[[Sequence[float]], float]] = {
     "chroma_gain": harmonic_mean,
     "patch_copy": max,
 }
-"""What is compared with styles, and what becomes of several; the harmonic mean pools chroma."""
+"""The figures that compare with a style, and how those of several styles become one."""
 
 
 @dataclass(frozen=True)

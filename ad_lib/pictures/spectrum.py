@@ -1,4 +1,4 @@
-"""Is a picture as rough and as smooth as photos are?
+"""Has a picture as much coarse and fine detail as photographs have?
 
 Invariant: an item's figure does not depend on its batch-mates.
 """

@@ -1,7 +1,6 @@
-"""How pictures become tensors, and back.
+"""How do pictures become tensors, and back?
 
-Invariant: what does not divide by the autoencoder's factor is padded, never squashed, and cropped
-back later.
+A size that the autoencoder's factor does not divide is padded, never scaled, and cropped later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far must values move along a line to become others?
+"""How far apart are two sets of numbers, by the Wasserstein-1 distance?
 
 Invariant: both sides come in ascending order, so that one side can be sorted once and kept.
 """
