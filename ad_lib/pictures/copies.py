@@ -1,7 +1,7 @@
 """How much of a picture was copied from another one?
 
-Invariant: what is computed of a reference depends on no other picture, so it is computed once
-and compared with many. Pictures are (B, 3, H, W) in [0, 1]; a figure does not depend on batch-mates.
+Invariant: what is computed of a reference depends on no other picture, so it is computed once and
+compared with many. Pictures are (B, 3, H, W) in [0, 1]; a figure does not depend on batch-mates.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which figures does a result get beside its styles and its content?
 
-They are taken on reduced copies where that bounds the cost. Invariant: a figure is the same whether what it is compared with was known before or not.
+They are taken on reduced copies where that bounds the cost. Invariant: a figure is the same whether
+what it is compared with was computed before or just now.
 """
 
 from __future__ import annotations

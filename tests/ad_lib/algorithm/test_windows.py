@@ -1,4 +1,4 @@
-"""Windows of a torus: what is cut is what indices modulo its sides would take, and adds up again."""
+"""Windows of a torus: cut as indices modulo its sides would cut them, and added up again."""
 
 from __future__ import annotations
 
