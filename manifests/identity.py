@@ -61,6 +61,14 @@ ALWAYS_HASHED_SETTINGS = frozenset(
 """Settings that ids and fingerprint cover even where they are at their default; closed as well."""
 
 
+SET_BY_PRESETS_LATER = {
+    "noise": "presets draw by number; earlier versions drew from one stream, the class's default",
+}
+"""Settings that presets changed when they were added, each with what was so before; closed.
+
+A run that began before has none of them in `run.json`, and goes on with their defaults.
+"""
+
 MAX_DIFFERENCES = 20
 MAX_SHOWN_LETTERS = 80
 """Maximum fields, and letters of a value, in the message that says how two runs differ."""
@@ -123,6 +131,16 @@ def hashed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) ->
         for name, value in settings.items()
         if name in ALWAYS_HASHED_SETTINGS or value != defaults.get(name)
     }
+
+
+def settings_before(recorded: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run's version did not know and presets have changed since.
+
+    Args:
+        recorded: the settings in `run.json`.
+        defaults: what each is where no preset and no job says otherwise.
+    """
+    return {name: defaults[name] for name in SET_BY_PRESETS_LATER if name not in recorded}
 
 
 def input_identity(item_input: Input) -> list[str]:

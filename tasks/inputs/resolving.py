@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ad_lib.errors import BackboneError
 from ad_lib.model.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
@@ -21,6 +22,7 @@ from manifests.identity import (
     has_fast_kernels_as_default,
     in_first_layout,
     run_identity,
+    settings_before,
     with_fast_kernels_as_default,
 )
 from manifests.job import BackboneChoice, Job
@@ -128,9 +130,21 @@ class _ModelNames(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What becomes of a job's names in one run folder, whose record pins those of the hub."""
+class _Chosen:
+    """The settings of a job: its own and those of its sweep."""
 
+    settings: Settings
+    variations: tuple[Variation, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What becomes of a job in one run folder, whose record pins names of the hub.
+
+    A run that an earlier version began keeps the settings that presets have changed since.
+    """
+
+    chosen: _Chosen
     model: FoundModel
     device_type: DeviceType
     dtype: Dtype
@@ -165,12 +179,10 @@ def resolve_job(
         StoreError: a store refuses or does not answer.
     """
     preset = find_preset(job.task)
-    settings = preset.settings_with(job.settings)
-    variations = _variations(job, preset, settings)
+    chosen = _chosen(job, preset)
     check_device(job.compute.device)
     place = output_place(job.output.uri, base)
-    hashed = _identity_settings(settings, variations)
-    output_uri, record, found = _find_run(job, base, place, hashed, for_extension)
+    output_uri, record, found = _find_run(job, base, place, chosen, for_extension)
     if will_render and job.compute.runner == "local":
         device_type = found.device_type if record is None else record.device_type
         devices_for(device_type, job.compute.device, None)
@@ -181,8 +193,8 @@ def resolve_job(
     return ResolvedJob(
         job=job,
         preset=preset,
-        settings=settings,
-        variations=variations,
+        settings=found.chosen.settings,
+        variations=found.chosen.variations,
         model=found.model,
         dtype=found.dtype,
         device_type=found.device_type,
@@ -195,30 +207,33 @@ def resolve_job(
 
 
 def _find_run(
-    job: Job, base: str, place: OutputPlace, settings: Mapping[str, object], for_extension: bool
+    job: Job, base: str, place: OutputPlace, chosen: _Chosen, for_extension: bool
 ) -> tuple[str, RunRecord | None, _Run]:
     """The run folder of a job, what it holds, and what becomes of the job's names there."""
     if not place.is_dated:
         record = find_run(open_store(place.uri))
-        return place.uri, record, _run(job, base, settings, record)
-    known: dict[_ModelNames, _Run] = {}
+        return place.uri, record, _run(job, base, chosen, record)
+    known: dict[tuple[_ModelNames, _Chosen], _Run] = {}
     for uri, record in dated_runs(place, complete_too=for_extension):
         names = _model_names(job.backbone, base, record)
+        kept = _chosen_in(record, job, chosen)
         try:
-            found = known[names] = known.get(names) or _named_run(job, settings, names)
+            found = known.get((names, kept)) or _named_run(job, kept, names)
         except BackboneError as error:
             logger.warning("%s is not gone on with: %s", uri, error)
             continue
+        known[names, kept] = found
         if not _differences(record, found.identity, job):
             return uri, record, found
-    return new_run_uri(place), None, _run(job, base, settings, None)
+    return new_run_uri(place), None, _run(job, base, chosen, None)
 
 
-def _run(job: Job, base: str, settings: Mapping[str, object], record: RunRecord | None) -> _Run:
-    return _named_run(job, settings, _model_names(job.backbone, base, record))
+def _run(job: Job, base: str, chosen: _Chosen, record: RunRecord | None) -> _Run:
+    kept = _chosen_in(record, job, chosen)
+    return _named_run(job, kept, _model_names(job.backbone, base, record))
 
 
-def _named_run(job: Job, settings: Mapping[str, object], names: _ModelNames) -> _Run:
+def _named_run(job: Job, chosen: _Chosen, names: _ModelNames) -> _Run:
     model = find_model(
         names.name,
         names.revision,
@@ -230,13 +245,13 @@ def _named_run(job: Job, settings: Mapping[str, object], names: _ModelNames) -> 
     dtype = dtype_of(job.backbone, device_type)
     identity = run_identity(
         job,
-        settings=settings,
+        settings=_identity_settings(chosen),
         model_revision=model.revision,
         rendering_revision=RENDERING_REVISION,
         dtype=dtype,
         device_type=device_type,
     )
-    return _Run(model, device_type, dtype, identity)
+    return _Run(chosen, model, device_type, dtype, identity)
 
 
 def differences_to(run: RunRecord, resolved: ResolvedJob) -> list[str]:
@@ -252,7 +267,21 @@ def _differences(run: RunRecord, wanted: Mapping[str, object], job: Job) -> list
     return differences(run.identity, wanted)
 
 
-def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation, ...]:
+def _chosen_in(record: RunRecord | None, job: Job, chosen: _Chosen) -> _Chosen:
+    """The settings of a job in the folder of a run, which an earlier version may have begun."""
+    kept = {} if record is None else settings_before(record.settings, asdict(Settings()))
+    return _chosen(job, find_preset(job.task), kept) if kept else chosen
+
+
+def _chosen(job: Job, preset: Preset, kept: Mapping[str, Any] = MappingProxyType({})) -> _Chosen:
+    """The settings of a job, over those of its presets and what a run has `kept`."""
+    settings = preset.settings_with({**kept, **job.settings})
+    return _Chosen(settings, _variations(job, preset, settings, kept))
+
+
+def _variations(
+    job: Job, preset: Preset, settings: Settings, kept: Mapping[str, Any]
+) -> tuple[Variation, ...]:
     if not job.sweep_entries:
         return (Variation("", "", preset, settings),)
     variations: list[Variation] = []
@@ -263,8 +292,8 @@ def _variations(job: Job, preset: Preset, settings: Settings) -> tuple[Variation
                 f"sweep: {entry.label!r} takes {_taken(swept)}, but {preset.name} takes "
                 f"{_taken(preset)}: sweep over tasks that take the same inputs"
             )
-        chosen = swept.settings_with({**job.settings, **entry.settings})
-        variations.append(Variation(entry.label, entry.suffix, swept, chosen))
+        tried = swept.settings_with({**kept, **job.settings, **entry.settings})
+        variations.append(Variation(entry.label, entry.suffix, swept, tried))
     return tuple(variations)
 
 
@@ -272,13 +301,13 @@ def _taken(preset: Preset) -> str:
     return " and ".join([*preset.roles, *(["a prompt"] if preset.takes_prompt else [])])
 
 
-def _identity_settings(settings: Settings, variations: tuple[Variation, ...]) -> dict[str, object]:
+def _identity_settings(chosen: _Chosen) -> dict[str, object]:
     swept = {
         variation.label: {"task": variation.preset.name, **settings_in_ids(variation.settings)}
-        for variation in variations
+        for variation in chosen.variations
         if variation.label
     }
-    return {**settings_in_ids(settings), **({"sweep": swept} if swept else {})}
+    return {**settings_in_ids(chosen.settings), **({"sweep": swept} if swept else {})}
 
 
 def _model_names(choice: BackboneChoice, base: str, run: RunRecord | None) -> _ModelNames:

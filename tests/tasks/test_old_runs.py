@@ -1,6 +1,7 @@
 """Run folders that earlier code wrote are read, finished, mended, and grow.
 
-Those in `second` are of `run.json`'s second schema, the others of the first layout.
+Those in `second` and `third` are of `run.json`'s second schema, the others of the first layout. The
+task of `third` draws noise, from one stream as versions did before noise had numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ad_lib.settings import Settings
+from manifests.items import Item
 from manifests.job import load_job
-from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.inputs.resolving import ResolvedJob, differences_to, resolve_job
 from tasks.keeping.repairing import mend
 from tasks.keeping.verifying import verify
 from tasks.plans.extending import extend
-from tasks.plans.planning import open_prepared
+from tasks.plans.planning import open_prepared, plan_items
 from tasks.plans.retrying import retry
 from tasks.plans.source_changes import source_changes
 from tasks.results.publishing import publish
+from tasks.runs.run_folder import open_run
+from tasks.runs.run_plan import open_plan
 from tests.audit import audit
 from tests.tasks.runs import files_of, finish
 
@@ -37,6 +42,7 @@ LATE = "content/d.png"
 
 
 LAYOUTS = ("", "second/")
+EXTENDED = ("second/complete", "second/half", "third/complete")
 
 
 @pytest.fixture
@@ -54,11 +60,11 @@ def pictures_in_bucket(s3_bucket) -> None:
 
 @pytest.fixture
 def old_run(pictures_in_bucket, tmp_path, request) -> ResolvedJob:
-    """The job of a copied run folder, `complete` or `half`; those in `second` were extended."""
+    """The job of a copied run folder, `complete` or `half`; some were extended."""
     shutil.copytree(HOME / request.param / "run", tmp_path / "run")
-    if request.param.startswith("second"):
+    if request.param in EXTENDED:
         put_picture(LATE, HOME / "late" / LATE)
-    return job_at(tmp_path)
+    return job_at(tmp_path, "third/" if request.param.startswith("third") else "")
 
 
 def put_picture(key: str, path: Path) -> None:
@@ -67,16 +73,19 @@ def put_picture(key: str, path: Path) -> None:
     client.close()
 
 
-def job_at(folder: Path) -> ResolvedJob:
-    """The job of the old runs, its sources listed now."""
-    return resolve_job(load_job(HOME / "job.yaml"), str(folder))
+def job_at(folder: Path, layout: str = "", **overrides: str) -> ResolvedJob:
+    """The job of the old runs, its sources listed now; `settings__x` is the key `settings.x`."""
+    changes = {name.replace("__", "."): text for name, text in overrides.items()}
+    return resolve_job(load_job(HOME / layout / "job.yaml", changes), str(folder))
 
 
 def run_json(resolved: ResolvedJob) -> dict[str, object]:
     return json.loads((Path(resolved.output_uri) / "run.json").read_bytes())
 
 
-@pytest.mark.parametrize("old_run", [f"{one}complete" for one in LAYOUTS], indirect=True)
+@pytest.mark.parametrize(
+    "old_run", [f"{one}complete" for one in (*LAYOUTS, "third/")], indirect=True
+)
 def test_a_finished_old_run_is_recognised_reported_and_sound(old_run):
     before = files_of(old_run.output_uri)
     prepared = open_prepared(old_run)
@@ -124,6 +133,63 @@ def test_a_half_finished_old_run_is_finished_as_it_was_planned_then_mended_and_e
     assert (index.complete, index.counts.failed) == (True, 0)
     assert verify(str(run)).findings == ()
     assert_same_pictures(run, HOME / whole / "run", but="c-x-")
+
+
+@pytest.mark.parametrize("old_run", ["third/half"], indirect=True)
+def test_a_run_with_one_stream_of_noise_is_finished_and_extended_with_that_stream(
+    old_run, tmp_path
+):
+    record, run, whole = run_json(old_run), Path(old_run.output_uri), HOME / "third/complete/run"
+    assert "noise" not in record["settings"]
+    prepared = open_prepared(old_run)
+    assert prepared is not None
+    assert finish(prepared).complete
+    assert_same_pictures(run, whole, but="d-")
+    put_picture(LATE, HOME / "late" / LATE)
+    extension = extend(job_at(tmp_path, "third/"))
+    assert extension is not None
+    assert (extension.num_items, extension.num_replacing) == (1, 0)
+    prepared = open_prepared(job_at(tmp_path, "third/"))
+    assert prepared is not None
+    assert finish(prepared).complete
+    assert_same_pictures(run, whole)
+    assert run_json(old_run) == record
+
+
+@pytest.mark.parametrize("old_run", ["third/half"], indirect=True)
+@pytest.mark.parametrize(
+    ("overrides", "differing"),
+    [
+        ({}, None),
+        ({"settings__noise": "stream"}, None),
+        ({"settings__noise": "by_draw"}, "  settings.noise: the run folder has None"),
+        ({"backbone__deterministic": "false"}, None),
+        ({"backbone__deterministic": "true"}, "  backbone.deterministic: the run folder has None"),
+    ],
+)
+def test_a_job_that_states_what_its_old_run_does_not_do_is_another_job(
+    old_run, tmp_path, overrides, differing
+):
+    job = job_at(tmp_path, "third/", **overrides)
+    lines = differences_to(open_run(old_run.output_uri)[1], job)
+    assert len(lines) == (differing is not None)
+    assert all(line.startswith(differing) for line in lines)
+
+
+def test_a_new_run_of_the_same_job_draws_by_number_and_has_other_items(
+    pictures_in_bucket, tmp_path
+):
+    job = job_at(tmp_path, "third/")
+    assert job.settings.noise == "by_draw"
+    assert job.identity["settings.noise"] == "by_draw"
+    old = {item.item_id for item in old_items(HOME / "third/complete/run")}
+    plan = plan_items(job)
+    assert old.isdisjoint(item.item_id for item in plan.iter_items())
+    plan.close()
+
+
+def old_items(run: Path) -> list[Item]:
+    return [item for plan in open_plan(*open_run(str(run))).plans for item in plan.iter_items()]
 
 
 @pytest.mark.parametrize("old_run", ["complete"], indirect=True)
@@ -179,5 +245,10 @@ def pixels(run: Path, row: dict[str, Any]) -> Any:
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a row says on every machine; pixels follow a processor's rounding."""
-    return (row["item_id"], row["key"], row["seed"], row["status"], row["params"])
+    """What a row says on every machine; pixels follow a processor's rounding.
+
+    A setting that a version did not know is at its default.
+    """
+    params = json.loads(row["params"])
+    settings = Settings(**params.pop("settings"))
+    return (row["item_id"], row["key"], row["seed"], row["status"], settings, params)
