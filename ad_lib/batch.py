@@ -20,9 +20,10 @@ from ad_lib.algorithm.noise import NOISE, Noise
 from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
-from ad_lib.inputs import BatchInputs, picture_digest
+from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.room import room
+from ad_lib.pictures.hashes import picture_digest
 from ad_lib.pictures.tensors import tensor_to_image
 from ad_lib.presets import Algorithm, find_preset
 from ad_lib.requests import Request

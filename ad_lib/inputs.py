@@ -5,7 +5,6 @@ Invariant: each distinct picture is encoded once and alone, so that no item depe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,6 +24,7 @@ from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.denoise import Control, NoisePredictor
 from ad_lib.model.prompts import PromptEmbeds, joined
+from ad_lib.pictures.hashes import picture_digest
 from ad_lib.pictures.masks import label_map
 from ad_lib.pictures.tensors import image_to_tensor, pad_to_multiple
 from ad_lib.pictures.textures import region_random
@@ -209,10 +209,3 @@ class BatchInputs:
     def _prompts(texts: Sequence[Any], encode: Callable[[Any], PromptEmbeds]) -> PromptEmbeds:
         known = {text: encode(text) for text in dict.fromkeys(texts)}
         return known[texts[0]] if len(known) == 1 else joined([known[text] for text in texts])
-
-
-def picture_digest(image: Image.Image) -> str:
-    """Tells pictures apart by their pixels."""
-    pixels = hashlib.sha256(f"{image.mode} {image.size} ".encode())
-    pixels.update(image.tobytes())
-    return pixels.hexdigest()

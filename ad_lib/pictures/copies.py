@@ -28,8 +28,8 @@ _MAIN_PARTS = 24
 _NEAR = 0.89
 """Below `_COPIED` by more than the rounding of a correlation."""
 
-_AT_ONCE = 4096
-"""Places that are compared together, so that the values stay in the processor's cache."""
+_PLACES, _ROWS = 2048, 16
+"""Places, or rows of them, compared together: to allocate more memory takes longer than that."""
 
 
 def patch_copy(
@@ -106,19 +106,24 @@ class KnownPlaces:
         """No patch (mean 0, length 1) correlates with a place by more than this."""
         main = patches @ self._directions.T
         parts = torch.cat([main, _rest(patches, main, 1)], 1)
-        found = [(parts @ some).amax(1) for some in self._places.split(_AT_ONCE, 1)]
+        products = parts.new_empty(len(parts), _PLACES)
+        found = [
+            torch.mm(parts, some, out=products[:, : some.shape[1]]).amax(1)
+            for some in self._places.split(_PLACES, 1)
+        ]
         return torch.stack(found).amax(0)
 
     def _best_correlation(self, patches: Tensor) -> Tensor:
         """The largest correlation of each patch (mean 0, length 1) with any place."""
         if not len(patches):
             return patches.new_zeros(0)
-        seen = (self._seen_by(some) for some in patches.split(32))
-        return torch.cat([(one / self._spread).amax((0, 2, 3)) for one in seen])
-
-    def _seen_by(self, filters: Tensor) -> Tensor:
-        """(1, filters, places down, places along) products with the patches of all places."""
-        return F.conv2d(self._detail, filters.view(-1, 1, _SPAN, _SPAN), dilation=_STEP)
+        filters = patches.view(-1, 1, _SPAN, _SPAN)
+        best = []
+        for top in range(0, self._spread.shape[2], _ROWS):
+            rows = self._detail[:, :, top : top + _ROWS + _REACH]
+            products = F.conv2d(rows, filters, dilation=_STEP)
+            best.append(products.div_(self._spread[:, :, top : top + _ROWS]).amax((0, 2, 3)))
+        return torch.stack(best).amax(0)
 
     def _main_directions(self) -> Tensor:
         """(parts, samples) of length 1, found on every ninth patch."""
@@ -130,7 +135,8 @@ class KnownPlaces:
 
     def _main_parts(self, length: Tensor) -> Tensor:
         """(parts + 1, places): the main part of each place's patch, and the length of its rest."""
-        main = (self._seen_by(self._directions) / self._spread)[0].flatten(1)
+        filters = self._directions.view(-1, 1, _SPAN, _SPAN)
+        main = F.conv2d(self._detail, filters, dilation=_STEP).div_(self._spread)[0].flatten(1)
         return torch.cat([main, _rest(length.flatten()[None], main, 0)])
 
 

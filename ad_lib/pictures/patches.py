@@ -20,11 +20,8 @@ from ad_lib.pictures.wasserstein import ascending, wasserstein_distance
 PATCH = 7
 """Pixels; side of the patches that are compared."""
 
-_AT_ONCE = 32
-"""Directions whose values are held at the same time, so that they stay in the processor's cache."""
-
-_ROWS = 48
-"""Rows of filter responses that are held at the same time, for the same reason."""
+_DIRECTIONS, _ROWS = 16, 48
+"""Computed together: allocating more memory takes longer than what is computed in it."""
 
 
 def swd_patch(
@@ -104,7 +101,7 @@ class KnownPatches:
     ) -> None:
         self._directions = _directions(num_projections, seed).to(references)
         self._levels = [
-            [_along(level, some) for some in self._directions.split(_AT_ONCE)]
+            [_along(level, some) for some in self._directions.split(_DIRECTIONS)]
             for level in _pyramid(references)
         ]
 
@@ -117,7 +114,7 @@ class KnownPatches:
         """The figure of `swd_patch`."""
         distances = []
         for level, known in zip(_pyramid(images), self._levels, strict=False):
-            some = zip(self._directions.split(_AT_ONCE), known, strict=True)
+            some = zip(self._directions.split(_DIRECTIONS), known, strict=True)
             found = [wasserstein_distance(_along(level, one), theirs) for one, theirs in some]
             distances.append(torch.cat(found, 1))
         return torch.stack(distances).mean((0, 2))
@@ -164,18 +161,27 @@ def _pyramid(images: Tensor) -> Iterator[Tensor]:
 
 def _along(images: Tensor, directions: Tensor) -> Tensor:
     """(B, P, n) what the patches are along each direction, in ascending order."""
-    return ascending(F.conv2d(images, directions).flatten(2))
+    height, width = (side - PATCH + 1 for side in images.shape[-2:])
+    values = images.new_empty(len(images), len(directions), height, width)
+    for rows, target in zip(_strips(images), values.split(_ROWS, 2), strict=True):
+        target.copy_(F.conv2d(rows, directions))
+    return ascending(values.flatten(2))
 
 
 def _gram(images: Tensor, bank: Tensor) -> Tensor:
     """(B, filters, filters) mean products of the responses, cut at zero, over all positions."""
-    total = images.new_zeros(len(images), len(bank), len(bank))
     height, width = (side - PATCH + 1 for side in images.shape[-2:])
-    for top in range(0, height, _ROWS):
-        rows = images[..., top : top + _ROWS + PATCH - 1, :].contiguous()
+    total = images.new_zeros(len(images), len(bank), len(bank))
+    for rows in _strips(images):
         responses = F.conv2d(rows, bank).relu_().flatten(2)
-        total += responses @ responses.mT
+        total.baddbmm_(responses, responses.mT)
     return total / (height * width)
+
+
+def _strips(images: Tensor) -> Iterator[Tensor]:
+    """Pictures cut across, so that every patch lies in one strip."""
+    for top in range(0, images.shape[2] - PATCH + 1, _ROWS):
+        yield images[:, :, top : top + _ROWS + PATCH - 1].contiguous()
 
 
 @lru_cache(maxsize=8)

