@@ -72,7 +72,8 @@ def render(
         requests: any mixture of tasks and sizes; those that can share a batch do.
         batch_size: items optimised together at most; memory grows with it. `auto` is what the
             device's memory has room for, see `automatic_batch_size`.
-        on_step_end: told after each timestep how many items advanced, and the timesteps of each.
+        on_step_end: told after each timestep how many items advanced, and the timesteps of each;
+            of a picture that is expanded, how many views, and all that it has in all timesteps.
         noise: makes an item's noise from its seed; None is as its setting `noise` says.
         encoded: pictures that earlier calls encoded; this one's are kept there too.
 
@@ -201,9 +202,8 @@ def _render_batch(
     make = noise or NOISE[requests[0].settings.noise]
     drawn = [make(request.seed) for request in requests]
     inputs = BatchInputs(backbone, requests, drawn, encoded)
-    total = inputs.settings.num_inference_steps
     latents, trace = ALGORITHMS[_algorithm(requests[0])](
-        inputs, lambda step: on_step_end(len(requests), total)
+        inputs, lambda done, total: on_step_end(done * len(requests), total)
     )
     _check_finite(latents)
     images = finished(inputs, latents)

@@ -20,63 +20,73 @@ from ad_lib.model.seamless import seamless, wrapped_axes
 from ad_lib.presets import Algorithm
 from ad_lib.settings import Seamless, Settings
 
-Synthesize = Callable[[BatchInputs, Callable[[int], None]], tuple[Tensor, LossTrace]]
+OnStepEnd = Callable[[int, int], None]
+"""Told how many steps are done since the last time, and how many each item takes in all."""
+
+Synthesize = Callable[[BatchInputs, OnStepEnd], tuple[Tensor, LossTrace]]
 
 
-def optimized(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[Tensor, LossTrace]:
+def optimized(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 1."""
     settings = inputs.settings
     with _seamless(inputs.backbone, settings.seamless), _distiller(inputs) as distiller:
         content = inputs.content
+        timesteps = ordered_timesteps(inputs.backbone, settings)
         return optimize_latents(
             distiller,
-            ordered_timesteps(inputs.backbone, settings),
+            timesteps,
             content.one_per_item() if content else inputs.initial_latents,
             inputs.style,
             content,
-            on_step_end=on_step_end,
+            on_step_end=lambda step: on_step_end(1, len(timesteps)),
         )
 
 
-def sampled(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[Tensor, LossTrace]:
+def sampled(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 2."""
     settings, backbone = inputs.settings, inputs.backbone
     with _seamless(backbone, settings.seamless), _distiller(inputs) as distiller:
+        dynamics = backbone.dynamics(settings.num_inference_steps)
         return sample_with_distillation(
             inputs.noise_predictor(),
             distiller,
-            backbone.dynamics(settings.num_inference_steps),
+            dynamics,
             inputs.initial_latents,
             inputs.style,
             inputs.noise,
             inputs.content,
-            on_step_end=on_step_end,
+            on_step_end=lambda step: on_step_end(1, len(dynamics.timesteps)),
         )
 
 
-def expanded(inputs: BatchInputs, on_step_end: Callable[[int], None]) -> tuple[Tensor, LossTrace]:
-    """One item's finished latents by MultiDiffusion."""
+def expanded(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTrace]:
+    """One item's finished latents by MultiDiffusion; its steps are those of single views."""
     settings, backbone = inputs.settings, inputs.backbone
     (noise,) = inputs.noise
     latents = inputs.initial_latents
-    view = [min(settings.view_size, side) for side in latents.shape[-2:]]
-    view_pixels = (view[0] * backbone.vae_scale_factor, view[1] * backbone.vae_scale_factor)
+    height, width = latents.shape[-2:]
+    views = Views(
+        size=settings.view_size,
+        stride=settings.view_stride,
+        shift=settings.view_shift,
+        wrap=wrapped_axes(settings.seamless),
+        batch_size=settings.view_batch_size,
+    )
+    rows, columns = views.shape(height, width)
+    view_pixels = (rows * backbone.vae_scale_factor, columns * backbone.vae_scale_factor)
     axes = _axes_inside_a_view(settings, latents)
+    dynamics = backbone.dynamics(settings.num_inference_steps)
+    total = views.count(height, width, len(dynamics.timesteps))
     with _seamless(backbone, axes), _distiller(inputs, view_pixels) as distiller:
         return expand_with_distillation(
             inputs.noise_predictor(view_pixels),
             distiller,
-            backbone.dynamics(settings.num_inference_steps),
+            dynamics,
             latents,
             inputs.style,
             noise,
-            views=Views(
-                size=settings.view_size,
-                stride=settings.view_stride,
-                shift=settings.view_shift,
-                wrap=wrapped_axes(settings.seamless),
-            ),
-            on_step_end=on_step_end,
+            views=views,
+            on_views_end=lambda num_views: on_step_end(num_views, total),
         )
 
 

@@ -109,9 +109,9 @@ class PictureProgress:
         """The model is loaded."""
         self._began = time.monotonic()
 
-    def step(self, num_steps: int) -> None:
-        """One of so many steps is done."""
-        self._num_done, self._num_steps = self._num_done + 1, num_steps
+    def step(self, num_done: int, num_steps: int) -> None:
+        """Some more of so many steps are done."""
+        self._num_done, self._num_steps = self._num_done + num_done, num_steps
 
     def read(self) -> Snapshot:
         """How far the picture is now."""

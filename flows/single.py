@@ -83,8 +83,8 @@ def _render(
 
     progress = PictureProgress()
 
-    def on_step_end(num_items: int, num_steps: int) -> None:
-        progress.step(num_steps)
+    def on_step_end(num_done: int, num_steps: int) -> None:
+        progress.step(num_done, num_steps)
         if stopping.asked():
             raise Stopped("")
 

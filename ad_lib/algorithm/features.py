@@ -31,6 +31,13 @@ class AttentionFeatures:
     out: Float[Tensor, "b heads tokens d"] | None
     bias: Float[Tensor, "1 tokens"] | None = None
 
+    def expanded(self, batch: int) -> AttentionFeatures:
+        """The same for each of `batch` items, from a batch of one; nothing is copied."""
+        query, key, value = (
+            one.expand(batch, -1, -1, -1) for one in (self.query, self.key, self.value)
+        )
+        return AttentionFeatures(query, key, value, None, self.bias)
+
     def of_item(self, item: int) -> AttentionFeatures:
         """The features of one item of the batch, as a batch of one."""
         one = slice(item, item + 1)
@@ -61,6 +68,10 @@ class References:
     index: Sequence[Sequence[int]]
     weights: Sequence[float] | None = None
 
+    def repeated(self, batch: int) -> References:
+        """Those of the first item, for each of `batch` items."""
+        return References(self.latents, [self.index[0]] * batch, self.weights)
+
     def of_item(self, item: int) -> list[Float[Tensor, "c h w"]]:
         """The references of one item."""
         return [self.latents[row] for row in self.index[item]]
@@ -89,12 +100,15 @@ class References:
 
     def _gathered(self, layer: Mapping[int, AttentionFeatures]) -> AttentionFeatures:
         """One layer's tokens for every item, its references side by side."""
+        kinds = list(dict.fromkeys(map(tuple, self.index)))
 
         def gather(name: str) -> Tensor:
-            items = [
-                torch.cat([getattr(layer[row], name) for row in item], 2) for item in self.index
-            ]
-            return torch.cat(items)
+            tokens = {
+                kind: torch.cat([getattr(layer[row], name) for row in kind], 2) for kind in kinds
+            }
+            if len(kinds) == 1:  # nothing is copied
+                return tokens[kinds[0]].expand(len(self.index), -1, -1, -1)
+            return torch.cat([tokens[tuple(item)] for item in self.index])
 
         key = gather("key")
         return AttentionFeatures(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -59,9 +59,9 @@ def sample_with_distillation(
     for step, t in enumerate(dynamics.timesteps):
         latents = denoised(predict_noise, dynamics, latents, t)
         if visits[step]:
-            latents, losses[step] = distilled(
-                distiller, rates, dynamics, latents, dynamics.after(t), step, style, noise, content
-            )
+            after = dynamics.after(t)
+            seen = under_noise(distiller.settings, dynamics, after, step, style, noise, content)
+            latents, losses[step] = distilled(distiller, rates, latents, after.tensor, seen)
         on_step_end(step)
     return latents, LossTrace.of(losses[len(visits) - sum(visits) :])
 
@@ -89,48 +89,68 @@ def denoised(
     return dynamics.step(predict_noise(latents, timestep.tensor), timestep, latents)
 
 
-def distilled(
-    distiller: Distiller,
-    rates: Float[Tensor, "m 2"],
+class UnderNoise(NamedTuple):
+    """The references at one noise level; `target` has the statistics for AdaIN, where it is on."""
+
+    style: References
+    target: References | None
+    content: References | None
+
+
+def under_noise(
+    settings: Settings,
     dynamics: Dynamics,
-    latents: Float[Tensor, "b c h w"],
     timestep: Timestep,
     step: int,
     style: References,
     noise: Sequence[Noise],
     content: References | None = None,
+) -> UnderNoise:
+    """The references as the network sees them at a noise level.
+
+    Args:
+        settings: `adain` and `variant` are read.
+        dynamics: the sampler.
+        timestep: t', where the denoising step arrived.
+        step: of the sampler, counted from 0; it says which noise is drawn.
+        style: z_s, clean.
+        noise: of each item.
+        content: z_c, clean.
+    """
+
+    def noised_by(references: References, tag: str) -> References:
+        return noised(references, dynamics, timestep, noise, tag, step)
+
+    seen = noised_by(style, "style")
+    target = seen if settings.adain else None
+    if settings.adain and settings.variant == "reference":  # the released code draws once more
+        target = noised_by(style, "adain")
+    return UnderNoise(seen, target, noised_by(content, "content") if content else None)
+
+
+def distilled(
+    distiller: Distiller,
+    rates: Float[Tensor, "m 2"],
+    latents: Float[Tensor, "b c h w"],
+    timestep: Tensor,
+    seen: UnderNoise,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "m 2 b"]]:
     """Moves z_t' towards the style's attention; the network stays frozen.
 
     Args:
         distiller: the optimisation step, and the settings.
         rates: of a new Adam.
-        dynamics: the sampler.
         latents: z_t', just denoised.
         timestep: t', where the denoising step arrived.
-        step: of the sampler, counted from 0; it says which noise is drawn.
-        style: z_s, clean.
-        noise: of each item.
-        content: z_c, clean.
+        seen: the references at t'.
 
     Returns:
         The moved latents, detached, and the style and content loss before each Adam step.
     """
-    settings = distiller.settings
-    noised_style = noised(style, dynamics, timestep, noise, "style", step)
-    if settings.adain:  # the released code gives AdaIN noise of its own; Algorithm 2 does not
-        own_noise = settings.variant == "reference"
-        target = (
-            noised(style, dynamics, timestep, noise, "adain", step) if own_noise else noised_style
-        )
-        latents = adain(latents, target)
-    noised_content = (
-        noised(content, dynamics, timestep, noise, "content", step) if content else None
-    )
-
-    state, losses = distiller.visit(
-        distiller.init(latents), rates, timestep.tensor, noised_style, noised_content
-    )
+    if seen.target is not None:
+        latents = adain(latents, seen.target)
+    start = distiller.init(latents)
+    state, losses = distiller.visit(start, rates, timestep, seen.style, seen.content)
     return state.latents, losses
 
 

@@ -6,19 +6,21 @@ than the picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ad_lib.algorithm.dynamics import Dynamics
+from ad_lib.algorithm.adain import adain
+from ad_lib.algorithm.dynamics import Dynamics, Timestep
 from ad_lib.algorithm.features import References
-from ad_lib.algorithm.guide import PredictNoise, denoised, distilled, one_adam, visited
+from ad_lib.algorithm.guide import PredictNoise, denoised, one_adam, under_noise, visited
 from ad_lib.algorithm.noise import Noise
-from ad_lib.algorithm.step import Distiller
+from ad_lib.algorithm.step import Distiller, ReferenceFeatures
 from ad_lib.algorithm.trace import LossTrace
+from ad_lib.algorithm.windows import add, cut
 
 _STEPS_OF_SHIFT = (0.7548776662466927, 0.5698402909980532)
 """Multiples of these two numbers, modulo 1, cover the unit square evenly (Roberts 2018)."""
@@ -33,31 +35,46 @@ class Views:
         stride: distance of neighbouring views.
         shift: whether the grid moves from step to step, so that wide strides leave no borders.
         wrap: (vertically, horizontally) whether the picture continues on its opposite side.
+        batch_size: views that go through the network together.
     """
 
     size: int = 64
     stride: int = 8
     shift: bool = False
     wrap: tuple[bool, bool] = (False, False)
+    batch_size: int = 8
 
-    def at(self, height: int, width: int, step: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """The rows and columns of every view at a step of the sampler, row by row."""
-        rows, columns = (
-            list(self._axis(side, wraps, int(step * ratio % 1 * self.stride) if self.shift else 0))
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of every view of a picture."""
+        return min(self.size, height), min(self.size, width)
+
+    def at(self, height: int, width: int, step: int = 0) -> list[tuple[int, int]]:
+        """The first row and column of every view at a step of the sampler, row by row."""
+        tops, lefts = (
+            self._starts(side, wraps, int(step * ratio % 1 * self.stride) if self.shift else 0)
             for side, wraps, ratio in zip((height, width), self.wrap, _STEPS_OF_SHIFT, strict=True)
         )
-        return [(row, column) for row in rows for column in columns]
+        return [(top, left) for top in tops for left in lefts]
 
-    def _axis(self, side: int, wraps: bool, offset: int) -> Iterator[Int[Tensor, " size"]]:
+    def batches(self, height: int, width: int, step: int = 0) -> list[list[tuple[int, int]]]:
+        """The views of a step, as many at a time as go through the network together."""
+        places = self.at(height, width, step)
+        return [
+            places[start : start + self.batch_size]
+            for start in range(0, len(places), self.batch_size)
+        ]
+
+    def count(self, height: int, width: int, num_steps: int) -> int:
+        """How many views a picture has in so many steps of the sampler."""
+        return sum(len(self.at(height, width, step)) for step in range(num_steps))
+
+    def _starts(self, side: int, wraps: bool, offset: int) -> Sequence[int]:
         size = min(self.size, side)
         if wraps and size < side:
-            starts = range(offset, side + offset, self.stride)
-        else:
-            last = side - size
-            count = -(-(last + offset) // self.stride) + 1
-            starts = sorted({min(max(i * self.stride - offset, 0), last) for i in range(count)})
-        for start in starts:
-            yield (start + torch.arange(size)) % side
+            return range(offset, side + offset, self.stride)
+        last = side - size
+        count = -(-(last + offset) // self.stride) + 1
+        return sorted({min(max(i * self.stride - offset, 0), last) for i in range(count)})
 
 
 def expand_with_distillation(
@@ -69,61 +86,82 @@ def expand_with_distillation(
     noise: Noise,
     *,
     views: Views,
-    on_step_end: Callable[[int], None] = lambda step: None,
+    on_views_end: Callable[[int], None] = lambda num_views: None,
 ) -> tuple[Float[Tensor, "1 c h w"], LossTrace]:
     """Texture expansion: every step of Algorithm 2 in all views, then their mean.
 
     Args:
         predict_noise: the frozen network under the prompt.
-        distiller: the optimisation step, and the settings; `view_batch_size` views go through the
-            network together.
+        distiller: the optimisation step, and the settings.
         dynamics: the sampler.
         latents: z_T of the whole picture, unit Gaussian noise.
         style: z_s, the clean latents of the one item's references.
-        noise: of the item; the views of one batch share a draw.
+        noise: of the item; all views of a step share a draw.
         views: where the network looks.
-        on_step_end: told the index of each timestep that is done.
+        on_views_end: told how many views are done since the last time.
 
     Returns:
         The latents z_0, detached, and the losses before each Adam step, averaged over views.
 
     Reference: Bar-Tal et al. 2023 (arXiv:2302.08113), MultiDiffusion; Zhou et al. 2025.
     """
-    visits = visited(dynamics, distiller.settings)
-    rates = one_adam(distiller, latents)
+    visits, rates = visited(dynamics, distiller.settings), one_adam(distiller, latents)
     losses = rates.new_zeros(len(visits), len(rates), 2, 1)
     height, width = latents.shape[-2:]
+    shape = views.shape(height, width)
     for step, t in enumerate(dynamics.timesteps):
         total, count = torch.zeros_like(latents), torch.zeros_like(latents[:1, :1])
-        of_views = []
-        for batch in _batches(views.at(height, width, step), distiller.settings.view_batch_size):
-            crops = torch.cat([latents[..., rows[:, None], columns] for rows, columns in batch])
+        look = _Look(distiller, dynamics, dynamics.after(t), step, style, noise)
+        batches = views.batches(height, width, step)
+        for batch in batches:
+            crops = torch.cat([cut(latents, *place, *shape) for place in batch])
             crops = denoised(predict_noise, dynamics, crops, t)
             if visits[step]:
-                shared = References(style.latents, [style.index[0]] * len(batch), style.weights)
-                crops, of_batch = distilled(
-                    distiller,
-                    rates,
-                    dynamics,
-                    crops,
-                    dynamics.after(t),
-                    step,
-                    shared,
-                    [noise] * len(batch),
-                )
-                of_views.append(of_batch)
-            for (rows, columns), crop in zip(batch, crops, strict=True):
-                total[..., rows[:, None], columns] += crop
-                count[..., rows[:, None], columns] += 1
+                crops, of_batch = look.distilled(crops, rates)
+                losses[step] += of_batch.sum(-1, keepdim=True)
+            for place, crop in zip(batch, crops, strict=True):
+                add(total, crop, *place)
+                add(count, torch.ones_like(crop[:1]), *place)
+            on_views_end(len(batch))
         latents = total / count  # the mean of the views that cover a cell
-        if of_views:
-            losses[step] = torch.cat(of_views, -1).mean(-1, keepdim=True)
-        on_step_end(step)
+        losses[step] /= sum(map(len, batches))
     return latents, LossTrace.of(losses[len(visits) - sum(visits) :])
 
 
-def _batches(
-    views: Sequence[tuple[Tensor, Tensor]], size: int
-) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-    for start in range(0, len(views), size):
-        yield views[start : start + size]
+@dataclass
+class _Look:
+    """What all views of one step see of the style: looked at once, or for each batch of views.
+
+    Each batch draws noise of its own where the noise is a `stream`, as in the released code.
+    """
+
+    distiller: Distiller
+    dynamics: Dynamics
+    timestep: Timestep
+    step: int
+    style: References
+    noise: Noise
+    _seen: tuple[References | None, ReferenceFeatures] | None = None
+
+    def distilled(self, crops: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """The moved views, and the style and content loss of each before each Adam step."""
+        target, features = self._references()
+        if target is not None:
+            crops = adain(crops, target.repeated(len(crops)))
+        state, losses = self.distiller.descend(
+            self.distiller.init(crops),
+            rates,
+            self.timestep.tensor,
+            features.expanded(len(crops)),
+        )
+        return state.latents, losses
+
+    def _references(self) -> tuple[References | None, ReferenceFeatures]:
+        settings = self.distiller.settings
+        if self._seen is None or settings.noise == "stream":
+            noised = under_noise(
+                settings, self.dynamics, self.timestep, self.step, self.style, [self.noise]
+            )
+            features = self.distiller.references(self.timestep.tensor, noised.style)
+            self._seen = noised.target, features
+        return self._seen

@@ -44,6 +44,10 @@ class ReferenceFeatures(NamedTuple):
     content: Sequence[AttentionFeatures]
     content_latents: Float[Tensor, "b c h w"] | None
 
+    def expanded(self, batch: int) -> ReferenceFeatures:
+        """Those of one item without content, for each of `batch` views of it."""
+        return ReferenceFeatures([layer.expanded(batch) for layer in self.style], (), None)
+
 
 def learning_rates(
     settings: Settings, num_steps: int, device: torch.device

@@ -159,7 +159,7 @@ def test_one_picture_tells_its_loading_and_its_steps(printed: Any):
     with progress_shown(terminal, progress):
         progress.begin()
         for _ in range(3):
-            progress.step(3)
+            progress.step(1, 3)
     assert "rendering: 3/3 steps · ETA 0:00:00" in file.getvalue()
 
 

@@ -187,7 +187,6 @@ class Case:
             content_weight=self.args["weight"],
             adain=self.args["adain"],
             start_time=self.args["start_time"],
-            view_batch_size=self.args.get("view_batch_size", 1),
         )
         scale = float(self.args["attn_scale"])
         attend = partial(distilled_attention, attn_scale=scale, regions=regions)
@@ -447,7 +446,11 @@ def replay_panorama(golden: Golden, name: str) -> Row:
     """MultiDiffusion from the recorded noise, on the published grid of views."""
     case = Case(golden, name)
     recorded = case.recorded
-    views = Views(size=case.case["window"], stride=case.args["stride"])
+    views = Views(
+        size=case.case["window"],
+        stride=case.args["stride"],
+        batch_size=case.args["view_batch_size"],
+    )
 
     def expand(num_timesteps: int | None, disturb: Disturb) -> tuple[Tensor, Tensor]:
         latents, trace = expand_with_distillation(

@@ -119,6 +119,7 @@ def test_the_literal_multidiffusion_follows_a_recorded_run():
     case = Recorded(golden, "pano_small")
     height, width = case.recorded["noise_init"].shape[-2:]
     views = Views(size=case.case["window"], stride=case.args["stride"])
+    rows, columns = views.shape(height, width)
 
     def run(num_steps: int | None, disturb: Disturb) -> tuple[Tensor, list[Losses]]:
         return expand_literally(
@@ -129,7 +130,10 @@ def test_the_literal_multidiffusion_follows_a_recorded_run():
             recorded_noise(case.recorded),
             case.prompts(),
             case.settings,
-            lambda step: views.at(height, width, step),
+            lambda step: [
+                (torch.arange(rows) + top, torch.arange(columns) + left)
+                for top, left in views.at(height, width, step)
+            ],
             num_steps=num_steps,
         )
 

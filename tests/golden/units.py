@@ -320,10 +320,9 @@ def check_views(golden: Golden) -> Row:
     differing, wrong, bugs = 0, 0, []
     for grid in golden.unit["views_h0_h1_w0_w1"]:
         height, width, window = grid["height_px"] // 8, grid["width_px"] // 8, grid["window"]
-        ours = [
-            [int(edge) for axis in view for edge in (axis[0], axis[-1] + 1)]
-            for view in Views(size=window, stride=grid["stride"]).at(height, width)
-        ]
+        views = Views(size=window, stride=grid["stride"])
+        rows, columns = views.shape(height, width)
+        ours = [[top, top + rows, left, left + columns] for top, left in views.at(height, width)]
         if min(height, width) < window:
             bugs.append(f"{grid['height_px']}x{grid['width_px']}")
             covered = {(row, column) for a, b, c, d in ours for row in (a, b) for column in (c, d)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,8 +22,8 @@ from tests.ad_lib.algorithm.test_guide import ddim, predict_noise
 from tests.ad_lib.algorithm.test_optimize import latents_of, shared, toy
 from tests.ad_lib.requests_of_every_task import request
 
-SETTINGS = Settings(num_optimization_steps=2, view_batch_size=4)
-PLAIN = Settings(num_optimization_steps=0, view_batch_size=4)
+SETTINGS = Settings(num_optimization_steps=2, noise="by_draw")
+PLAIN = Settings(num_optimization_steps=0)
 
 
 @pytest.fixture
@@ -57,26 +59,38 @@ def test_every_cell_is_covered_and_no_view_leaves_the_picture(
 ):
     views = Views(size=size, stride=min(stride, size), shift=shift, wrap=wrap)
     count = torch.zeros(height, width)
-    for rows, columns in views.at(height, width, step):
-        assert len(rows) == min(size, height)
-        assert len(columns) == min(size, width)
-        assert len(rows.unique()) == len(rows)
-        if not wrap[0]:
-            assert (rows.diff() == 1).all()
-        count[rows[:, None], columns] += 1
+    rows, columns = views.shape(height, width)
+    assert (rows, columns) == (min(size, height), min(size, width))
+    for top, left in views.at(height, width, step):
+        assert top >= 0
+        assert left >= 0
+        assert wrap[0] or top + rows <= height
+        assert wrap[1] or left + columns <= width
+        down, across = torch.arange(rows) + top, torch.arange(columns) + left
+        count[(down % height)[:, None], across % width] += 1
     assert (count >= 1).all()
+
+
+def test_the_views_of_a_step_are_cut_into_batches_and_all_steps_counted():
+    views = Views(size=16, stride=8, shift=True, batch_size=4)
+    for step in range(3):
+        batches = views.batches(24, 28, step)
+        assert [view for batch in batches for view in batch] == views.at(24, 28, step)
+        assert all(len(batch) == 4 for batch in batches[:-1])
+    counts = [len(views.at(24, 28, step)) for step in range(3)]
+    assert views.count(24, 28, num_steps=3) == sum(counts)
 
 
 def test_the_published_grid_starts_every_stride_and_ends_at_the_edge():
     views = Views(size=16, stride=8).at(24, 28)
-    assert [(int(rows[0]), int(columns[0])) for rows, columns in views] == [
+    assert views == [
         (0, 0), (0, 8), (0, 12), (8, 0), (8, 8), (8, 12),
     ]  # fmt: skip
 
 
 def test_a_shifted_grid_moves_from_step_to_step_and_the_published_one_does_not():
     starts = {
-        shift: {tuple(int(r[0]) for r, _ in Views(size=16, stride=8, shift=shift).at(64, 16, step))
+        shift: {tuple(top for top, _ in Views(size=16, stride=8, shift=shift).at(64, 16, step))
                 for step in range(8)}
         for shift in (True, False)
     }  # fmt: skip
@@ -123,24 +137,46 @@ def test_where_views_overlap_the_result_is_their_mean(scheduler):
     assert left != right
 
 
-def test_views_of_one_batch_see_the_same_noise_on_the_style(scheduler):
-    draws, draw = [], seeded_noise(5)
+def watched_expansion(scheduler, settings, views):
+    """The tags of all draws, and how often the network saw the style alone, one by one."""
+    draws, seen, done, draw = [], [], [], seeded_noise(5)
 
     def counted(tag, number, shape):
-        draws.append(tag)
+        draws.append((tag, number))
         return draw(tag, number, shape)
 
-    start = torch.randn(1, 4, 4, 10, generator=torch.Generator().manual_seed(0))
-    expand_with_distillation(
+    def watch(latents, timestep, **options):
+        seen.append(options.get("projections_only", False))
+        return toy(latents, timestep)
+
+    latents, _ = expand_with_distillation(
         predict_noise,
-        Distiller(toy, Settings(num_optimization_steps=2, view_batch_size=3)),
+        Distiller(watch, settings),
         ddim(scheduler),
-        start,
+        torch.randn(1, 4, 4, 10, generator=torch.Generator().manual_seed(0)),
         References(latents_of(seed=1), [[0]]),
         counted,
-        views=Views(size=4, stride=2),
+        views=views,
+        on_views_end=done.append,
     )
-    assert draws == ["style"] * 2 * 3  # four views are two batches, at each of three timesteps
+    return latents, draws, sum(seen), done
+
+
+def test_all_views_of_a_step_see_the_style_under_one_noise_looked_at_once(scheduler):
+    views = Views(size=4, stride=2, batch_size=3)
+    latents, draws, looks, done = watched_expansion(scheduler, SETTINGS, views)
+    assert draws == [("style", step) for step in range(3)]
+    assert looks == 3
+    assert done == [3, 1] * 3  # four views are two batches, at each of three timesteps
+    whole, *_ = watched_expansion(scheduler, SETTINGS, replace(views, batch_size=1))
+    torch.testing.assert_close(latents, whole)
+
+
+def test_of_a_stream_of_noise_each_batch_of_views_has_its_own_draw_as_released(scheduler):
+    stream = replace(SETTINGS, noise="stream", adain=True)
+    _, draws, looks, _ = watched_expansion(scheduler, stream, Views(size=4, stride=2, batch_size=3))
+    assert [tag for tag, _ in draws] == ["style", "adain"] * 2 * 3
+    assert looks == 2 * 3
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 73), (72, 240)])
