@@ -208,14 +208,14 @@ def _render_batch(
     _check_finite(latents)
     images = finished(inputs, latents)
     _check_finite(images)
-    style, content = trace.style.T.tolist(), trace.content.T.tolist()
+    losses = trace.of_items()
     seconds = (time.perf_counter() - started) / len(requests)
     peak_memory_bytes = _peak_memory(backbone.device)
     return [
         Result(
             image=tensor_to_image(images[row]),
-            style_losses=tuple(style[row]),
-            content_losses=tuple(content[row]),
+            style_losses=tuple(losses[row][0]),
+            content_losses=tuple(losses[row][1]),
             seconds=seconds,
             seed=request.seed,
             peak_memory_bytes=peak_memory_bytes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from ad_lib.algorithm.features import References
 from ad_lib.algorithm.guide import noised_start
 from ad_lib.algorithm.labels import Regions
-from ad_lib.algorithm.losses import Attend, distilled_attention
 from ad_lib.algorithm.noise import Noise, draw_together
 from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import RequestError
@@ -91,13 +90,6 @@ class BatchInputs:
         shape = (self.backbone.latent_channels, height, width)
         return draw_together(self.noise, "init", shape).to(self.backbone.device)
 
-    @cached_property
-    def attend(self) -> Attend:
-        """How the items' queries attend to their styles."""
-        return partial(
-            distilled_attention, attn_scale=self.settings.attn_scale, regions=self._regions
-        )
-
     def style_pixels(self, item: int) -> Tensor:
         """(1, 3, h, w) an item's first reference, in [0, 1]."""
         return image_to_tensor(self._fitted("style", self.requests[item].styles[0]))
@@ -139,7 +131,8 @@ class BatchInputs:
         )
 
     @cached_property
-    def _regions(self) -> Regions | None:
+    def regions(self) -> Regions | None:
+        """Which tokens of its texture each item may see; None where there are no masks."""
         masks = [self._label_maps(one) for one in self.requests if one.target_mask is not None]
         if not masks:
             return None

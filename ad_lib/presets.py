@@ -26,7 +26,7 @@ _EVERY_TASK = {
 }
 _SAMPLING = {"guidance_scale", "adain", "start_time", "variant"}
 _READS: Mapping[Algorithm, set[str]] = {
-    "optimize": _EVERY_TASK | {"timesteps"},
+    "optimize": _EVERY_TASK | {"timesteps", "early_stopping_patience", "early_stopping_threshold"},
     "sample": _EVERY_TASK | _SAMPLING | {"init"},
     "expand": _EVERY_TASK
     | _SAMPLING

@@ -19,6 +19,9 @@ MAX_TIMESTEPS = 999
 MAX_NUMBER = 1e38
 """The largest learning rate, weight or scale: float32 holds no larger numbers."""
 
+ORDERS = ("descending", "ascending", "random", "spread")
+"""Of Algorithm 1's timesteps."""
+
 Seamless = Literal["none", "x", "y", "both"]
 
 
@@ -39,7 +42,12 @@ class Settings:
         reference_size: pixels of the references' shorter side, with their own proportions; None
             crops them to the size of the result, as published.
         timesteps: Algorithm 1's order of timesteps (`descending` as published), or one timestep
-            for the whole run.
+            for the whole run. `spread` leaps among them by the golden ratio, so that every few
+            steps see the whole range: four times fewer of them do.
+        early_stopping_patience: Algorithm 1 ends for an item when the mean loss of so many Adam
+            steps, 2 at least, is no longer below that of as many before; None never ends early.
+            Losses of neighbouring steps must be alike for this: `timesteps` is `spread` or one.
+        early_stopping_threshold: by what share of itself that mean must fall, 0 to below 1.
         guidance_scale: of the prompt over the negative prompt; 1 is off.
         adain: give the latents the noised style's channel statistics at every timestep.
         start_time: the style is distilled at timesteps below this; 999 is always.
@@ -70,7 +78,9 @@ class Settings:
     layers: tuple[int, int] | None = None
     style_weights: tuple[float, ...] | None = None
     reference_size: int | None = None
-    timesteps: Literal["descending", "ascending", "random"] | int = "descending"
+    timesteps: Literal["descending", "ascending", "random", "spread"] | int = "descending"
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
     guidance_scale: float = 1.0
     adain: bool = False
     start_time: int = MAX_TIMESTEPS
@@ -99,9 +109,18 @@ class Settings:
         if self.reference_size is not None:
             _check_whole("reference_size", self.reference_size, 64, 8192)
         if isinstance(self.timesteps, str):
-            _check_choice("timesteps", self.timesteps, ("descending", "ascending", "random"))
+            _check_choice("timesteps", self.timesteps, ORDERS)
         else:
             _check_whole("timesteps", self.timesteps, 0, MAX_TIMESTEPS)
+        _check_number("early_stopping_threshold", self.early_stopping_threshold, at_least=0.0)
+        if self.early_stopping_threshold >= 1:
+            raise RequestError(
+                "early_stopping_threshold must be below 1, as losses stay above 0; got "
+                f"{shown(self.early_stopping_threshold)}"
+            )
+        if self.early_stopping_patience is not None:
+            _check_whole("early_stopping_patience", self.early_stopping_patience, 2, 1000)
+            _check_comparable(self.timesteps)
         _check_number("guidance_scale", self.guidance_scale, at_least=1.0)
         _check_choice("adain", self.adain, (True, False))
         _check_whole("start_time", self.start_time, 0, MAX_TIMESTEPS)
@@ -188,6 +207,15 @@ MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
 def _check_whole(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"{name} must be a whole number in {low}..{high}; got {shown(value)}")
+
+
+def _check_comparable(timesteps: str | int) -> None:
+    """Refuses orders in which the loss changes with the timestep more than with the picture."""
+    if timesteps in ORDERS and timesteps != "spread":
+        raise RequestError(
+            "early_stopping_patience compares the losses of neighbouring steps, which is of use "
+            f"with timesteps: spread, or with one timestep; got timesteps: {timesteps}"
+        )
 
 
 def _check_number(

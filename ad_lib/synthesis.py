@@ -20,6 +20,9 @@ from ad_lib.model.seamless import seamless, wrapped_axes
 from ad_lib.presets import Algorithm
 from ad_lib.settings import Seamless, Settings
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, fill the range from 0 to 1 evenly, however many there are."""
+
 OnStepEnd = Callable[[int, int], None]
 """Told how many steps are done since the last time, and how many each item takes in all."""
 
@@ -105,7 +108,7 @@ def _distiller(
     settings = inputs.settings
     extract = inputs.backbone.feature_extractor(settings.layers, image_size or inputs.image_size)
     with extract:
-        yield Distiller(extract, settings, inputs.attend)
+        yield Distiller(extract, settings, inputs.regions)
 
 
 def ordered_timesteps(backbone: Backbone, settings: Settings) -> Sequence[Timestep]:
@@ -116,6 +119,9 @@ def ordered_timesteps(backbone: Backbone, settings: Settings) -> Sequence[Timest
     if settings.timesteps == "random":  # one order for everybody: items do not depend on it
         order = torch.randperm(len(timesteps), generator=torch.Generator().manual_seed(0))
         return [timesteps[place] for place in order.tolist()]
+    if settings.timesteps == "spread":
+        leaps = torch.arange(len(timesteps), dtype=torch.float64) * GOLDEN_RATIO % 1
+        return [timesteps[place] for place in leaps.argsort().argsort().tolist()]
     if isinstance(settings.timesteps, int):
         fixed = torch.tensor(settings.timesteps, device=backbone.device)
         return [Timestep(settings.timesteps, fixed)] * len(timesteps)

@@ -76,6 +76,10 @@ class References:
         """The references of one item."""
         return [self.latents[row] for row in self.index[item]]
 
+    def of_items(self, rows: Sequence[int]) -> References:
+        """The references of some items."""
+        return References(self.latents, [self.index[row] for row in rows], self.weights)
+
     def one_per_item(self) -> Float[Tensor, "b c h w"]:
         """The references of items that have one each, all of one size."""
         return torch.stack([self.latents[row] for (row,) in self.index])

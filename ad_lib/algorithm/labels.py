@@ -6,6 +6,7 @@ The labels of a token grid are taken from pixels without interpolation: no new l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
@@ -73,6 +74,14 @@ class Regions:
             ]
             for theirs, mine in _levels(source_size, target_size)
         }
+
+    def of_items(self, rows: Sequence[int]) -> Regions:
+        """The regions of some items."""
+        chosen = copy(self)
+        chosen._levels = {
+            size: [level[row] for row in rows] for size, level in self._levels.items()
+        }
+        return chosen
 
     def of_item(self, item: int, num_source: int, num_target: int) -> SortedTokens:
         """The tokens of an item on the level of so many, sorted by label.

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.algorithm.dynamics import Timestep
+from ad_lib.algorithm.early_stopping import MovingItems
 from ad_lib.algorithm.features import References
 from ad_lib.algorithm.step import Distiller, learning_rates
 from ad_lib.algorithm.trace import LossTrace
@@ -25,6 +26,7 @@ def optimize_latents(
     """Content-preserving optimisation: Algorithm 1 of Zhou et al. 2025 (arXiv:2502.20235).
 
     The network sees clean latents at every timestep: no noise is added and nothing is denoised.
+    An item that has stopped falling leaves the batch, where the settings ask for it.
 
     Args:
         distiller: the optimisation step; one Adam state for the whole run.
@@ -41,8 +43,9 @@ def optimize_latents(
     rates = learning_rates(distiller.settings, len(timesteps) * num_steps, latents.device)
     rates = rates.unflatten(0, (len(timesteps), num_steps))
     losses = rates.new_zeros(len(timesteps), num_steps, 2, len(latents))
-    state = distiller.init(latents)
+    moving = MovingItems(distiller, latents, style, content)
     for step, t in enumerate(timesteps):
-        state, losses[step] = distiller.visit(state, rates[step], t.tensor, style, content)
+        moving.visit(rates[step], t.tensor, losses[step])
+        moving.stop_flat(losses[: step + 1])
         on_step_end(step)
-    return state.latents, LossTrace.of(losses)
+    return moving.latents, LossTrace.of(losses, moving.num_steps)

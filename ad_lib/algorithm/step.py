@@ -8,7 +8,8 @@ whole step may be compiled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.algorithm.features import AttentionFeatures, ExtractFeatures, References
+from ad_lib.algorithm.labels import Regions
 from ad_lib.algorithm.losses import (
     Attend,
     attention_distillation_loss,
@@ -69,13 +71,25 @@ class Distiller:
 
     Attributes:
         extract_features: the frozen network, conditioned on the empty prompt.
-        settings: `num_optimization_steps`, `learning_rate` and `content_weight` (lambda) are read.
-        attend: how the latents' queries attend to the style.
+        settings: `num_optimization_steps`, `learning_rate`, `content_weight` (lambda) and
+            `attn_scale` are read.
+        regions: which tokens of the style each item's queries may attend to; None is all.
     """
 
     extract_features: ExtractFeatures
     settings: Settings
-    attend: Attend = distilled_attention
+    regions: Regions | None = None
+
+    @property
+    def attend(self) -> Attend:
+        """How the latents' queries attend to the style."""
+        return partial(
+            distilled_attention, attn_scale=self.settings.attn_scale, regions=self.regions
+        )
+
+    def of_items(self, rows: Sequence[int]) -> Distiller:
+        """The same step for some items of the batch."""
+        return replace(self, regions=self.regions and self.regions.of_items(rows))
 
     def init(self, latents: Float[Tensor, "b c h w"]) -> AdamState:
         """The state before the first step."""

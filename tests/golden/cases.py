@@ -16,7 +16,6 @@ from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.features import References
 from ad_lib.algorithm.guide import noised_start, sample_with_distillation
 from ad_lib.algorithm.labels import Regions
-from ad_lib.algorithm.losses import distilled_attention
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.noise import Noise
 from ad_lib.algorithm.optimize import optimize_latents
@@ -184,13 +183,12 @@ class Case:
         settings = Settings(
             num_optimization_steps=self.args["iters"],
             learning_rate=self.args["lr"],
+            attn_scale=float(self.args["attn_scale"]),
             content_weight=self.args["weight"],
             adain=self.args["adain"],
             start_time=self.args["start_time"],
         )
-        scale = float(self.args["attn_scale"])
-        attend = partial(distilled_attention, attn_scale=scale, regions=regions)
-        return Distiller(self.extractor(), settings, attend)
+        return Distiller(self.extractor(), settings, regions)
 
     def dynamics(self, num_timesteps: int | None = None) -> DDIM:
         """The sampler of the case, or of its first timesteps only."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.features import AttentionFeatures, References
-from ad_lib.algorithm.losses import attention_distillation_loss, content_loss, distilled_attention
+from ad_lib.algorithm.losses import attention_distillation_loss, content_loss
 from ad_lib.algorithm.optimize import optimize_latents
 from ad_lib.algorithm.step import Distiller, moved
 from ad_lib.settings import Settings
@@ -64,13 +62,12 @@ def optimize(
     start=None,
     style=None,
     content=None,
-    attend=distilled_attention,
     on_step_end=lambda step: None,
     **settings,
 ):
     start = latents_of() if start is None else start
     style = shared(latents_of(seed=1), len(start)) if style is None else style
-    distiller = Distiller(extract, Settings(**SETTINGS | settings), attend)
+    distiller = Distiller(extract, Settings(**SETTINGS | settings))
     return optimize_latents(distiller, timesteps, start, style, content, on_step_end=on_step_end)
 
 
@@ -172,7 +169,7 @@ def test_it_is_one_adam_over_all_timesteps():
         content=one_each(content),
         num_optimization_steps=2,
         learning_rate=0.03,
-        attend=partial(distilled_attention, attn_scale=1.5),
+        attn_scale=1.5,
     )
     torch.testing.assert_close(latents, expected.detach())
 
