@@ -64,6 +64,8 @@ def _numbers(preset: Preset) -> str:
     ]
     if settings.content_weight:
         parts.append(f"content_weight {settings.content_weight}")
+    if settings.timesteps != "descending":
+        parts.append(f"timesteps {settings.timesteps}")
     if settings.guidance_scale != 1:
         parts.append(f"guidance_scale {settings.guidance_scale}")
     return ", ".join([*parts, *(["adain"] if settings.adain else [])])

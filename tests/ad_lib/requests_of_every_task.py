@@ -31,11 +31,13 @@ def disc(size: tuple[int, int]) -> Image.Image:
 
 PARTS: dict[str, Any] = {
     "style-transfer": lambda seed: {"content": photo(seed)},
+    "style-transfer-draft": lambda seed: {"content": photo(seed)},
     "appearance-transfer": lambda seed: {"content": photo(seed)},
     "style-t2i-sd15": lambda seed: {"prompt": ("a red fox", "a house")[seed % 2]},
     "style-t2i": lambda seed: {"prompt": "a red fox", "content": photo(seed)},
     "texture-optimize": lambda seed: {},
     "texture-sample": lambda seed: {},
+    "texture-draft": lambda seed: {},
     "texture-masked": lambda seed: {
         "source_mask": halves((128, 96)),
         "target_mask": disc((90 + seed, 80)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
+from PIL import Image
 
-from ad_lib import PRESETS, RequestError, Settings
+from ad_lib import PRESETS, Request, RequestError, Settings, render
 from ad_lib.presets import find_preset
 
 
@@ -48,7 +50,7 @@ PUBLISHED = {
 """The published settings; None where the authors state no number."""
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_numbers_are_the_presets(name):
     preset = find_preset(name)
     ours = (
@@ -65,6 +67,56 @@ def test_the_published_numbers_are_the_presets(name):
     assert preset.settings.attn_scale == 1
     assert preset.settings.variant == "reference"
     assert preset.settings.layers is None  # the last six
+
+
+def gradient(seed: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(90 * seed).resize((64, 64)).convert("RGB")
+
+
+DRAFTS = {
+    "style-transfer-draft": "style-transfer",
+    "texture-draft": "texture-sample",
+}
+"""Presets of ours, and the published one that each is a draft of."""
+
+
+def test_every_preset_is_published_or_a_draft_of_one():
+    assert PRESETS.keys() == PUBLISHED.keys() | DRAFTS.keys()
+    for draft, full in DRAFTS.items():
+        ours, theirs = PRESETS[draft], PRESETS[full]
+        assert (ours.all_roles, ours.size, ours.algorithm) == (
+            theirs.all_roles,
+            theirs.size,
+            theirs.algorithm,
+        )
+        assert ours.settings.content_weight == theirs.settings.content_weight
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_a_draft_takes_at_most_a_quarter_of_the_passes_through_the_network(tiny_backbone, draft):
+    passes: Counter[str] = Counter()
+
+    def count(module, inputs):
+        name = "with gradients" if inputs[0].requires_grad else "without"
+        passes[name] += len(inputs[0])
+
+    def passes_of(task):
+        """Of all its steps, from what two of them take."""
+        passes.clear()
+        pictures = {"content": gradient(1)} if "content" in PRESETS[task].roles else {}
+        sizes = {"width": 64, "height": 64, "num_inference_steps": 2}
+        request = Request.preset(task, styles=[gradient(2)], **pictures, **sizes)
+        render(tiny_backbone, [request], batch_size=1)
+        steps = PRESETS[task].settings.num_inference_steps
+        return {kind: steps * number / 2 for kind, number in passes.items()}
+
+    handle = tiny_backbone.unet.register_forward_pre_hook(count)
+    try:
+        of_draft, of_full = passes_of(draft), passes_of(DRAFTS[draft])
+    finally:
+        handle.remove()
+    assert sum(of_draft.values()) <= sum(of_full.values()) / 4
+    assert of_draft["with gradients"] <= 1.1 * of_full["with gradients"] / 4
 
 
 def test_the_sampled_texture_carries_the_published_numbers():

@@ -56,11 +56,13 @@ def sources(pictures: Path) -> Path:
 
 INPUTS: dict[str, dict[str, Any]] = {
     "style-transfer": {"content": "content", "style": "style"},
+    "style-transfer-draft": {"content": "content", "style": "style"},
     "appearance-transfer": {"content": "content", "style": "style"},
     "style-t2i": {"style": "style", "prompt": "a cat"},
     "style-t2i-sd15": {"style": "style", "prompt": "a cat"},
     "texture-optimize": {"texture": "style"},
     "texture-sample": {"texture": "style"},
+    "texture-draft": {"texture": "style"},
     "texture-masked": {"texture": "style", "source_mask": "source", "target_mask": "target"},
     "texture-layout": {"texture": "style", "layout": "content"},
     "texture-expand": {"texture": "style"},
