@@ -21,7 +21,7 @@ from ad_lib.algorithm.noise import Noise, draw_together
 from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
-from ad_lib.model.denoise import Control, NoisePredictor
+from ad_lib.model.denoise import NoisePredictor
 from ad_lib.model.prompts import PromptEmbeds, joined
 from ad_lib.pictures.hashes import picture_digest
 from ad_lib.pictures.masks import label_map
@@ -84,7 +84,9 @@ class BatchInputs:
     def initial_latents(self) -> Tensor:
         """Where sampling starts, drawn under the tag `init`: noise, or the style under noise."""
         if self.settings.init == "style":
-            dynamics = self.backbone.dynamics(self.settings.num_inference_steps)
+            dynamics = self.backbone.dynamics(
+                self.settings.num_inference_steps, self.image_size
+            )
             return noised_start(self.style, dynamics, self.noise)
         height, width = (-(-side // self.backbone.vae_scale_factor) for side in self.image_size)
         shape = (self.backbone.latent_channels, height, width)
@@ -114,21 +116,12 @@ class BatchInputs:
         )
 
     @property
-    def _control(self) -> Control | None:
+    def _control(self) -> Any:
         images = [one.control_image for one in self.requests if one.control_image is not None]
         if not images:
             return None
-        if self.backbone.controlnet is None:
-            raise RequestError(
-                "a control image needs a ControlNet, and this backbone has none; load it with "
-                "load_backbone(..., controlnet=...)"
-            )
         pixels = torch.cat([self._pixels(self._fitted("control", image)) for image in images])
-        return Control(
-            network=self.backbone.controlnet,
-            images=pixels.to(self.backbone.device),
-            scale=self.settings.controlnet_conditioning_scale,
-        )
+        return self.backbone.control(pixels, self.settings.controlnet_conditioning_scale)
 
     @cached_property
     def regions(self) -> Regions | None:

@@ -23,6 +23,7 @@ _EVERY_TASK = {
     "seamless",
     "colors",
     "decoder_epochs",
+    "rope",
 }
 _SAMPLING = {"guidance_scale", "adain", "start_time", "variant"}
 _READS: Mapping[Algorithm, set[str]] = {

@@ -23,6 +23,7 @@ ORDERS = ("descending", "ascending", "random", "spread")
 """Of Algorithm 1's timesteps."""
 
 Seamless = Literal["none", "x", "y", "both"]
+Rope = Literal["shared", "none", "shifted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,9 @@ class Settings:
             colours pixel by pixel, `style` gives it the reference's channel statistics.
         decoder_epochs: steps of fine-tuning the decoder on the (first) reference; 0 is off, the
             published number is 75.
+        rope: where a style's tokens lie for the queries of the result, in models with rotary
+            positions: `shared` at the places that they have in their own picture, so that queries
+            prefer what lies where they lie; `none` at no place; `shifted` beside the result.
     """
 
     num_inference_steps: int = 200
@@ -95,6 +99,7 @@ class Settings:
     view_batch_size: int = 8
     colors: Literal["result", "content", "style"] = "result"
     decoder_epochs: int = 0
+    rope: Rope = "shared"
 
     def __post_init__(self) -> None:
         _check_whole("num_inference_steps", self.num_inference_steps, 1, MAX_TIMESTEPS)
@@ -139,6 +144,7 @@ class Settings:
         _check_whole("view_batch_size", self.view_batch_size, 1, 1024)
         _check_choice("colors", self.colors, ("result", "content", "style"))
         _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
+        _check_choice("rope", self.rope, ("shared", "none", "shifted"))
 
     def updated(self, overrides: Mapping[str, Any]) -> Settings:
         """These settings with some replaced.

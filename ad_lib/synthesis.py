@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ad_lib.algorithm.step import Distiller
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
-from ad_lib.model.seamless import seamless, wrapped_axes
+from ad_lib.model.seamless import wrapped_axes
 from ad_lib.presets import Algorithm
 from ad_lib.settings import Seamless, Settings
 
@@ -32,9 +32,9 @@ Synthesize = Callable[[BatchInputs, OnStepEnd], tuple[Tensor, LossTrace]]
 def optimized(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 1."""
     settings = inputs.settings
-    with _seamless(inputs.backbone, settings.seamless), _distiller(inputs) as distiller:
+    with inputs.backbone.seamless(settings.seamless), _distiller(inputs) as distiller:
         content = inputs.content
-        timesteps = ordered_timesteps(inputs.backbone, settings)
+        timesteps = ordered_timesteps(inputs.backbone, settings, inputs.image_size)
         return optimize_latents(
             distiller,
             timesteps,
@@ -48,8 +48,8 @@ def optimized(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, Loss
 def sampled(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTrace]:
     """A batch's finished latents by Algorithm 2."""
     settings, backbone = inputs.settings, inputs.backbone
-    with _seamless(backbone, settings.seamless), _distiller(inputs) as distiller:
-        dynamics = backbone.dynamics(settings.num_inference_steps)
+    with backbone.seamless(settings.seamless), _distiller(inputs) as distiller:
+        dynamics = backbone.dynamics(settings.num_inference_steps, inputs.image_size)
         return sample_with_distillation(
             inputs.noise_predictor(),
             distiller,
@@ -78,9 +78,9 @@ def expanded(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossT
     rows, columns = views.shape(height, width)
     view_pixels = (rows * backbone.vae_scale_factor, columns * backbone.vae_scale_factor)
     axes = _axes_inside_a_view(settings, latents)
-    dynamics = backbone.dynamics(settings.num_inference_steps)
+    dynamics = backbone.dynamics(settings.num_inference_steps, view_pixels)
     total = views.count(height, width, len(dynamics.timesteps))
-    with _seamless(backbone, axes), _distiller(inputs, view_pixels) as distiller:
+    with backbone.seamless(axes), _distiller(inputs, view_pixels) as distiller:
         return expand_with_distillation(
             inputs.noise_predictor(view_pixels),
             distiller,
@@ -111,9 +111,11 @@ def _distiller(
         yield Distiller(extract, settings, inputs.regions)
 
 
-def ordered_timesteps(backbone: Backbone, settings: Settings) -> Sequence[Timestep]:
+def ordered_timesteps(
+    backbone: Backbone, settings: Settings, image_size: tuple[int, int]
+) -> Sequence[Timestep]:
     """Algorithm 1's timesteps in the order that the settings name."""
-    timesteps = backbone.dynamics(settings.num_inference_steps).timesteps
+    timesteps = backbone.dynamics(settings.num_inference_steps, image_size).timesteps
     if settings.timesteps == "ascending":
         return timesteps[::-1]
     if settings.timesteps == "random":  # one order for everybody: items do not depend on it
@@ -126,11 +128,6 @@ def ordered_timesteps(backbone: Backbone, settings: Settings) -> Sequence[Timest
         fixed = torch.tensor(settings.timesteps, device=backbone.device)
         return [Timestep(settings.timesteps, fixed)] * len(timesteps)
     return timesteps
-
-
-def _seamless(backbone: Backbone, axes: Seamless) -> AbstractContextManager[None]:
-    networks = [backbone.unet, backbone.vae, backbone.controlnet]
-    return seamless(*(one for one in networks if one is not None), axes=axes)
 
 
 def _axes_inside_a_view(settings: Settings, latents: Tensor) -> Seamless:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ad_lib.algorithm.rotary import Positions
+
 
 @dataclass(frozen=True)
 class AttentionFeatures:
@@ -23,6 +25,8 @@ class AttentionFeatures:
         out: the attention's output before the heads are merged, same shape; None where the pass
             stopped at the projections.
         bias: added to the logits of each key: the logarithm of its token's weight; None is zero.
+        positions: where the tokens lie, for networks that turn queries and keys by it; `query` and
+            `key` are as they are before that.
     """
 
     query: Float[Tensor, "b heads tokens d"]
@@ -30,6 +34,7 @@ class AttentionFeatures:
     value: Float[Tensor, "b heads tokens d"]
     out: Float[Tensor, "b heads tokens d"] | None
     bias: Float[Tensor, "1 tokens"] | None = None
+    positions: Positions | None = None
 
     def expanded(self, batch: int) -> AttentionFeatures:
         """The same for each of `batch` items, from a batch of one; nothing is copied."""
@@ -42,7 +47,9 @@ class AttentionFeatures:
         """The features of one item of the batch, as a batch of one."""
         one = slice(item, item + 1)
         out = None if self.out is None else self.out[one]
-        return AttentionFeatures(self.query[one], self.key[one], self.value[one], out, self.bias)
+        return AttentionFeatures(
+            self.query[one], self.key[one], self.value[one], out, self.bias, self.positions
+        )
 
 
 @runtime_checkable
@@ -116,8 +123,19 @@ class References:
 
         key = gather("key")
         return AttentionFeatures(
-            gather("query"), key, gather("value"), None, self._bias(layer, key)
+            gather("query"),
+            key,
+            gather("value"),
+            None,
+            self._bias(layer, key),
+            self._positions(layer),
         )
+
+    def _positions(self, layer: Mapping[int, AttentionFeatures]) -> Positions | None:
+        """Each reference's tokens lie where they lie in their own picture."""
+        found = [layer[row].positions for row in self.index[0]]
+        places = [one for one in found if one is not None]
+        return Positions.side_by_side(places) if places else None
 
     def _bias(self, layer: Mapping[int, AttentionFeatures], key: Tensor) -> Tensor | None:
         """The logarithm of each token's weight, so that one of weight 2 counts as two tokens."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ad_lib.algorithm.features import AttentionFeatures
 from ad_lib.algorithm.labels import Regions, attention_by_label
+from ad_lib.settings import Rope
 
 
 @runtime_checkable
@@ -34,6 +35,7 @@ def distilled_attention(
     *,
     attn_scale: float = 1.0,
     regions: Regions | None = None,
+    rope: Rope = "shared",
 ) -> Float[Tensor, "b heads tokens d"]:
     """Attention of the latents' queries to the style's tokens: a target, so without a graph.
 
@@ -42,11 +44,26 @@ def distilled_attention(
         style: features of each item's styles.
         attn_scale: factor on the query.
         regions: lets tokens attend to those of their own label only.
+        rope: where the style's tokens lie for the latents' queries, in networks with rotary
+            positions: at the same places, at no places, or beside the picture.
     """
-    query = attn_scale * current.query
+    query, key = placed(current, style, rope)
+    query = attn_scale * query
     if regions is None:
-        return F.scaled_dot_product_attention(query, style.key, style.value, attn_mask=style.bias)
-    return attention_by_label(query, style.key, style.value, regions)
+        return F.scaled_dot_product_attention(query, key, style.value, attn_mask=style.bias)
+    return attention_by_label(query, key, style.value, regions)
+
+
+def placed(
+    current: AttentionFeatures, style: AttentionFeatures, rope: Rope
+) -> tuple[Float[Tensor, "b heads n d"], Float[Tensor, "b heads m d"]]:
+    """The latents' queries and the style's keys, each turned by the place of its token."""
+    if rope == "none" or current.positions is None or style.positions is None:
+        return current.query, style.key
+    theirs = style.positions
+    if rope == "shifted":
+        theirs = theirs.beside(current.positions)
+    return current.positions.rotary(current.query), theirs.rotary(style.key)
 
 
 def attention_distillation_loss(

@@ -1,141 +1,155 @@
-"""A frozen diffusion model as Attention Distillation sees it: encode, decode, features."""
+"""A frozen diffusion model as Attention Distillation sees it: encode, decode, features.
+
+Invariant: nothing outside of `families` knows of which family a backbone is.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from torch import Tensor, nn
 
-from ad_lib.errors import RequestError
-from ad_lib.model.ddim import DDIM
+from ad_lib.algorithm.dynamics import Dynamics
+from ad_lib.errors import BackboneError, RequestError
 from ad_lib.model.decoder_cache import DecoderCache
-from ad_lib.model.denoise import Control, NoisePredictor
-from ad_lib.model.prompts import PromptEmbeds, encode_prompt
+from ad_lib.model.denoise import NoisePredictor
+from ad_lib.model.families.family import Family
+from ad_lib.model.parts import LoadPart
+from ad_lib.model.prompts import PromptEmbeds
 from ad_lib.model.room import CellBytes
-from ad_lib.model.taps import FeatureExtractor, self_attention_layers
+from ad_lib.model.seamless import seamless
+from ad_lib.model.taps import FeatureExtractor, Tap
 from ad_lib.model.techniques import Techniques
 from ad_lib.model.trial_pass import cell_bytes
+from ad_lib.model.weight_files import quoted
 from ad_lib.model.weights import Weights
+from ad_lib.settings import Seamless, Settings
 
 NUM_DEFAULT_LAYERS = 6
 """The published method distils the last six self-attention layers."""
 
 
-class Backbone:
-    """A frozen latent diffusion model of the shape of Stable Diffusion 1.5 or SDXL.
+class Backbone(ABC):
+    """A frozen latent diffusion model; what differs between families is abstract or a hook.
 
     Args:
-        unet: predicts noise; its self-attention layers are what is distilled.
-        vae: maps images to latents and back.
-        text_encoder, tokenizer: condition the U-Net; features are taken under the empty prompt.
-        text_encoder_2, tokenizer_2: SDXL's second pair.
-        scheduler: DDIM, made from the model's own configuration.
-        force_zeros_for_empty_prompt: of SDXL: a negative prompt that is not given is zeros, not
-            the empty prompt.
-        controlnet: adds to what the U-Net computes where a request has a control image.
+        networks: by the names of their parts; the family's denoiser and `vae` are among them.
+        tokenizers: by the names of their parts.
+        scheduler: with the model's own numbers.
         weights: where the parts came from.
-        controlnet_weights: where the ControlNet came from.
+
+    Attributes:
+        layers: the attention modules that can be distilled, in execution order.
+        controlnet: adds to what the denoiser computes; None for families that have none.
+        wraps_around: whether the denoiser can go on at the opposite side of a picture.
+        has_rotary_positions: whether its attention turns queries and keys by their place.
     """
+
+    family: Family
+    layers: Sequence[nn.Module]
+    controlnet: Any = None
+    wraps_around: bool = False
+    has_rotary_positions: bool = False
 
     def __init__(
         self,
-        *,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler: DDIMScheduler,
+        networks: Mapping[str, nn.Module],
+        tokenizers: Mapping[str, Any],
+        scheduler: Any,
         weights: Weights,
-        text_encoder_2: CLIPTextModelWithProjection | None = None,
-        tokenizer_2: CLIPTokenizer | None = None,
-        force_zeros_for_empty_prompt: bool = True,
-        controlnet: ControlNetModel | None = None,
-        controlnet_weights: Weights | None = None,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
-        self.vae = vae.eval().requires_grad_(False)
-        encoders = (text_encoder, text_encoder_2)
-        self.text_encoders = [one.eval().requires_grad_(False) for one in encoders if one]
-        self.tokenizers = [one for one in (tokenizer, tokenizer_2) if one is not None]
-        self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
-        self.controlnet = controlnet.eval().requires_grad_(False) if controlnet else None
+        for part, network in networks.items():
+            setattr(self, part, network.eval().requires_grad_(False))
+        self.text_encoders: list[Any] = [
+            network for part, network in networks.items() if part.startswith("text_encoder")
+        ]
+        self.tokenizers = list(tokenizers.values())
         self.scheduler = scheduler
         self.weights = weights
-        self.controlnet_weights = controlnet_weights
+        self.controlnet_weights: Weights | None = None
         self.tuned_decoders = DecoderCache()
         self.techniques = Techniques()
-        self.layers = self_attention_layers(unet)
+
+    vae: Any
+
+    @property
+    def denoiser(self) -> Any:
+        """The network whose attention is distilled."""
+        return getattr(self, self.family.denoiser)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Every network, each once."""
+        found = [self.denoiser, self.vae, *self.text_encoders, self.controlnet]
+        return [one for one in found if one is not None]
 
     @property
     def device(self) -> torch.device:
         """Where the networks live."""
-        return self.unet.device
+        return self.denoiser.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The networks' precision; latents, losses and the optimiser stay in float32."""
-        return self.unet.dtype
+        return self.denoiser.dtype
 
     def to(self, device: str | torch.device) -> Self:
         """The same backbone with its networks on another device."""
-        for network in (self.unet, self.vae, *self.text_encoders, self.controlnet):
-            if network is not None:
-                torch.nn.Module.to(network, device)
+        for network in self.networks:
+            nn.Module.to(network, device)
         vars(self).pop("null_prompt", None)  # it lies on the device where it was encoded
         return self
 
     @property
+    @abstractmethod
     def latent_channels(self) -> int:
         """Channels of a latent: 4 for Stable Diffusion, more for some."""
-        return self.vae.config["latent_channels"]
 
     @property
+    @abstractmethod
     def vae_scale_factor(self) -> int:
         """Pixels per latent cell along one axis."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
-        """Scaled latents (the posterior mean) of images in [0, 1], in float32."""
+        """The denoiser's latents (of the posterior mean) of images in [0, 1], in float32."""
         pixels = (2 * images - 1).to(self.device, self.vae.dtype)
         posterior = self.vae.encode(pixels, return_dict=False)[0]
-        return posterior.mode().float() * self.vae.config["scaling_factor"]
+        return self.normalized(posterior.mode().float())
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
-        """Images in [0, 1] of scaled latents, in float32, decoded one by one."""
-        scaled = (latents / self.vae.config["scaling_factor"]).to(self.device, self.vae.dtype)
-        images = [self.vae.decode(one, return_dict=False)[0] for one in scaled.split(1)]
+        """Images in [0, 1] of the denoiser's latents, in float32, decoded one by one."""
+        decodable = self.denormalized(latents).to(self.device, self.vae.dtype)
+        images = [self.vae.decode(one, return_dict=False)[0] for one in decodable.split(1)]
         return (torch.cat(images).float() / 2 + 0.5).clamp(0, 1)
 
+    @abstractmethod
+    def normalized(self, latents: Tensor) -> Tensor:
+        """From the autoencoder's latents to the denoiser's, about unit variance."""
+
+    @abstractmethod
+    def denormalized(self, latents: Tensor) -> Tensor:
+        """From the denoiser's latents to the autoencoder's."""
+
+    @abstractmethod
     def encode_prompt(self, prompt: str, prompt_2: str | None = None) -> PromptEmbeds:
-        """One prompt as the U-Net takes it.
+        """One prompt as the denoiser takes it.
 
         Args:
             prompt: what is drawn.
-            prompt_2: what SDXL's second encoder hears; None is the same.
+            prompt_2: what a second text encoder hears, where there is one; None is the same.
         """
-        prompts = [prompt, prompt if prompt_2 is None else prompt_2][: len(self.tokenizers)]
-        return encode_prompt(prompts, self.tokenizers, self.text_encoders)
 
     def encode_negative_prompt(self, prompt: str | None) -> PromptEmbeds:
-        """What guidance leads away from; None is the model's own default.
-
-        That is the empty prompt, or for SDXL zeros, if its configuration says so.
-        """
-        is_sdxl = len(self.text_encoders) == 2
-        if prompt is None and is_sdxl and self.force_zeros_for_empty_prompt:
-            return self.null_prompt.zeros()
+        """What guidance leads away from; None is the model's own default: the empty prompt."""
         return self.encode_prompt(prompt or "")
 
     @cached_property
@@ -143,26 +157,52 @@ class Backbone:
         """The encoded empty prompt, which conditions every feature pass."""
         return self.encode_prompt("")
 
-    def dynamics(self, num_inference_steps: int) -> DDIM:
-        """The sampler for one number of steps."""
-        return DDIM(self.scheduler, num_inference_steps, self.device)
+    @abstractmethod
+    def dynamics(
+        self, num_inference_steps: int, image_size: tuple[int, int] | None = None
+    ) -> Dynamics:
+        """The sampler for one number of steps.
+
+        Args:
+            num_inference_steps: how many steps a sample takes.
+            image_size: (height, width) in pixels of what the network sees, by which some models
+                choose their noise levels; None is the size that they were trained at.
+        """
 
     @cached_property
     def cell_bytes(self) -> CellBytes:
         """What the network takes for each latent cell, which says how many items fit together."""
-        return cell_bytes(self.feature_extractor(), self.unet, self.latent_channels)
+        return cell_bytes(self.feature_extractor(), self.denoiser, self.latent_channels)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all networks' weights."""
-        networks = (self.unet, self.vae, *self.text_encoders, self.controlnet)
-        weights = [one.parameters() for one in networks if one is not None]
-        return sum(weight.nbytes for of_one in weights for weight in of_one)
+        return sum(weight.nbytes for one in self.networks for weight in one.parameters())
 
     def timesteps(self, num_inference_steps: int) -> Tensor:
-        """(T,) DDIM's timesteps, descending."""
-        self.scheduler.set_timesteps(num_inference_steps)
-        return self.scheduler.timesteps.to(self.device)
+        """(T,) the sampler's timesteps, descending."""
+        levels = self.dynamics(num_inference_steps).timesteps
+        return torch.stack([level.tensor for level in levels])
+
+    @abstractmethod
+    def predict(
+        self, latents: Float[Tensor, "b c h w"], timestep: Tensor, conditioning: Mapping[str, Any]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the denoiser says of latents, in the form in which the sampler takes it.
+
+        Args:
+            latents: gradients flow back to them.
+            timestep: one for all.
+            conditioning: from `PromptEmbeds.conditioning`.
+        """
+
+    @abstractmethod
+    def tap(self, last: nn.Module) -> Tap:
+        """What writes down the features of some layers, `last` being the last of them."""
+
+    @abstractmethod
+    def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """The (rows, columns) of the tokens on every level, for latents of (height, width)."""
 
     def feature_extractor(
         self,
@@ -170,7 +210,7 @@ class Backbone:
         image_size: tuple[int, int] | None = None,
         prompt: PromptEmbeds | None = None,
     ) -> FeatureExtractor:
-        """The U-Net as a callable from latents to the features of a range of layers.
+        """The denoiser as a callable from latents to the features of a range of layers.
 
         Args:
             layers: half-open range in execution order; None is the last six.
@@ -179,18 +219,19 @@ class Backbone:
             prompt: conditions the features; None is the empty prompt, as published.
 
         Raises:
-            RequestError: the U-Net has no such layers.
+            RequestError: the denoiser has no such layers.
         """
         condition = prompt or self.null_prompt
-        arguments: dict[tuple[int, tuple[int, int]], dict[str, Any]] = {}
+        arguments: dict[tuple[int, tuple[int, int]], Mapping[str, Any]] = {}
 
         def run(latents: Tensor, timestep: Tensor) -> None:
             wanted = (len(latents), image_size or self._pixels(latents))
             if wanted not in arguments:
                 arguments[wanted] = condition.conditioning(*wanted)
-            self.unet(latents.to(self.dtype), timestep, **arguments[wanted], return_dict=False)
+            self.predict(latents, timestep, arguments[wanted])
 
-        return FeatureExtractor(run, self._chosen(layers), ends_early=self.techniques.early_exit)
+        chosen = self._chosen(layers)
+        return FeatureExtractor(run, chosen, self.tap(chosen[-1]))
 
     def noise_predictor(
         self,
@@ -198,58 +239,104 @@ class Backbone:
         prompt: PromptEmbeds | None = None,
         negative_prompt: PromptEmbeds | None = None,
         guidance_scale: float = 1.0,
-        control: Control | None = None,
+        control: Any = None,
     ) -> NoisePredictor:
-        """The U-Net as a callable from latents to the noise in them, in float32.
+        """The denoiser as a callable from latents to what it says of them, in float32.
 
         Args:
             image_size: (height, width) in pixels of what the network sees.
             prompt: for each latent or for all; None is the empty prompt.
             negative_prompt: what guidance leads away from; None is the model's own default.
             guidance_scale: 1 is no guidance.
-            control: a ControlNet and its images.
+            control: for families with ControlNets.
         """
+        assert control is None, "only a family with ControlNets is given a control"
         return NoisePredictor(
-            unet=self.unet,
+            predict=self.predict,
             prompt=prompt or self.null_prompt,
             image_size=image_size,
             negative_prompt=negative_prompt or self.encode_negative_prompt(None),
             guidance_scale=guidance_scale,
-            control=control,
         )
+
+    def add_controlnet(self, weights: Weights, load: LoadPart) -> None:
+        """Loads a ControlNet for the denoiser.
+
+        Raises:
+            BackboneError: it does not fit, or the family has none.
+        """
+        raise BackboneError(
+            f"{quoted(weights.model_id)} cannot be used: {self.family.title} takes no ControlNet; "
+            "drop it, or load a model of Stable Diffusion"
+        )
+
+    def control(self, images: Float[Tensor, "b 3 height width"], scale: float = 1.0) -> Any:
+        """What `noise_predictor` takes to see control images, in [0, 1], one for each latent.
+
+        Raises:
+            RequestError: there is no ControlNet.
+        """
+        raise RequestError(
+            f"a control image needs a ControlNet, and {self.family.title} takes none: drop it, or "
+            "load a model of Stable Diffusion with load_backbone(..., controlnet=...)"
+        )
+
+    def check(self, settings: Settings, image_size: tuple[int, int]) -> None:
+        """Refuses settings that this model cannot follow; what no model can, a request refuses.
+
+        Args:
+            settings: of a request.
+            image_size: (height, width) of its result, in pixels.
+
+        Raises:
+            RequestError: one of them does not fit; the message says what would.
+        """
+        self._chosen(settings.layers)
+        if settings.rope != "shared" and not self.has_rotary_positions:
+            raise RequestError(
+                f"rope {settings.rope!r} is for models with rotary positions, and "
+                f"{self.family.title} has none: drop it"
+            )
+        for name, side, axes in zip(
+            ("height", "width"), image_size, (("y", "both"), ("x", "both")), strict=True
+        ):
+            cell = self.vae_scale_factor
+            if settings.seamless in axes and side % cell:
+                raise RequestError(
+                    f"a picture that is seamless along {axes[0]} needs a {name} divisible by "
+                    f"{cell} with {self.family.title}; got {side}: make it "
+                    f"{max(round(side / cell), 1) * cell}"
+                )
+
+    def seamless(self, axes: Seamless) -> AbstractContextManager[None]:
+        """Within it the networks go on at the opposite side of a picture.
+
+        Raises:
+            RequestError: the denoiser cannot; its tokens have places on a plane.
+        """
+        if axes != "none" and not self.wraps_around:
+            raise RequestError(
+                f"seamless {axes!r}: {self.family.title} gives its tokens places on a plane, which "
+                "cannot go on at the opposite side; use texture-expand at a size above its views, "
+                "or a model with a U-Net"
+            )
+        networks = (self.denoiser, self.vae, self.controlnet)
+        return seamless(*(one for one in networks if one is not None), axes=axes)
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a diffusers folder that `load_backbone` and diffusers' pipelines read."""
 
     def _pixels(self, latents: Tensor) -> tuple[int, int]:
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         return height, width
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a diffusers folder that `load_backbone` and diffusers' pipelines read."""
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-            StableDiffusionPipeline,
-        )
-        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-            StableDiffusionXLPipeline,
-        )
-
-        parts = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
-        for suffix, tokenizer, text_encoder in zip(
-            ("", "_2"), self.tokenizers, self.text_encoders, strict=False
-        ):
-            parts |= {f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": text_encoder}
-        if len(self.text_encoders) == 1:
-            unused: Any = {"safety_checker": None, "feature_extractor": None}
-            pipeline = StableDiffusionPipeline(**parts, **unused, requires_safety_checker=False)
-        else:
-            force_zeros = self.force_zeros_for_empty_prompt
-            pipeline = StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=force_zeros)
-        pipeline.save_pretrained(folder)
-
-    def _chosen(self, layers: tuple[int, int] | None) -> list[Attention]:
+    def _chosen(self, layers: tuple[int, int] | None) -> Sequence[nn.Module]:
         total = len(self.layers)
-        start, stop = layers or (total - NUM_DEFAULT_LAYERS, total)
+        start, stop = layers or (max(total - NUM_DEFAULT_LAYERS, 0), total)
         if stop > total:
             raise RequestError(
-                f"layers must lie in 0..{total}, this U-Net has {total} self-attention layers; "
+                f"layers must lie in 0..{total}, this {self.family.denoiser_kind} has {total} self-attention layers; "
                 f"got [{start}, {stop}). A range for another model?"
             )
         return self.layers[start:stop]

@@ -7,10 +7,10 @@ it would also open adapters, pickled checkpoints and files that a configuration 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,17 +18,10 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
 from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import CLIPTextConfig
 
 from ad_lib.errors import BackboneError
 from ad_lib.model.weight_files import (
@@ -41,22 +34,47 @@ from ad_lib.model.weight_files import (
 )
 from ad_lib.model.weights import NETWORK_FILES, Weights
 
-LoadPart = Callable[..., Any]
-"""(class, name of the part, dtype) -> the network."""
+Tensors = dict[str, Tensor]
 
-_Tensors = dict[str, Tensor]
 
-_CLIP_PREFIX = "text_model."
-_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
-_TRANSLATIONS: dict[str, Callable[[_Tensors, Any], _Tensors]] = {
-    "unet": lambda checkpoint, network: convert_ldm_unet_checkpoint(checkpoint, network.config),
-    "vae": lambda checkpoint, network: convert_ldm_vae_checkpoint(checkpoint, network.config),
-    "text_encoder": lambda checkpoint, network: convert_ldm_clip_checkpoint(checkpoint),
-    "text_encoder_2": lambda checkpoint, network: convert_open_clip_checkpoint(
-        network, checkpoint, prefix=_OPEN_CLIP_PREFIX
-    ),
-}
-"""From the original layout of a whole checkpoint to diffusers' names of one network."""
+def _as_they_are(network: Any, tensors: Tensors) -> Tensors:
+    return tensors
+
+
+def _in_no_checkpoint(network: Any, tensors: Tensors) -> Tensors:
+    raise UnsoundFile("a single file does not hold this network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A kind of network: how one is built, and how its files name its tensors.
+
+    Attributes:
+        build: makes one without numbers from its checked configuration.
+        named: (network, tensors of its own files) -> the same by their names in the network.
+        translated: (network, tensors of a whole checkpoint in the original layout) -> those of
+            this network, by the names of its own files.
+    """
+
+    build: Callable[[dict[str, Any]], Any]
+    named: Callable[[Any, Tensors], Tensors] = _as_they_are
+    translated: Callable[[Any, Tensors], Tensors] = _in_no_checkpoint
+
+
+def diffusers_network(
+    network_class: Any, translated: Callable[[Any, Tensors], Tensors] = _in_no_checkpoint
+) -> Network:
+    """A network of a class of diffusers."""
+
+    def named(network: Any, tensors: Tensors) -> Tensors:
+        network._fix_state_dict_keys_on_load(tensors)  # older VAEs have other names for attention
+        return tensors
+
+    return Network(build=network_class.from_config, named=named, translated=translated)
+
+
+LoadPart = Callable[[Network, str, torch.dtype], Any]
+"""(kind, name of the part, dtype) -> the network."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that weights may be stored in, by their names in safetensors."""
@@ -87,36 +105,38 @@ def empty_part_loader(weights: Weights) -> LoadPart:
 
 def _load(
     weights: Weights,
-    read: Callable[[str], _Tensors],
-    network_class: Any,
+    read: Callable[[str], Tensors],
+    kind: Network,
     part: str,
     dtype: torch.dtype,
 ) -> Any:
     with named_in_errors(weights.model_id, part):
         with init_empty_weights():
-            network = _built(weights, network_class, part)
-        tensors: Any = _named_as_in(network, weights, part, read(part))
+            network = _built(weights, kind, part)
+        tensors: Any = _named_as_in(network, weights, kind, read(part))
         load_model_dict_into_meta(network, tensors, dtype=dtype)
     # A tensor that is not in the file is still on the meta device, without numbers.
     missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     _check_whole(weights, part, missing)
+    if hasattr(network, "tie_weights"):
+        network.tie_weights()  # what is one tensor in the file becomes one again
     copy_into_own_memory(network)
     return network
 
 
 def _load_empty(
     weights: Weights,
-    read: Callable[[str], _Tensors],
-    network_class: Any,
+    read: Callable[[str], Tensors],
+    kind: Network,
     part: str,
     dtype: torch.dtype,
 ) -> Any:
     with named_in_errors(weights.model_id, part):
         stored = read(part)
         with _at_most(_TENSORS_IN_ONE * len(stored)), torch.device("meta"):
-            network = _built(weights, network_class, part)
-        tensors = _named_as_in(network, weights, part, stored)
-        wanted: _Tensors = network.state_dict()
+            network = _built(weights, kind, part)
+        tensors = _named_as_in(network, weights, kind, stored)
+        wanted: Tensors = network.state_dict()
         _check_whole(weights, part, wanted.keys() - tensors.keys())
         for name, tensor in wanted.items():
             if tensor.shape != tensors[name].shape:
@@ -132,15 +152,15 @@ def _load_empty(
         return torch.nn.Module.to(network, dtype)
 
 
-def _reader(weights: Weights, read: Callable[[Path], _Tensors]) -> Callable[[str], _Tensors]:
+def _reader(weights: Weights, read: Callable[[Path], Tensors]) -> Callable[[str], Tensors]:
     """A callable from the name of a part to the tensors of its files, or of the single file."""
     if weights.config is not None:
         with named_in_errors(weights.model_id, "file"):
             checkpoint = read(weights.path)
         return lambda part: dict(checkpoint)
 
-    def read_part(part: str) -> _Tensors:
-        tensors: _Tensors = {}
+    def read_part(part: str) -> Tensors:
+        tensors: Tensors = {}
         for file in weight_files(part_folder(weights, part), NETWORK_FILES[part]):
             tensors |= read(file)
         return tensors
@@ -148,7 +168,7 @@ def _reader(weights: Weights, read: Callable[[Path], _Tensors]) -> Callable[[str
     return read_part
 
 
-def _read_empty(file: Path) -> _Tensors:
+def _read_empty(file: Path) -> Tensors:
     """The tensors of a file on the meta device: names, shapes and dtypes from its header."""
     with torch.device("meta"):
         return {
@@ -162,36 +182,15 @@ def part_folder(weights: Weights, part: str) -> Path:
     return weights.config_folder if part == "ControlNet" else weights.config_folder / part
 
 
-def _built(weights: Weights, network_class: Any, part: str) -> Any:
-    config = read_network_config(part_folder(weights, part) / "config.json")
-    if part.startswith("text_encoder"):
-        return network_class(_text_config(config))
-    return network_class.from_config(config)
+def _built(weights: Weights, kind: Network, part: str) -> Any:
+    return kind.build(read_network_config(part_folder(weights, part) / "config.json"))
 
 
-def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
-    """CLIP's own keys only: no adapters, code or names of files, nor how weights are drawn."""
-    if config.get("model_type") == "clip":
-        config = config["text_config"]
-    known = CLIPTextConfig.__annotations__.keys() - {"initializer_factor", "initializer_range"}
-    return CLIPTextConfig(**{name: value for name, value in config.items() if name in known})
-
-
-def _named_as_in(network: Any, weights: Weights, part: str, tensors: _Tensors) -> _Tensors:
+def _named_as_in(network: Any, weights: Weights, kind: Network, tensors: Tensors) -> Tensors:
     """The tensors of a file by their names in the network."""
     if weights.config is not None:
-        tensors = _TRANSLATIONS[part](tensors, network)
-    if not part.startswith("text_encoder"):
-        network._fix_state_dict_keys_on_load(tensors)  # older VAEs have other names for attention
-        return tensors
-    # Since transformers 5.6, CLIPTextModel has no submodule `text_model`; files may have either.
-    prefix = _CLIP_PREFIX if hasattr(network, _CLIP_PREFIX[:-1]) else ""
-    inside = {name.removeprefix(_CLIP_PREFIX): tensor for name, tensor in tensors.items()}
-    heads = ("text_projection.",)
-    return {
-        name if name.startswith(heads) else f"{prefix}{name}": tensor
-        for name, tensor in inside.items()
-    }
+        tensors = kind.translated(network, tensors)
+    return kind.named(network, tensors)
 
 
 @contextmanager
@@ -223,34 +222,6 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
     """
     is_too_short = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if is_too_short else dtype
-
-
-def check_padding(model_id: str, part: str, config: Mapping[str, Any]) -> None:
-    """Refuses a U-Net or ControlNet that would enlarge its inputs at every level.
-
-    Raises:
-        BackboneError: its `downsample_padding` is neither 0 nor 1.
-    """
-    padding = config.get("downsample_padding")
-    if padding not in (0, 1):
-        raise BackboneError(
-            f"the {part} of {quoted(model_id)} has a downsample_padding of {quoted(padding)}: it "
-            "must be 0 or 1"
-        )
-
-
-def check_scaling(model_id: str, config: Mapping[str, Any]) -> None:
-    """Refuses a VAE without a usable factor between its latents and those of the U-Net.
-
-    Raises:
-        BackboneError: its `scaling_factor` is not a positive finite number.
-    """
-    factor = config.get("scaling_factor")
-    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
-        raise BackboneError(
-            f"the vae of {quoted(model_id)} has a scaling_factor of {quoted(factor)}: it must be "
-            "a positive number"
-        )
 
 
 def _check_whole(weights: Weights, part: str, missing_names: Iterable[str]) -> None:

@@ -6,133 +6,16 @@ the trained one. The pictures mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-)
 
-from ad_lib.embedded.networks import build_scheduler
 from ad_lib.errors import BackboneError, unknown_name
 from ad_lib.model.backbone import Backbone
+from ad_lib.model.families import FAMILIES
 from ad_lib.model.parts import vae_dtype
-from ad_lib.model.weights import EMBEDDED_FOLDER, Weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Constructor arguments of a model family's parts, as published or narrow."""
-
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
-    text_encoder_2: Mapping[str, Any] | None = None
-
-
-_CLIP_L = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "projection_dim": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "quick_gelu",
-}
-_CLIP_BIG_G = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "projection_dim": 1280,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "hidden_act": "gelu",
-}
-_TINY_CLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "projection_dim": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-_TINY_VAE = _VAE | {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
-_SD15_UNET = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
-_SDXL_UNET = {
-    "sample_size": 128,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "cross_attention_dim": 768 + 1280,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 1280 + 6 * 256,
-}
-
-ARCHITECTURES: Mapping[tuple[str, bool], Architecture] = {
-    ("sd15", False): Architecture(
-        unet=_SD15_UNET,
-        vae=_VAE | {"sample_size": 512, "scaling_factor": 0.18215},
-        text_encoder=_CLIP_L,
-    ),
-    ("sd15", True): Architecture(
-        unet=_SD15_UNET
-        | {
-            "sample_size": 16,
-            "block_out_channels": (16, 16, 32, 32),
-            "attention_head_dim": 4,
-            "cross_attention_dim": 32,
-            "norm_num_groups": 8,
-        },
-        vae=_TINY_VAE | {"sample_size": 128, "scaling_factor": 0.18215},
-        text_encoder=_TINY_CLIP,
-    ),
-    ("sdxl", False): Architecture(
-        unet=_SDXL_UNET,
-        vae=_VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
-        text_encoder=_CLIP_L,
-        text_encoder_2=_CLIP_BIG_G,
-    ),
-    ("sdxl", True): Architecture(
-        unet=_SDXL_UNET
-        | {
-            "sample_size": 16,
-            "block_out_channels": (16, 16, 32),
-            "attention_head_dim": (2, 2, 4),
-            "cross_attention_dim": 32 + 32,
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 32 + 6 * 8,
-            "norm_num_groups": 8,
-        },
-        vae=_TINY_VAE | {"sample_size": 128, "scaling_factor": 0.13025},
-        text_encoder=_TINY_CLIP,
-        text_encoder_2=_TINY_CLIP,
-    ),
-}
-"""By family and narrowness. The narrow ones keep every block and layer, and so every index."""
-
-VOCABULARY = 49408
+from ad_lib.model.weights import Weights
 
 
 def random_backbone(
@@ -146,7 +29,8 @@ def random_backbone(
     """A backbone of a published architecture with seeded random weights; nothing is downloaded.
 
     Args:
-        family: `sd15` (0.86 G parameters in the U-Net) or `sdxl` (2.57 G).
+        family: `sd15` (0.86 G parameters in the U-Net), `sdxl` (2.57 G) or `flux2` (3.9 G in the
+            transformer).
         tiny: the same blocks and layers, a few channels wide.
         seed: of the weights; they are drawn on the CPU in float32, so that any device and dtype
             holds the same ones.
@@ -156,74 +40,17 @@ def random_backbone(
     Raises:
         BackboneError: another family.
     """
-    if (family, tiny) not in ARCHITECTURES:
-        families = {name for name, _ in ARCHITECTURES}
-        raise BackboneError(unknown_name("architecture", family, families))
+    if family not in FAMILIES:
+        raise BackboneError(unknown_name("architecture", family, FAMILIES))
+    home = FAMILIES[family].module("random_weights")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # alone: torch's own reseeds GPUs too
-        networks = build_networks(ARCHITECTURES[family, tiny])
-    folder = EMBEDDED_FOLDER / "tokenizer"
-    second: dict[str, Any] = {}
-    if "text_encoder_2" in networks:  # SDXL's second tokenizer pads with its token 0
-        second = {"tokenizer_2": CLIPTokenizer.from_pretrained(folder, pad_token="!")}
+        networks = home.build_networks(family, tiny=tiny)
     # diffusers' own `to` warns about every cast; torch's does not.
     dtypes = {"vae": vae_dtype(networks["vae"].config, dtype)}
-    placed: Any = {
-        name: torch.nn.Module.to(network, device, dtypes.get(name, dtype))
-        for name, network in networks.items()
+    placed: dict[str, Any] = {
+        part: torch.nn.Module.to(network, device, dtypes.get(part, dtype))
+        for part, network in networks.items()
     }
-    return Backbone(
-        **placed,
-        **second,
-        tokenizer=CLIPTokenizer.from_pretrained(folder),
-        scheduler=build_scheduler(),
-        weights=Weights(f"random-{family}{'-tiny' * tiny}", f"seed:{seed}", Path()),
-    )
-
-
-def random_controlnet(backbone: Backbone, *, zero: bool = False, seed: int = 0) -> ControlNetModel:
-    """A ControlNet for a backbone, as one is before its training, or with random weights.
-
-    Its encoder is a copy of the U-Net's. A training starts with zeros in the convolutions that lead
-    out of it, so that it changes nothing; random ones change the picture, without a meaning.
-
-    Args:
-        backbone: of any architecture; give it the network by `backbone.controlnet = ...`.
-        zero: leave those convolutions at zero.
-        seed: of the random weights.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = ControlNetModel.from_unet(backbone.unet)
-        if not zero:
-            _open(network)
-    torch.nn.Module.to(network, backbone.device, backbone.dtype)
-    return network.eval().requires_grad_(False)
-
-
-def _open(network: ControlNetModel) -> None:
-    """Lets the control image in at the strength of the latents, and the residuals out."""
-    embedding = list(network.controlnet_cond_embedding.modules())
-    for convolution in network.modules():
-        if isinstance(convolution, torch.nn.Conv2d) and not convolution.weight.any():
-            convolution.reset_parameters()
-        if isinstance(convolution, torch.nn.Conv2d) and convolution in embedding:
-            torch.nn.init.kaiming_normal_(convolution.weight)
-
-
-def build_networks(architecture: Architecture) -> dict[str, Any]:
-    """The networks of an architecture by `Backbone`'s names, on torch's current device."""
-    networks: dict[str, Any] = {
-        "unet": UNet2DConditionModel(**architecture.unet),
-        "vae": AutoencoderKL(**architecture.vae),
-        "text_encoder": CLIPTextModel(_text_config(architecture.text_encoder)),
-    }
-    if architecture.text_encoder_2 is not None:
-        config = _text_config(architecture.text_encoder_2)
-        networks["text_encoder_2"] = CLIPTextModelWithProjection(config)
-    return networks
-
-
-def _text_config(sizes: Mapping[str, Any]) -> CLIPTextConfig:
-    """CLIP's configuration; 2 is the published `eos_token_id`, which means the highest token."""
-    return CLIPTextConfig(vocab_size=VOCABULARY, eos_token_id=2, **sizes)
+    weights = Weights(f"random-{family}{'-tiny' * tiny}", f"seed:{seed}", Path())
+    return home.assembled(placed, weights)

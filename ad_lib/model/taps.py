@@ -1,36 +1,19 @@
-"""What the self-attention layers of a frozen U-Net see: query, key, value and output per layer.
+"""How the attention layers of a frozen network are looked at: query, key, value and output.
 
-Invariant: the U-Net is left as it was found. Nothing behind the last wanted layer is run.
+Invariant: the network is left as it was found. Nothing behind the last wanted layer is run.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from ad_lib.algorithm.features import AttentionFeatures
-
-
-def self_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
-    """The U-Net's self-attention modules in execution order: down, middle, up.
-
-    (`named_modules()` lists the up blocks before the middle one.)
-    """
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    return [
-        module
-        for block in blocks
-        if block is not None
-        for name, module in block.named_modules()
-        if isinstance(module, Attention) and name.endswith("attn1")
-    ]
 
 
 class FeatureExtractor:
@@ -41,26 +24,25 @@ class FeatureExtractor:
 
     Args:
         run: runs the network on latents at a timestep; gradients flow back to the latents.
-        layers: some of its self-attention modules, in execution order.
-        ends_early: stop the network's pass behind the last of them, by an exception.
+        layers: some of its attention modules, in execution order.
+        tap: an attention processor for all of them.
     """
 
     def __init__(
         self,
         run: Callable[[Tensor, Tensor], object],
-        layers: Sequence[Attention],
-        *,
-        ends_early: bool = True,
+        layers: Sequence[Any],
+        tap: Tap,
     ) -> None:
         self._run = run
         self._layers = layers
-        self._tap = SelfAttentionTap(layers[-1], ends_early=ends_early)
+        self._tap = tap
         self._found: list[Any] = []
 
     def __enter__(self) -> Self:
         self._found = [layer.processor for layer in self._layers]
         for layer in self._layers:
-            layer.processor = self._tap  # pyright: ignore[reportAttributeAccessIssue]
+            layer.processor = self._tap
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,6 +69,7 @@ class FeatureExtractor:
         self, latents: Tensor, timestep: Tensor, projections_only: bool
     ) -> list[AttentionFeatures]:
         seen: list[AttentionFeatures] = []
+        self._tap.begin(latents)
         self._tap.sink, self._tap.projections_only = seen, projections_only
         try:
             with suppress(_LastLayerReached):
@@ -101,44 +84,38 @@ class _LastLayerReached(Exception):
     """Ends the network's pass once every wanted layer has been seen."""
 
 
-class SelfAttentionTap:
+class Tap(ABC):
     """An attention processor, one for all layers, that writes down what passes through it.
+
+    Args:
+        last: the last of the layers.
+        ends_early: stop the network's pass behind it, by an exception.
 
     Attributes:
         sink: where it writes; without one it only attends, as the layer's own processor does.
         projections_only: of the last layer only query, key and value are wanted.
     """
 
-    def __init__(self, last: Attention, *, ends_early: bool) -> None:
+    def __init__(self, last: Any, *, ends_early: bool) -> None:
         self.sink: list[AttentionFeatures] | None = None
         self.projections_only = False
-        self._last = last if ends_early else None
+        self._last = last
+        self._ends_early = ends_early
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        query, key, value = (
-            _split_heads(projection(hidden_states), attn.heads)
-            for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        ends_here = attn is self._last and self.sink is not None
-        if self.sink is not None and ends_here and self.projections_only:
-            self.sink.append(AttentionFeatures(query, key, value, None))
+    def begin(self, latents: Tensor) -> None:  # noqa: B027 - most taps need not know
+        """Told the latents of each pass before it is run."""
+
+    @abstractmethod
+    def __call__(self, attn: Any, hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:
+        """What the layer's own processor gives."""
+
+    def is_unread(self, attn: Any) -> bool:
+        """Whether nobody reads what this layer's attention gives."""
+        return self.projections_only and attn is self._last
+
+    def write(self, attn: Any, features: AttentionFeatures) -> None:
+        """Notes what a layer saw; behind the last one the pass may end here."""
+        assert self.sink is not None, "nobody asked for features"
+        self.sink.append(features)
+        if self._ends_early and attn is self._last:
             raise _LastLayerReached
-        out = F.scaled_dot_product_attention(query, key, value)
-        if self.sink is not None:
-            self.sink.append(AttentionFeatures(query, key, value, out))
-        if ends_here:
-            raise _LastLayerReached
-        merged = out.transpose(1, 2).flatten(2)
-        project, dropout = attn.to_out
-        return dropout(project(merged))
-
-
-def _split_heads(tokens: Tensor, heads: int) -> Tensor:
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)

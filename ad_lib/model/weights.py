@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ad_lib.errors import BackboneError
+from ad_lib.model.families import FAMILIES
+from ad_lib.model.families.family import Family
 from ad_lib.model.weight_files import (
     INDEX_SUFFIX,
     UnsoundFile,
@@ -29,31 +32,18 @@ from ad_lib.model.weight_files import (
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
-HUB_IDS = {
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
+HUB_IDS = {family.name: family.hub_id for family in FAMILIES.values()}
 SINGLE_FILE = ".safetensors"
 
 MAX_BYTES = 128 * 2**30
 """Bytes of all files of a backbone at most; SDXL in float32, with all its variants, has 50 GB."""
 
 NETWORK_FILES = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
     "ControlNet": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
+    **{part: stem for family in FAMILIES.values() for part, stem in family.networks.items()},
 }
 """The parts that are networks, each with the name of its weights without `.safetensors`."""
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_SDXL_PARTS = (*_PARTS, "text_encoder_2", "tokenizer_2")
-_FAMILY_NAMES = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
-_TEXT_ENCODER_KEYS = {
-    "sd15": "cond_stage_model.transformer.",
-    "sdxl": "conditioner.embedders.0.transformer.",
-}
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
 _MAX_HUB_ID = 96
@@ -153,12 +143,43 @@ def find_controlnet(name: str, revision: str | None = None) -> Weights:
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
-    """The names of the parts that a backbone has, by the configuration of its U-Net.
+    """The names of the parts that a backbone has, by the configuration of its denoiser.
 
     Raises:
+        BackboneError: no family reads a denoiser of its kind.
         UnsoundFile: the configuration is damaged.
     """
-    return _SDXL_PARTS if _family_of_folder(folder) == "sdxl" else _PARTS
+    return family_of(folder).parts
+
+
+def family_of(folder: Path) -> Family:
+    """The family of a diffusers folder; of one without any denoiser the first family there is.
+
+    Raises:
+        BackboneError: no family reads a denoiser of its kind.
+        UnsoundFile: its configuration is damaged.
+    """
+    denoiser = _denoiser_of(folder)
+    if not (config := folder / denoiser / "config.json").is_file():
+        return next(iter(FAMILIES.values()))
+    return _owner(denoiser, read_json(config))
+
+
+def _denoiser_of(folder: Path) -> str:
+    denoisers = list(dict.fromkeys(family.denoiser for family in FAMILIES.values()))
+    there = [part for part in denoisers if (folder / part / "config.json").is_file()]
+    return (there or denoisers)[0]
+
+
+def _owner(denoiser: str, config: Mapping[str, Any]) -> Family:
+    for family in FAMILIES.values():
+        if family.denoiser == denoiser and family.owns(config):
+            return family
+    known = ", ".join(family.title for family in FAMILIES.values())
+    raise BackboneError(
+        f"its {denoiser} is a {quoted(config.get('_class_name'))[1:-1]}, which is of none of the "
+        f"families that there are ({known}): give a model of one of them"
+    )
 
 
 def is_hub_id(name: str) -> bool:
@@ -214,14 +235,6 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in files}
 
 
-def _family_of_folder(folder: Path) -> str:
-    config = folder / "unet" / "config.json"
-    if not config.is_file():
-        return "sd15"
-    needs_pooled_text = read_json(config).get("addition_embed_type") == "text_time"
-    return "sdxl" if needs_pooled_text else "sd15"
-
-
 def _check_folder(name: str, folder: Path) -> None:
     """Refuses a folder that lacks a part or that has a damaged file."""
     _check_parts(name, folder)
@@ -258,13 +271,13 @@ def _check_parts(name: str, folder: Path) -> None:
 
     The weights themselves are not looked at.
     """
-    with named_in_errors(name, "unet"):
-        parts = parts_of(folder)
+    with named_in_errors(name, _denoiser_of(folder)):
+        family = family_of(folder)
+    parts = family.parts
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
-        family = _FAMILY_NAMES[_family_of_folder(folder)]
         raise BackboneError(
-            f"{quoted(name)} is not a folder of {family} in diffusers layout: "
+            f"{quoted(name)} is not a folder of {family.title} in diffusers layout: "
             f"it lacks {', '.join(missing)}"
         )
     for part in parts:
@@ -291,8 +304,8 @@ def _check_vocabulary(name: str, tokenizer: Path) -> None:
 
 def _download(hub_id: str, revision: str | None) -> Weights:
     networks = [f"{part}/{name}" for part in NETWORK_FILES for name in _network_patterns(part)]
-    others = ["tokenizer/*", "tokenizer_2/*", "scheduler/*", "model_index.json"]
-    path = _snapshot(hub_id, "backbone", revision, [*networks, *others])
+    others = [f"{part}/*" for family in FAMILIES.values() for part in family.others]
+    path = _snapshot(hub_id, "backbone", revision, [*networks, *dict.fromkeys(others), "model_index.json"])
     _check_folder(hub_id, path)
     return Weights(hub_id, path.name, path)  # a snapshot's name is its commit
 
@@ -327,12 +340,11 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
         raise BackboneError(f"no file {quoted(name)}: give a {SINGLE_FILE} file that is there")
     _check_no_revision(name, revision)
     family = _family_of_file(name, file)
-    folder, config_id = _find_config(config or family)
-    if _family_of_folder(folder) != family:
+    folder, config_id = _find_config(config or family.name)
+    if family_of(folder) != family:
         raise BackboneError(
-            f"{quoted(name)} is a checkpoint of {_FAMILY_NAMES[family]}, but config "
-            f"{quoted(config)} is of {_FAMILY_NAMES[_family_of_folder(folder)]}: give a config of "
-            "its family"
+            f"{quoted(name)} is a checkpoint of {family.title}, but config {quoted(config)} is of "
+            f"{family_of(folder).title}: give a config of its family"
         )
     # Pictures depend on the configuration and the vocabulary too, so the digest covers them.
     files = {n: path for n, path in _files(folder).items() if n.endswith((".json", ".txt"))}
@@ -340,7 +352,7 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
     return Weights(name, _digest(name, files | {"": file}), file, folder, config_id)
 
 
-def _family_of_file(name: str, file: Path) -> str:
+def _family_of_file(name: str, file: Path) -> Family:
     try:
         keys = read_headers([file])
     except (OSError, UnsoundFile) as error:
@@ -348,13 +360,15 @@ def _family_of_file(name: str, file: Path) -> str:
             f"{quoted(name)} is not a sound {SINGLE_FILE} file ({first_line(error)}): fetch it "
             "again"
         ) from error
-    for family, prefix in _TEXT_ENCODER_KEYS.items():
-        if any(key.startswith(prefix) for key in keys):
+    readable = [family for family in FAMILIES.values() if family.checkpoint_key]
+    for family in readable:
+        if any(key.startswith(str(family.checkpoint_key)) for key in keys):
             return family
     raise BackboneError(
-        f"{quoted(name)} is not a whole checkpoint of Stable Diffusion 1.5 or SDXL: it has no "
-        f"{' and no '.join(map(repr, _TEXT_ENCODER_KEYS.values()))}; give such a file, or a "
-        "diffusers folder"
+        f"{quoted(name)} is not a whole checkpoint of "
+        f"{' or '.join(family.title for family in readable)}: it has no "
+        f"{' and no '.join(repr(family.checkpoint_key) for family in readable)}; give such a file, "
+        "or a diffusers folder"
     )
 
 

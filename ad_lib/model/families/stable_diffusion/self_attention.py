@@ -1,0 +1,57 @@
+"""What the self-attention layers of a U-Net see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from ad_lib.algorithm.features import AttentionFeatures
+from ad_lib.model.taps import Tap
+
+
+def self_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
+    """The U-Net's self-attention modules in execution order: down, middle, up.
+
+    (`named_modules()` lists the up blocks before the middle one.)
+    """
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    return [
+        module
+        for block in blocks
+        if block is not None
+        for name, module in block.named_modules()
+        if isinstance(module, Attention) and name.endswith("attn1")
+    ]
+
+
+class SelfAttentionTap(Tap):
+    """The attention processor of `attn1` layers, which writes down all of their tokens."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = (
+            _split_heads(projection(hidden_states), attn.heads)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if self.sink is not None and self.is_unread(attn):
+            self.write(attn, AttentionFeatures(query, key, value, None))
+        out = F.scaled_dot_product_attention(query, key, value)
+        if self.sink is not None and not self.is_unread(attn):
+            self.write(attn, AttentionFeatures(query, key, value, out))
+        merged = out.transpose(1, 2).flatten(2)
+        project, dropout = attn.to_out
+        return dropout(project(merged))
+
+
+def _split_heads(tokens: Tensor, heads: int) -> Tensor:
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
