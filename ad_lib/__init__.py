@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ad_lib.encoded import EncodedPictures
     from ad_lib.errors import BackboneError, ImageError, NumericsError, RequestError
     from ad_lib.model.backbone import Backbone
+    from ad_lib.model.families.stable_diffusion.random_weights import random_controlnet
     from ad_lib.model.loading import load_backbone
     from ad_lib.model.random_weights import random_backbone
-    from ad_lib.model.families.stable_diffusion.random_weights import random_controlnet
     from ad_lib.model.weights import Weights, find_weights
     from ad_lib.pictures.decoding import decode_image
     from ad_lib.pictures.images import fit_image

@@ -19,7 +19,6 @@ from ad_lib.algorithm.guide import noised_start
 from ad_lib.algorithm.labels import Regions
 from ad_lib.algorithm.noise import Noise, draw_together
 from ad_lib.encoded import EncodedPictures
-from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.denoise import NoisePredictor
 from ad_lib.model.prompts import PromptEmbeds, joined
@@ -84,9 +83,7 @@ class BatchInputs:
     def initial_latents(self) -> Tensor:
         """Where sampling starts, drawn under the tag `init`: noise, or the style under noise."""
         if self.settings.init == "style":
-            dynamics = self.backbone.dynamics(
-                self.settings.num_inference_steps, self.image_size
-            )
+            dynamics = self.backbone.dynamics(self.settings.num_inference_steps, self.image_size)
             return noised_start(self.style, dynamics, self.noise)
         height, width = (-(-side // self.backbone.vae_scale_factor) for side in self.image_size)
         shape = (self.backbone.latent_channels, height, width)
@@ -135,6 +132,7 @@ class BatchInputs:
             target,
             source_size=self._latent_size(source[0]),
             target_size=self._latent_size(target[0]),
+            token_grids=self.backbone.token_grids,
             device=self.backbone.device,
         )
 

@@ -16,7 +16,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from ad_lib.algorithm.features import AttentionFeatures
-from ad_lib.model.taps import FeatureExtractor, self_attention_layers
+from ad_lib.model.families.stable_diffusion.self_attention import (
+    SelfAttentionTap,
+    self_attention_layers,
+)
+from ad_lib.model.taps import FeatureExtractor
 
 TIMESTEPS = (900, 700, 500, 300, 100, 1)
 
@@ -39,7 +43,7 @@ def balance_queries(
     """
     layers = self_attention_layers(unet)
     conditioning = {"encoder_hidden_states": prompt_embeds.expand(len(latents), -1, -1)}
-    extract = FeatureExtractor(partial(unet, **conditioning), layers)
+    extract = FeatureExtractor(partial(unet, **conditioning), layers, SelfAttentionTap(layers[-1]))
     sizes = torch.zeros(2, len(layers))
     for timestep in TIMESTEPS:
         seen = extract(latents, torch.tensor(timestep))

@@ -5,7 +5,7 @@ The labels of a token grid are taken from pixels without interpolation: no new l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -31,16 +31,8 @@ def token_labels(labels: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tenso
     return labels[rows][:, columns].flatten()
 
 
-def token_grids(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The (rows, columns) of every level of a U-Net, for latents of (height, width) cells.
-
-    A U-Net halves its latents from level to level and rounds up; the last grid is one token.
-    """
-    rows, columns = size
-    while rows * columns > 1:
-        yield rows, columns
-        rows, columns = -(-rows // 2), -(-columns // 2)
-    yield rows, columns
+TokenGrids = Callable[[tuple[int, int]], Iterable[tuple[int, int]]]
+"""From latents of (height, width) cells to the (rows, columns) of tokens on every level."""
 
 
 class Regions:
@@ -54,6 +46,7 @@ class Regions:
         target: (h, w) for each item, the labels of the result, at any resolution, on the CPU.
         source_size: (height, width) of the texture's latents, in cells.
         target_size: (height, width) of the result's latents, in cells.
+        token_grids: of the network.
         device: of the network.
     """
 
@@ -64,6 +57,7 @@ class Regions:
         *,
         source_size: tuple[int, int],
         target_size: tuple[int, int],
+        token_grids: TokenGrids,
         device: torch.device | str = "cpu",
     ) -> None:
         maps = list(zip(source, target, strict=True))
@@ -72,7 +66,7 @@ class Regions:
                 _sorted(token_labels(labels, theirs), token_labels(wanted, mine), device)
                 for labels, wanted in maps
             ]
-            for theirs, mine in _levels(source_size, target_size)
+            for theirs, mine in _levels(token_grids(source_size), token_grids(target_size))
         }
 
     def of_items(self, rows: Sequence[int]) -> Regions:
@@ -146,10 +140,10 @@ def attention_by_label(
 
 
 def _levels(
-    source_size: tuple[int, int], target_size: tuple[int, int]
+    source: Iterable[tuple[int, int]], target: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """The grids of both on every level; the smaller one stays at one token."""
-    return zip_longest(token_grids(source_size), token_grids(target_size), fillvalue=(1, 1))
+    return zip_longest(source, target, fillvalue=(1, 1))
 
 
 def _sorted(

@@ -336,7 +336,7 @@ class Backbone(ABC):
         start, stop = layers or (max(total - NUM_DEFAULT_LAYERS, 0), total)
         if stop > total:
             raise RequestError(
-                f"layers must lie in 0..{total}, this {self.family.denoiser_kind} has {total} self-attention layers; "
-                f"got [{start}, {stop}). A range for another model?"
+                f"layers must lie in 0..{total}, this {self.family.denoiser_kind} has {total} "
+                f"self-attention layers; got [{start}, {stop}). A range for another model?"
             )
         return self.layers[start:stop]

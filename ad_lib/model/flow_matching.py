@@ -17,9 +17,9 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Latents under noise are (1 - sigma) latents + sigma noise; the network predicts how they move.
+    """Latents under noise are (1 - sigma) latents + sigma noise.
 
-    What it predicts is the velocity, noise - latents, and a step follows it (Euler).
+    The network predicts the velocity, noise - latents, and a step follows it (Euler).
 
     Attributes:
         levels: the timesteps that are visited, descending, and 0 behind them.

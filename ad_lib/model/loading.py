@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import torch
 
-from ad_lib.errors import BackboneError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.devices import find_device
 from ad_lib.model.parts import LoadPart, empty_part_loader, part_loader

@@ -96,7 +96,7 @@ class Tap(ABC):
         projections_only: of the last layer only query, key and value are wanted.
     """
 
-    def __init__(self, last: Any, *, ends_early: bool) -> None:
+    def __init__(self, last: Any, *, ends_early: bool = True) -> None:
         self.sink: list[AttentionFeatures] | None = None
         self.projections_only = False
         self._last = last

@@ -305,7 +305,8 @@ def _check_vocabulary(name: str, tokenizer: Path) -> None:
 def _download(hub_id: str, revision: str | None) -> Weights:
     networks = [f"{part}/{name}" for part in NETWORK_FILES for name in _network_patterns(part)]
     others = [f"{part}/*" for family in FAMILIES.values() for part in family.others]
-    path = _snapshot(hub_id, "backbone", revision, [*networks, *dict.fromkeys(others), "model_index.json"])
+    patterns = [*networks, *dict.fromkeys(others), "model_index.json"]
+    path = _snapshot(hub_id, "backbone", revision, patterns)
     _check_folder(hub_id, path)
     return Weights(hub_id, path.name, path)  # a snapshot's name is its commit
 

@@ -26,7 +26,7 @@ from ad_lib.embedded.evaluate import (
 )
 from ad_lib.embedded.networks import build_scheduler, build_unet
 from ad_lib.embedded.picture_files import to_tensor
-from ad_lib.model.taps import self_attention_layers
+from ad_lib.model.families.stable_diffusion.self_attention import self_attention_layers
 from ad_lib.pictures.patches import swd_patch
 from ad_lib.pictures.structure import ssim_luma
 from ad_lib.pictures.tensors import image_to_tensor

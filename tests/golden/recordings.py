@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ad_lib import Backbone, load_backbone
 from ad_lib.algorithm.labels import Regions
+from ad_lib.model.families.stable_diffusion.self_attention import halved_grids
 from ad_lib.pictures.tensors import image_to_tensor
 from tests.rounding import FLOOR, MARGIN, Figure
 
@@ -103,5 +104,9 @@ def recorded_regions(
     values = torch.cat([source.flatten(), target.flatten()]).unique()
     labels = [torch.searchsorted(values, mask[0, 0].contiguous()) for mask in (source, target)]
     return Regions(
-        labels[:1] * batch, labels[1:] * batch, source_size=latent_size, target_size=latent_size
+        labels[:1] * batch,
+        labels[1:] * batch,
+        source_size=latent_size,
+        target_size=latent_size,
+        token_grids=halved_grids,
     )

@@ -23,7 +23,11 @@ from ad_lib.embedded.networks import (
     build_vae,
 )
 from ad_lib.embedded.picture_files import list_pictures, to_tensor
-from ad_lib.model.taps import FeatureExtractor, self_attention_layers
+from ad_lib.model.families.stable_diffusion.self_attention import (
+    SelfAttentionTap,
+    self_attention_layers,
+)
+from ad_lib.model.taps import FeatureExtractor
 from training import autoencoder, drawings, fields, procedural
 from training.autoencoder import (
     VAE_STAGES,
@@ -158,7 +162,7 @@ def test_balanced_queries_are_another_content_loss_of_the_same_network():
     layers = self_attention_layers(unet)
     at, heard = torch.tensor(500), {"encoder_hidden_states": prompt.expand(2, -1, -1)}
 
-    extract = FeatureExtractor(partial(unet, **heard), layers)
+    extract = FeatureExtractor(partial(unet, **heard), layers, SelfAttentionTap(layers[-1]))
 
     def measure():
         mine, theirs = (extract(z, at) for z in (latents, other))

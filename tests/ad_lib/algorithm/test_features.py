@@ -9,8 +9,8 @@ from ad_lib.algorithm.features import AttentionFeatures, References
 from ad_lib.algorithm.losses import distilled_attention
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
+from ad_lib.model.families.stable_diffusion.self_attention import self_attention_layers
 from ad_lib.model.prompts import PromptEmbeds
-from ad_lib.model.taps import self_attention_layers
 from tests.rounding import assert_equal_up_to_rounding
 
 TIMESTEP = torch.tensor(501)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ad_lib import Request, RequestError, render
-from ad_lib.algorithm.labels import Regions, attention_by_label, token_grids, token_labels
+from ad_lib.algorithm.labels import Regions, attention_by_label, token_labels
+from ad_lib.model.families.stable_diffusion.self_attention import halved_grids
 from ad_lib.pictures.images import fit_mask
 from ad_lib.pictures.masks import label_map
 from tests.ad_lib.requests_of_every_task import disc, halves, photo, request
+
+regions_of = partial(Regions, token_grids=halved_grids)
 
 
 def random_labels(generator, size, count):
@@ -38,7 +42,7 @@ def test_it_is_attention_under_a_mask_of_equal_labels(seed, target, source, coun
     n, m = mine.numel(), theirs.numel()
     query = torch.randn(1, 2, n, 4, generator=generator)
     key, value = torch.randn(2, 1, 2, m, 4, generator=generator)
-    regions = Regions([theirs], [mine], source_size=source, target_size=target)
+    regions = regions_of([theirs], [mine], source_size=source, target_size=target)
     allowed = mine.flatten()[:, None] == theirs.flatten()
     torch.testing.assert_close(
         attention_by_label(query, key, value, regions),
@@ -51,10 +55,10 @@ def test_every_item_of_a_batch_has_its_own_regions():
     query, key, value = torch.randn(3, 2, 1, 4, 3, generator=generator)
     maps = [torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0, 1], [0, 1]])]
     size = {"source_size": (2, 2), "target_size": (2, 2)}
-    together = attention_by_label(query, key, value, Regions(maps, maps, **size))
+    together = attention_by_label(query, key, value, regions_of(maps, maps, **size))
     for item in range(2):
         one = slice(item, item + 1)
-        alone = Regions(maps[one], maps[one], **size)
+        alone = regions_of(maps[one], maps[one], **size)
         expected = attention_by_label(query[one], key[one], value[one], alone)
         torch.testing.assert_close(together[one], expected)
 
@@ -83,7 +87,7 @@ WAITING = {
 def test_a_step_asks_for_one_call_in_four_dimensions_per_label_and_waits_for_nothing():
     source = torch.tensor([[0, 0, 1], [1, 2, 2]])
     target = torch.tensor([[1, 0], [1, 1]])
-    regions = Regions([source, source], [target, target], source_size=(2, 3), target_size=(2, 2))
+    regions = regions_of([source, source], [target, target], source_size=(2, 3), target_size=(2, 2))
     query, (key, value) = torch.randn(2, 3, 4, 8), torch.randn(2, 2, 3, 6, 8)
     with Watched() as watched:
         attention_by_label(query, key, value, regions)
@@ -93,7 +97,7 @@ def test_a_step_asks_for_one_call_in_four_dimensions_per_label_and_waits_for_not
 def test_regions_of_the_meta_device_attend_there():
     """There every result is a shape alone, so that whatever the host asked for would raise."""
     labels = torch.tensor([[0, 0], [1, 1]])
-    regions = Regions([labels], [labels], source_size=(2, 2), target_size=(2, 2), device="meta")
+    regions = regions_of([labels], [labels], source_size=(2, 2), target_size=(2, 2), device="meta")
     query, key, value = torch.empty(3, 1, 2, 4, 8, device="meta")
     assert attention_by_label(query, key, value, regions).shape == query.shape
 
@@ -102,7 +106,7 @@ def test_a_label_that_only_a_coarser_level_lacks_is_refused_there_alone():
     source = torch.zeros(4, 4).long()
     source[1, 1] = 7
     target = source.roll((1, 1), (0, 1))
-    regions = Regions([source], [target], source_size=(4, 4), target_size=(4, 4))
+    regions = regions_of([source], [target], source_size=(4, 4), target_size=(4, 4))
     regions.of_item(0, 16, 16)
     with pytest.raises(RequestError, match=r"#000007, .* among 4 tokens"):
         regions.of_item(0, 4, 4)
@@ -112,7 +116,7 @@ def test_a_label_that_only_a_coarser_level_lacks_is_refused_there_alone():
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (5, 40), (25, 24)])
 def test_every_level_has_half_the_rows_and_columns_rounded_up(size):
-    levels = list(token_grids(size))
+    levels = list(halved_grids(size))
     assert levels[0] == size
     assert levels[-1] == (1, 1)
     for (rows, columns), (fewer, narrower) in pairwise(levels):

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ad_lib import BackboneError, load_backbone, random_backbone
-from ad_lib.model.random_weights import ARCHITECTURES
+from ad_lib.model.families.stable_diffusion.random_weights import ARCHITECTURES
 from tests.conftest import GOLDEN, TINY_BACKBONE
 
 

@@ -91,7 +91,7 @@ def test_its_scale_weighs_its_residuals(backbone):
 
 def test_its_residuals_are_those_of_diffusers(backbone):
     """The prediction equals the U-Net called by hand with the ControlNet's outputs."""
-    from ad_lib.model.denoise import Control
+    from ad_lib.model.families.stable_diffusion.controlnets import Control
 
     controlnet = random_controlnet(backbone)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

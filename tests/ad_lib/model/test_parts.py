@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ad_lib import Backbone, load_backbone, random_backbone, random_controlnet
+from ad_lib.model.families.stable_diffusion.backbone import StableDiffusion
 from ad_lib.model.parts import copy_into_own_memory
 from tests.ad_lib.model.original_layout import write_single_file
 from tests.conftest import GOLDEN
@@ -41,7 +42,7 @@ def made_in_memory(backbone: Backbone) -> Backbone:
         return fresh
 
     second = [made(encoder) for encoder in backbone.text_encoders[1:]]
-    return Backbone(
+    return StableDiffusion(
         unet=made(backbone.unet),
         vae=made(backbone.vae),
         text_encoder=made(backbone.text_encoders[0]),

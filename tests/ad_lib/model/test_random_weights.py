@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ad_lib import BackboneError, load_backbone, random_backbone
-from ad_lib.model.random_weights import ARCHITECTURES, build_networks
+from ad_lib.model.families.stable_diffusion.random_weights import build_networks
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
@@ -27,7 +27,7 @@ TIMESTEP = torch.tensor(501)
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_the_full_size_has_as_many_parameters_as_the_released_checkpoint(family):
     with torch.device("meta"):
-        networks = build_networks(ARCHITECTURES[family, False])
+        networks = build_networks(family, tiny=False)
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
     assert counts == PUBLISHED[family]
 
@@ -46,7 +46,7 @@ def test_the_narrow_one_has_every_self_attention_layer_of_the_full_size(backbone
     assert len(backbone.layers) == NUM_LAYERS[family]
     names = {module: name for name, module in backbone.unet.named_modules()}
     with torch.device("meta"):
-        full = build_networks(ARCHITECTURES[family, False])["unet"]
+        full = build_networks(family, tiny=False)["unet"]
     assert {names[layer] for layer in backbone.layers} == {
         name for name, _ in full.named_modules() if name.endswith("attn1")
     }

@@ -131,9 +131,7 @@ class Flux2(Backbone):
         """Straight paths; larger pictures spend more steps at high noise."""
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-        height, width = (
-            -(-side // self.vae_scale_factor) for side in image_size or TRAINED_SIZE
-        )
+        height, width = (-(-side // self.vae_scale_factor) for side in image_size or TRAINED_SIZE)
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(
             sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist(),

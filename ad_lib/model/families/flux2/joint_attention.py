@@ -57,7 +57,7 @@ class JointAttentionTap(Tap):
         self._size = (height, width)
 
     def __call__(self, attn: Any, hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:
-        """Of two streams, the arguments are text, mask and positions; of one, mask and positions."""
+        """The arguments are text (of two streams only), mask and positions."""
         *text, _, positions = arguments
         if text:
             return self._two_streams(attn, hidden_states, text[0], Rotary(*positions))

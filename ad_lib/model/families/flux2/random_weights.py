@@ -95,7 +95,7 @@ def assembled(networks: Mapping[str, Any], weights: Weights) -> Flux2:
 
 
 def spelling_tokenizer(max_length: int) -> Qwen2Tokenizer:
-    """Qwen's tokenizer without a learned vocabulary: a token for each byte, and the special ones."""
+    """Qwen's tokenizer without a learned vocabulary: a token for each byte, and special ones."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     vocabulary = {byte: place for place, byte in enumerate(sorted(ByteLevel.alphabet()))}

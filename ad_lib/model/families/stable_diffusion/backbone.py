@@ -25,6 +25,7 @@ from ad_lib.model.families.stable_diffusion.controlnets import Control
 from ad_lib.model.families.stable_diffusion.prompts import ClipEmbeds, encode_prompt
 from ad_lib.model.families.stable_diffusion.self_attention import (
     SelfAttentionTap,
+    halved_grids,
     self_attention_layers,
 )
 from ad_lib.model.parts import LoadPart
@@ -118,9 +119,7 @@ class StableDiffusion(Backbone):
             return cast(ClipEmbeds, self.null_prompt).zeros()
         return self.encode_prompt(prompt or "")
 
-    def dynamics(
-        self, num_inference_steps: int, image_size: tuple[int, int] | None = None
-    ) -> DDIM:
+    def dynamics(self, num_inference_steps: int, image_size: tuple[int, int] | None = None) -> DDIM:
         """DDIM, whose noise levels are the same at every size."""
         return DDIM(self.scheduler, num_inference_steps, self.device)
 
@@ -136,7 +135,7 @@ class StableDiffusion(Backbone):
         conditioning: Mapping[str, Any],
         control: Control | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The noise in latents (or what the model predicts instead), with a ControlNet or without."""
+        """The noise in latents, or what the model predicts instead of it."""
         sample = latents.to(self.dtype)
         residuals = control.residuals(sample, timestep, conditioning) if control else {}
         return self.unet(sample, timestep, **conditioning, **residuals, return_dict=False)[0]
@@ -178,15 +177,8 @@ class StableDiffusion(Backbone):
         return SelfAttentionTap(last, ends_early=self.techniques.early_exit)
 
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """The (rows, columns) of every level, down to one token.
-
-        A U-Net halves its latents from level to level and rounds up.
-        """
-        rows, columns = latent_size
-        while rows * columns > 1:
-            yield rows, columns
-            rows, columns = -(-rows // 2), -(-columns // 2)
-        yield rows, columns
+        """The (rows, columns) of every level, each half of the one before, down to one token."""
+        return halved_grids(latent_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder that `load_backbone` and diffusers' pipelines read."""

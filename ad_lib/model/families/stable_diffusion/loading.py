@@ -89,7 +89,7 @@ def load_controlnet(weights: Weights, load: LoadPart, backbone: StableDiffusion)
     network = load(_CONTROLNET, "ControlNet", backbone.dtype)
     _check_padding(weights.model_id, "ControlNet", network.config)
     check_fit(weights.model_id, network, backbone.unet)
-    return network
+    return network.eval().requires_grad_(False)
 
 
 def _clip(text_class: Any, translated: Callable[[Any, Tensors], Tensors]) -> Network:

@@ -162,7 +162,9 @@ def _text_config(sizes: Mapping[str, Any]) -> CLIPTextConfig:
     return CLIPTextConfig(vocab_size=VOCABULARY, eos_token_id=2, **sizes)
 
 
-def random_controlnet(backbone: StableDiffusion, *, zero: bool = False, seed: int = 0) -> ControlNetModel:
+def random_controlnet(
+    backbone: StableDiffusion, *, zero: bool = False, seed: int = 0
+) -> ControlNetModel:
     """A ControlNet for a backbone, as one is before its training, or with random weights.
 
     Its encoder is a copy of the U-Net's. A training starts with zeros in the convolutions that lead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
@@ -26,6 +27,18 @@ def self_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
         for name, module in block.named_modules()
         if isinstance(module, Attention) and name.endswith("attn1")
     ]
+
+
+def halved_grids(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The (rows, columns) of every level of a U-Net, for latents of (height, width) cells.
+
+    A U-Net halves its latents from level to level and rounds up; the last grid is one token.
+    """
+    rows, columns = size
+    while rows * columns > 1:
+        yield rows, columns
+        rows, columns = -(-rows // 2), -(-columns // 2)
+    yield rows, columns
 
 
 class SelfAttentionTap(Tap):
