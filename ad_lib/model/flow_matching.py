@@ -47,22 +47,28 @@ class FlowMatching:
         tensor = torch.full_like(self.levels[0].tensor, NUM_TRAIN_TIMESTEPS)
         return Timestep(float(NUM_TRAIN_TIMESTEPS), tensor)
 
-    def after(self, t: Timestep) -> Timestep:
-        """The level at which the step from `t` arrives: the next one, 0 after the last."""
-        return next(level for level in self.levels if level.number < t.number)
+    def after(self, timestep: Timestep) -> Timestep:
+        """The level at which the step from `timestep` arrives: the next one, 0 after the last."""
+        return next(level for level in self.levels if level.number < timestep.number)
 
     def step(
-        self, prediction: Float[Tensor, "b c h w"], t: Timestep, latents: Float[Tensor, "b c h w"]
+        self,
+        prediction: Float[Tensor, "b c h w"],
+        timestep: Timestep,
+        latents: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, "b c h w"]:
         """The latents at the next level, along the predicted velocity."""
-        return latents + (_sigma(self.after(t)) - _sigma(t)) * prediction
+        return latents + (_sigma(self.after(timestep)) - _sigma(timestep)) * prediction
 
     def add_noise(
-        self, clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], t: Timestep
-    ) -> Float[Tensor, "*shape"]:
+        self,
+        latents: Float[Tensor, "*b c h w"],
+        noise: Float[Tensor, "*b c h w"],
+        timestep: Timestep,
+    ) -> Float[Tensor, "*b c h w"]:
         """Clean latents under the noise of a level."""
-        return (1 - _sigma(t)) * clean + _sigma(t) * noise
+        return (1 - _sigma(timestep)) * latents + _sigma(timestep) * noise
 
 
-def _sigma(t: Timestep) -> float:
-    return t.number / NUM_TRAIN_TIMESTEPS
+def _sigma(timestep: Timestep) -> float:
+    return timestep.number / NUM_TRAIN_TIMESTEPS

@@ -36,7 +36,9 @@ class PromptEmbeds:
 
     def _each(self, change: Any) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: None if one is None else change(one) for name, one in values.items()}
+        changed: dict[str, Any] = {
+            name: None if one is None else change(one) for name, one in values.items()
+        }
         return type(self)(**changed)
 
 

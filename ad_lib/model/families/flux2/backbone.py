@@ -132,7 +132,7 @@ class Flux2(Backbone):
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
         height, width = (-(-side // self.vae_scale_factor) for side in image_size or TRAINED_SIZE)
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(
             sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist(),
             mu=compute_empirical_mu(height * width, num_inference_steps),

@@ -17,7 +17,7 @@ from ad_lib.model.families.flux2.backbone import Flux2
 from ad_lib.model.families.flux2.prompts import HEARD_LAYERS, MAX_PROMPT_TOKENS
 from ad_lib.model.weights import Weights
 
-_TRANSFORMER = {
+_TRANSFORMER: dict[str, Any] = {
     "num_layers": 5,
     "num_single_layers": 20,
     "num_attention_heads": 24,
@@ -25,7 +25,7 @@ _TRANSFORMER = {
     "joint_attention_dim": 3 * 2560,
     "guidance_embeds": False,
 }
-_TINY_TRANSFORMER = _TRANSFORMER | {
+_TINY_TRANSFORMER: dict[str, Any] = _TRANSFORMER | {
     "in_channels": 16,
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -33,14 +33,14 @@ _TINY_TRANSFORMER = _TRANSFORMER | {
     "timestep_guidance_channels": 32,
     "axes_dims_rope": (4, 4, 4, 4),
 }
-_TINY_VAE = {
+_TINY_VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
     "norm_num_groups": 4,
     "latent_channels": 4,
     "layers_per_block": 1,
     "sample_size": 128,
 }
-_TEXT_ENCODER = {
+_TEXT_ENCODER: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 2560,
     "intermediate_size": 9728,
@@ -52,7 +52,7 @@ _TEXT_ENCODER = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
     "tie_word_embeddings": True,
 }
-_TINY_TEXT_ENCODER = _TEXT_ENCODER | {
+_TINY_TEXT_ENCODER: dict[str, Any] = _TEXT_ENCODER | {
     "vocab_size": 320,
     "hidden_size": 32,
     "intermediate_size": 64,
