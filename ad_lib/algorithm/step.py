@@ -71,8 +71,8 @@ class Distiller:
 
     Attributes:
         extract_features: the frozen network, conditioned on the empty prompt.
-        settings: `num_optimization_steps`, `learning_rate`, `content_weight` (lambda) and
-            `attn_scale` are read.
+        settings: `num_optimization_steps`, `learning_rate`, `content_weight` (lambda),
+            `attn_scale` and `rope` are read.
         regions: which tokens of the style each item's queries may attend to; None is all.
     """
 
@@ -84,7 +84,10 @@ class Distiller:
     def attend(self) -> Attend:
         """How the latents' queries attend to the style."""
         return partial(
-            distilled_attention, attn_scale=self.settings.attn_scale, regions=self.regions
+            distilled_attention,
+            attn_scale=self.settings.attn_scale,
+            regions=self.regions,
+            rope=self.settings.rope,
         )
 
     def of_items(self, rows: Sequence[int]) -> Distiller:

@@ -123,7 +123,13 @@ def test_what_does_not_fall_is_stopped_as_soon_as_two_windows_are_seen(level, pa
 def test_regions_of_some_items_are_those_items_regions():
     generator = torch.Generator().manual_seed(3)
     maps = [torch.randint(0, 2, (4, 4), generator=generator) for _ in range(6)]
-    regions = Regions(maps[:3], maps[3:], source_size=(4, 4), target_size=(4, 4))
+    regions = Regions(
+        maps[:3],
+        maps[3:],
+        source_size=(4, 4),
+        target_size=(4, 4),
+        token_grids=lambda size: [size],
+    )
     query, key, value = torch.randn(3, 3, 2, 16, 8, generator=generator)
     whole = attention_by_label(query, key, value, regions)
     some = [2, 0]
