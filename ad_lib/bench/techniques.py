@@ -1,0 +1,116 @@
+"""The rows of a measurement: what makes rendering faster, added one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ad_lib.errors import RequestError, unknown_name
+from ad_lib.model.techniques import Techniques
+
+LITERAL = "literal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique:
+    """One thing that is done differently than in the row above.
+
+    Attributes:
+        name: as it is asked for.
+        summary: what is done.
+        switches: of `Techniques`, what changes.
+        is_batched: whether pictures run together.
+        shares: whether a batch holds each of its references once.
+        is_compiled: whether the step runs as one compiled graph; such a row is no eager code.
+        lacks: why the row cannot be had on a kind of device.
+    """
+
+    name: str
+    summary: str
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    is_batched: bool = True
+    shares: bool = True
+    is_compiled: bool = False
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+
+_NOT_COMPILED_HERE = {"cpu": "not on a CPU", "mps": "not on MPS"}
+
+TECHNIQUES = (
+    Technique(
+        name=LITERAL,
+        summary="the published loop, one picture at a time: three passes a step through the whole "
+        "network, nothing shared, losses read at every step",
+        is_batched=False,
+        shares=False,
+    ),
+    Technique(
+        name="batch",
+        summary="pictures run together, each with references of its own; losses stay on the device",
+        shares=False,
+    ),
+    Technique(
+        name="shared-references",
+        summary="a batch encodes and looks at each distinct style and content once",
+    ),
+    Technique(
+        name="early-exit",
+        summary="passes for features stop behind the last layer that is read",
+        switches={"early_exit": True},
+    ),
+    Technique(
+        name="constant-cross-attention",
+        summary="keys and values of the empty prompt are computed once",
+        switches={"constant_cross_attention": True},
+    ),
+    Technique(
+        name="channels-last",
+        summary="the network's memory is laid out as convolutions like it",
+        switches={"channels_last": True},
+    ),
+    Technique(
+        name="compiled",
+        summary="the whole optimisation step is one compiled graph",
+        switches={"compile": "max"},
+        is_compiled=True,
+        lacks=_NOT_COMPILED_HERE,
+    ),
+    Technique(
+        name="captured",
+        summary="and is launched as one CUDA graph",
+        switches={"compile": "reduce"},
+        is_compiled=True,
+        lacks=_NOT_COMPILED_HERE,
+    ),
+)
+"""In the order in which they are added. Each row keeps what the rows above it switched on."""
+
+PLAIN = {
+    "early_exit": False,
+    "constant_cross_attention": False,
+    "channels_last": False,
+    "compile": "off",
+}
+"""`Techniques` with nothing switched on."""
+
+
+def chosen(names: Sequence[str] | None) -> list[Technique]:
+    """The techniques of these names, in the order of the table; None is all.
+
+    Raises:
+        RequestError: there is none of a name; the nearest one is given.
+    """
+    known = [one.name for one in TECHNIQUES]
+    for name in names or ():
+        if name not in known:
+            raise RequestError(unknown_name("technique", name, known))
+    return [one for one in TECHNIQUES if not names or one.name in names]
+
+
+def switched_on(techniques: Iterable[Technique]) -> Techniques:
+    """The network's techniques when these have been added, in order."""
+    state = replace(Techniques(), **PLAIN)
+    for technique in techniques:
+        state = replace(state, **technique.switches)
+    return state
