@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ad_lib.bench.flops import counted
 from ad_lib.bench.machine import Spent, described, matrix_product_peak, spent, what_memory_means
-from ad_lib.bench.techniques import Technique, chosen, switched_on
+from ad_lib.bench.techniques import Technique, chosen, switched_on, why_not
 from ad_lib.bench.ways import InBatches, Rendered, Way, literally
 from ad_lib.bench.workload import Workload
 from ad_lib.model.backbone import Backbone
@@ -234,7 +234,7 @@ def _row(backbone: Backbone, workload: Workload, technique: Technique) -> Row:
         num_steps=settings.num_inference_steps,
         dtype=str(backbone.dtype).removeprefix("torch."),
         num_views=workload.num_views(backbone.vae_scale_factor),
-        note=technique.lacks.get(backbone.device.type, ""),
+        note=why_not(technique, backbone.device),
     )
 
 
@@ -246,7 +246,7 @@ def _measured_group(
         _guarded(run, until, partial(_warm_up, backbone, run))
         yield
     for run, eager in zip(runs, _eager_before(runs), strict=True):
-        if run.row.flops is None and eager is not None:
+        if run.row.flops is None and eager is not None and not run.row.note:
             run.row.flops = eager.row.flops
     literal = next((run for run in runs if not run.technique.is_batched), None)
     for number in range(repeats):

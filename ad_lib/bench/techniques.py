@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import torch
 
 from ad_lib.errors import RequestError, unknown_name
 from ad_lib.model.techniques import Techniques
@@ -86,13 +88,15 @@ TECHNIQUES = (
 )
 """In the order in which they are added. Each row keeps what the rows above it switched on."""
 
-PLAIN = {
+_PLAIN: Mapping[str, Any] = {
     "early_exit": False,
     "constant_cross_attention": False,
     "channels_last": False,
     "compile": "off",
 }
 """`Techniques` with nothing switched on."""
+
+_KNOWN = {one.name for one in fields(Techniques)}
 
 
 def chosen(names: Sequence[str] | None) -> list[Technique]:
@@ -108,9 +112,16 @@ def chosen(names: Sequence[str] | None) -> list[Technique]:
     return [one for one in TECHNIQUES if not names or one.name in names]
 
 
+def why_not(technique: Technique, device: torch.device) -> str:
+    """Why a row cannot be had; empty where it can."""
+    if not technique.switches.keys() <= _KNOWN:
+        return "not in this version"
+    return technique.lacks.get(device.type, "")
+
+
 def switched_on(techniques: Iterable[Technique]) -> Techniques:
     """The network's techniques when these have been added, in order."""
-    state = replace(Techniques(), **PLAIN)
+    switches = dict(_PLAIN)
     for technique in techniques:
-        state = replace(state, **technique.switches)
-    return state
+        switches |= technique.switches
+    return Techniques(**{name: on for name, on in switches.items() if name in _KNOWN})

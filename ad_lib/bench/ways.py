@@ -24,6 +24,7 @@ from ad_lib.baselines.literal import (
     sample_literally,
 )
 from ad_lib.batch import plan_batches
+from ad_lib.encoded import EncodedPictures
 from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import NUM_DEFAULT_LAYERS, Backbone
@@ -73,12 +74,16 @@ class InBatches:
     ) -> list[Rendered]:
         """Renders every request, in order."""
         found: dict[int, Rendered] = {}
+        encoded = EncodedPictures()
         cut = backbone if num_steps is None else cast(Backbone, _FirstSteps(backbone, num_steps))
         for batch in plan_batches(requests, self.batch_size):
             chosen = [requests[position] for position in batch]
             noise = [seeded_noise(request.seed) for request in chosen]
-            kind = BatchInputs if self.shares else _NothingShared
-            found.update(zip(batch, _one_batch(kind(cut, chosen, noise)), strict=True))
+            if self.shares:
+                inputs = BatchInputs(cut, chosen, noise, encoded)
+            else:
+                inputs = _NothingShared(cut, chosen, noise)
+            found.update(zip(batch, _one_batch(inputs), strict=True))
         return [found[position] for position in range(len(requests))]
 
 
