@@ -31,8 +31,9 @@ class ExitCode(IntEnum):
     )
     FAILED_ITEMS = (
         3,
-        "complete, but more items failed than the job allows",
-        ("run", "extend", "retry"),
+        "complete, but more items failed than the job allows; also where 'stylefarm bench "
+        "--compare' found something slower than it tolerates",
+        ("run", "extend", "retry", "bench"),
     )
     INCOMPLETE = (
         4,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ad_lib.errors import ImageError, RequestError
 from ad_lib.presets import Preset, find_preset
+from flows.output_files import check_writable, write_whole
 from flows.presets import warn_of_prompts
 from flows.stopping import Stopping
 from flows.terminal import Terminal
@@ -59,12 +58,12 @@ def render_one(terminal: Terminal, stopping: Stopping, asked: OnePicture) -> Non
     """
     codec = _codec(asked.output)
     preset = find_preset(asked.preset)
-    settings = _settings(preset, asked.settings)
+    settings = checked_settings(preset, asked.settings)
     _check_roles(preset, asked.files)
     size = _parsed_size(asked.size)
     images = {role: [_open_image(path) for path in paths] for role, paths in asked.files.items()}
     request = _request(asked, preset, settings, images, size)
-    _check_writable(asked.output)
+    check_writable("--output", asked.output)
     warn_of_prompts(terminal, preset, asked.backbone["name"])
     _render(terminal, stopping, asked, request, codec)
 
@@ -94,7 +93,7 @@ def _render(
         with using_kernels(loaded.device.type, deterministic=True):
             (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
     encoding: Any = {"uri": ".", "codec": codec}
-    _write(asked.output, encode_image(result.image, Output(**encoding)))
+    write_whole(asked.output, encode_image(result.image, Output(**encoding)))
     parts = [f"{asked.output}: {request.width}x{request.height}"]
     if result.style_losses:
         parts.append(f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}")
@@ -102,8 +101,16 @@ def _render(
     _show_figures(terminal, request, result.image)
 
 
-def _settings(preset: Preset, texts: dict[str, str]) -> dict[str, Any]:
-    """The settings that replace the preset's, checked."""
+def checked_settings(preset: Preset, texts: dict[str, str]) -> dict[str, Any]:
+    """The settings that replace the preset's, checked.
+
+    Args:
+        preset: the task.
+        texts: the values as YAML, by name.
+
+    Raises:
+        RequestError: a setting that is unknown, out of range or of no use to the task.
+    """
     values: dict[str, Any] = {}
     for name, text in texts.items():
         try:
@@ -150,36 +157,6 @@ def _codec(output: Path) -> str:
     if suffix not in ("png", "webp", "jpg"):
         raise RequestError(f"--output must end in .png, .webp or .jpg; got {str(output)!r}")
     return suffix
-
-
-def _check_writable(output: Path) -> None:
-    """Refuses an output that could not be written, before anything is rendered."""
-    try:
-        if output.is_dir():
-            raise RequestError(f"--output names a folder; got {str(output)!r}")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except (OSError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(f"--output {str(output)!r} cannot be written: {reason}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    number, name = tempfile.mkstemp(prefix=".stylefarm-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _open_image(path: Path) -> Image.Image:

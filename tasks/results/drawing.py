@@ -123,7 +123,7 @@ def _write(
 ) -> None:
     x, y = place
     for number, line in enumerate(lines):
-        draw.text((x, y + number * _line_height(size)), line, colour, _font(size))
+        draw.text((x, y + number * _line_height(size)), line, colour, font(size))
 
 
 def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
@@ -132,7 +132,7 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     words = text[:MAX_CELL_LETTERS].split()
     for word in (piece for written in words for piece in _pieces(written, size, width)):
         longer = f"{lines[-1]} {word}".strip()
-        if _font(size).getlength(longer) <= width:
+        if font(size).getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -145,7 +145,7 @@ def _pieces(word: str, size: int, width: int) -> list[str]:
     """A word cut where it is wider than a line."""
     pieces = [""]
     for letter in word:
-        if pieces[-1] and _font(size).getlength(pieces[-1] + letter) > width:
+        if pieces[-1] and font(size).getlength(pieces[-1] + letter) > width:
             pieces.append("")
         pieces[-1] += letter
     return pieces
@@ -160,8 +160,13 @@ def _line_height(size: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own letters, so many pixels high.
+
+    Raises:
+        ImportError: this Pillow has none.
+    """
+    letters = ImageFont.load_default(size)
+    if not isinstance(letters, ImageFont.FreeTypeFont):
         raise ImportError("this Pillow was built without FreeType: install Pillow from PyPI")
-    return font
+    return letters
