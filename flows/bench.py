@@ -43,7 +43,7 @@ class Asked:
         backbone: `sd15-random`, `sdxl-tiny` and such, or what `load_backbone` takes.
         sizes: pixels of each side; empty is 256, on a GPU the preset's.
         steps: timesteps.
-        batch_sizes: pictures that run together.
+        batch_sizes: pictures that run together; None is what memory has room for, as in a job.
         grid: (contents, styles); None is as many contents as the batch has pictures, on one style.
         techniques: names; empty is all.
         repeats: turns of each row.
@@ -56,7 +56,7 @@ class Asked:
     task: str
     sizes: tuple[int, ...] = ()
     steps: int = _STEPS
-    batch_sizes: tuple[int, ...] = (1, 4)
+    batch_sizes: tuple[int, ...] | None = None
     grid: tuple[int, int] | None = None
     techniques: tuple[str, ...] = ()
     repeats: int = 3
@@ -132,10 +132,9 @@ def bench(terminal: Terminal, stopping: Stopping, asked: Asked, wanted: Wanted) 
 
     with stopping.step():
         settings = {**_settings(asked), "num_inference_steps": asked.steps}
-        workloads = _workloads(asked, settings, is_on_gpu=_has_gpu(asked.device))
-        for workload in workloads:
-            workload.preset.settings_with(workload.settings)
+        find_preset(asked.task).settings_with(settings)
         backbone = _loaded(asked)
+        workloads = _workloads(asked, settings, backbone)
         measured = measure(
             backbone,
             workloads,
@@ -180,9 +179,10 @@ def show_rows(terminal: Terminal, document: dict[str, Any]) -> None:
     """Prints the rows of a document, a table for each workload."""
     machine = document["machine"]
     terminal.say(
-        f"{machine['device']}, {machine['threads']} threads, torch "
-        f"{machine['versions'].get('torch')}. Seconds are {document['seconds_mean']}; of each row "
-        f"the median of its turns. Memory: {document['memory_means']}."
+        f"{machine.get('device')}, {machine.get('threads')} threads, torch "
+        f"{machine['versions'].get('torch')}. Seconds are {document.get('seconds_mean')}; of each "
+        f"row the median of its turns. GiB: {document.get('memory_means')}. How far the largest "
+        "latent is off counts from the literal loop."
     )
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in document["rows"]:
@@ -195,37 +195,39 @@ def show_rows(terminal: Terminal, document: dict[str, Any]) -> None:
             f"{peak:.3g} TFLOP/s",
             "bold",
         )
-        has_views = any(row["num_views"] for row in rows)
-        terminal.say_table(
-            (*_COLUMNS, *(_VIEW_COLUMNS if has_views else ())),
-            [(*_cells(row), *(_view_cells(row) if has_views else ())) for row in rows],
-        )
+        terminal.say(_table(rows))
         for sentence in growth(rows):
             terminal.say(sentence)
 
 
-_COLUMNS = (
-    "technique",
-    "size",
-    "batch",
-    "s/image",
-    "±",
-    "images/s",
-    "speed-up",
-    "TFLOP/s",
-    "of peak",
-    "memory",
-    "first step off",
-    "end off",
-)
+_COLUMNS = ("technique", "size", "batch", "s/image", "±", "images/s", "speed-up", "TFLOP/s")
+_MORE_COLUMNS = ("of peak", "GiB", "1st step off", "end off")
 _VIEW_COLUMNS = ("s/view", "s/megapixel")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The rows as lines of their own length: they say little when they are folded."""
+    columns = (*_COLUMNS, *_MORE_COLUMNS)
+    if any(row.get("num_views") for row in rows):
+        columns += _VIEW_COLUMNS
+    cells = [columns, *(_cells(row)[: len(columns)] for row in rows)]
+    widths = [
+        max(len(line[place]) for line in cells if len(line) > place)
+        for place in range(len(columns))
+    ]
+    lines = []
+    for line in cells:
+        first, *others = zip(line, widths, strict=False)
+        parts = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        lines.append("  ".join(parts))
+    return "\n".join(lines)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     seconds = row["median_seconds"]
     name = (row["technique"], str(row["size"]), str(row["batch_size"]))
-    if row["note"] or not seconds:
-        return (*name, row["note"] or "not measured", *[""] * (len(_COLUMNS) - 4))
+    if not seconds:
+        return (*name, row["note"] or "not measured")
     spread = (max(row["seconds"]) - min(row["seconds"])) / 2
     return (
         *name,
@@ -235,14 +237,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _written(row["ratio"], "{:.2f}x"),
         _written(row["tflops"], "{:.3g}"),
         _written(row["share_of_peak"], "{:.1%}"),
-        _written(row["memory_bytes"] and row["memory_bytes"] / 2**30, "{:.2f} GiB"),
-        _written(row["first_difference"], "{:.1e}"),
-        _written(row["last_difference"], "{:.1e}"),
-    )
-
-
-def _view_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
+        _written(row["memory_bytes"] and row["memory_bytes"] / 2**30, "{:.2f}"),
+        _written(row["first_difference"], "{:.2g}"),
+        _written(row["last_difference"], "{:.2g}"),
         _written(row["seconds_per_view"], "{:.4g}"),
         _written(row["seconds_per_megapixel"], "{:.4g}"),
     )
@@ -284,34 +281,43 @@ def _settings(asked: Asked) -> dict[str, Any]:
     return checked_settings(find_preset(asked.task), asked.settings)
 
 
-def _workloads(asked: Asked, settings: dict[str, Any], *, is_on_gpu: bool) -> list[Workload]:
+def _workloads(asked: Asked, settings: dict[str, Any], backbone: Backbone) -> list[Workload]:
     from ad_lib.bench.workload import Workload
 
     preset = find_preset(asked.task)
-    sizes = asked.sizes or (preset.size if is_on_gpu else _SMALL_SIZE,)
-    found = []
-    for size in sizes:
-        for batch_size in asked.batch_sizes:
-            contents, styles = asked.grid or (batch_size, 1)
-            if preset.algorithm == "expand" and asked.grid is None:
-                contents = 1  # a batch is of views there
-            found.append(
-                Workload(
-                    task=asked.task,
-                    size=size,
-                    batch_size=batch_size,
-                    contents=contents,
-                    styles=styles,
-                    settings=settings,
-                )
-            )
-    return found
+    sizes = asked.sizes or (preset.size if backbone.device.type == "cuda" else _SMALL_SIZE,)
+
+    def workload(size: int, batch_size: int) -> Workload:
+        contents, styles = asked.grid or (batch_size, 1)
+        if preset.algorithm == "expand" and asked.grid is None:
+            contents = 1  # a batch is of views there
+        return Workload(
+            task=asked.task,
+            size=size,
+            batch_size=batch_size,
+            contents=contents,
+            styles=styles,
+            settings=settings,
+        )
+
+    return [
+        workload(size, batch_size or _automatic(workload(size, 1), backbone))
+        for size in sizes
+        for batch_size in asked.batch_sizes or (None,)
+    ]
 
 
-def _has_gpu(device: str) -> bool:
-    from ad_lib.model.devices import find_device
+def _automatic(workload: Workload, backbone: Backbone) -> int:
+    """The batch that a job would choose by itself; of an expansion, its views."""
+    from ad_lib.batch import automatic_batch_size
 
-    return find_device(device).type == "cuda"
+    settings = workload.preset.settings_with(workload.settings)
+    if workload.preset.algorithm == "expand":
+        return settings.view_batch_size
+    fitting = automatic_batch_size(
+        backbone, settings, width=workload.size, height=workload.size, num_references=1
+    )
+    return min(fitting, workload.num_pictures) if workload.num_pictures > 1 else fitting
 
 
 def _loaded(asked: Asked) -> Backbone:

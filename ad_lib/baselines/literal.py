@@ -264,7 +264,7 @@ def expand_literally(
         scheduler: DDIM with its timesteps set.
         latents: unit Gaussian noise, of the whole picture.
         style: clean latents of the references.
-        noise: drawn anew for every batch of views.
+        noise: drawn for every batch of views.
         prompts: what is drawn, and what guidance leads away from.
         settings: the task's numbers.
         views_at: the views of each step.

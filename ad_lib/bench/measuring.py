@@ -224,16 +224,18 @@ def _runs_of(
 
 def _row(backbone: Backbone, workload: Workload, technique: Technique) -> Row:
     settings = workload.preset.settings_with(workload.settings)
+    views = workload.num_views(backbone.vae_scale_factor)
+    together = technique.is_batched or views is not None  # the published code batches views
     return Row(
         technique=technique.name,
         backbone=backbone.weights.model_id,
         task=workload.task,
         size=workload.size,
-        batch_size=workload.batch_size if technique.is_batched else 1,
+        batch_size=workload.batch_size if together else 1,
         num_pictures=workload.num_pictures if technique.is_batched else 1,
         num_steps=settings.num_inference_steps,
         dtype=str(backbone.dtype).removeprefix("torch."),
-        num_views=workload.num_views(backbone.vae_scale_factor),
+        num_views=views,
         note=why_not(technique, backbone.device),
     )
 

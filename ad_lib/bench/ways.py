@@ -13,7 +13,7 @@ from torch import Tensor
 from ad_lib.algorithm.dynamics import Dynamics, Timestep
 from ad_lib.algorithm.features import References
 from ad_lib.algorithm.multidiffusion import Views
-from ad_lib.algorithm.noise import Noise, seeded_noise
+from ad_lib.algorithm.noise import NOISE, Noise
 from ad_lib.baselines.literal import (
     LiteralNetwork,
     Losses,
@@ -31,6 +31,7 @@ from ad_lib.model.backbone import NUM_DEFAULT_LAYERS, Backbone
 from ad_lib.pictures.masks import label_map
 from ad_lib.presets import find_preset
 from ad_lib.requests import Request, fit_role
+from ad_lib.settings import Settings
 from ad_lib.synthesis import ALGORITHMS
 
 
@@ -76,15 +77,19 @@ class InBatches:
         found: dict[int, Rendered] = {}
         encoded = EncodedPictures()
         cut = backbone if num_steps is None else cast(Backbone, _FirstSteps(backbone, num_steps))
-        for batch in plan_batches(requests, self.batch_size):
+        for batch in plan_batches(requests, lambda one: self.batch_size):
             chosen = [requests[position] for position in batch]
-            noise = [seeded_noise(request.seed) for request in chosen]
+            noise = [_noise(request) for request in chosen]
             if self.shares:
                 inputs = BatchInputs(cut, chosen, noise, encoded)
             else:
                 inputs = _NothingShared(cut, chosen, noise)
             found.update(zip(batch, _one_batch(inputs), strict=True))
         return [found[position] for position in range(len(requests))]
+
+
+def _noise(request: Request) -> Noise:
+    return NOISE[request.settings.noise](request.seed)
 
 
 def _one_batch(inputs: BatchInputs) -> list[Rendered]:
@@ -149,7 +154,7 @@ class _Beginning:
 
 
 def _one_literally(backbone: Backbone, request: Request, num_steps: int | None) -> Rendered:
-    noise = seeded_noise(request.seed)
+    noise = _noise(request)
     inputs = BatchInputs(backbone, [request], [noise])
     algorithm = find_preset(request.task).algorithm
     latents, losses = _LITERAL[algorithm](inputs, noise, num_steps)
@@ -198,7 +203,7 @@ def _expanded(
     height, width = latents.shape[-2:]
     factor = inputs.backbone.vae_scale_factor
     seen = [min(settings.view_size, side) * factor for side in (height, width)]
-    return expand_literally(
+    latents, losses = expand_literally(
         _network(inputs, (seen[0], seen[1])),
         _scheduler(inputs),
         latents,
@@ -209,6 +214,18 @@ def _expanded(
         lambda step: views.at(height, width, step),
         num_steps=num_steps,
     )
+    return latents, [_of_all_views(losses, len(views.at(height, width)), settings), *losses]
+
+
+def _of_all_views(losses: Sequence[Losses], num_views: int, settings: Settings) -> Losses:
+    """The first losses of the first step, from those of its batches of views."""
+    sizes = [
+        min(settings.view_batch_size, num_views - start)
+        for start in range(0, num_views, settings.view_batch_size)
+    ]
+    firsts = losses[:: settings.num_optimization_steps][: len(sizes)]
+    weighted = (size * loss.style for size, loss in zip(sizes, firsts, strict=True))
+    return Losses(sum(weighted) / num_views, 0.0)
 
 
 _LITERAL = {"optimize": _optimized, "sample": _sampled, "expand": _expanded}

@@ -51,11 +51,13 @@ def bench(
         int, typer.Option(min=1, max=999, help="Timesteps; each of them costs the same.")
     ] = 10,
     batch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="N,…", help="Pictures that run together; of texture-expand, views of one."
+            metavar="N,…",
+            help="Pictures that run together; of texture-expand, views of one. 1,4 unless given; "
+            "with a grid what memory has room for, as in a job.",
         ),
-    ] = "1,4",
+    ] = None,
     grid: Annotated[
         str | None,
         typer.Option(
@@ -169,6 +171,8 @@ def bench(
             minutes=minutes,
         )
     else:
+        pictures = _grid(grid, contents, styles)
+        batches = benching.listed_numbers("--batch", batch, 1024) if batch else None
         found = benching.bench(
             call.terminal,
             call.stopping,
@@ -177,8 +181,8 @@ def bench(
                 task=task,
                 sizes=benching.listed_numbers("--size", size, 8192) if size else (),
                 steps=steps,
-                batch_sizes=benching.listed_numbers("--batch", batch, 1024),
-                grid=_grid(grid, contents, styles),
+                batch_sizes=batches or (None if pictures else (1, 4)),
+                grid=pictures,
                 techniques=tuple(names_of(techniques)),
                 repeats=repeats,
                 settings=pairs_of(settings),

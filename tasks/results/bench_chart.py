@@ -93,7 +93,7 @@ def _figures(row: dict[str, Any], speed: float) -> str:
         ("ratio", "{:.2f}x"),
         ("tflops", "{:.3g} TFLOP/s"),
         ("share_of_peak", "{:.0%} of peak"),
-        ("last_difference", "off {:.1e}"),
+        ("last_difference", "off {:.2g}"),
     ):
         if row.get(name) is not None:
             parts.append(pattern.format(row[name]))
