@@ -1,4 +1,4 @@
-# make demo | test | test-kernels | test-radosgw | test-ray | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | test-radosgw | test-ray | bench | bench-gpu | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
@@ -9,7 +9,7 @@ ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-radosgw test-ray lint fuzz drill clean
+.PHONY: demo test test-kernels test-radosgw test-ray bench bench-gpu lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -41,6 +41,13 @@ test-radosgw: export STYLEFARM_S3_SERVER := radosgw
 test-radosgw: .venv/dev
 	$(BIN)/python -m pytest -q -m s3 tests/infra tests/tasks tests/faults
 	$(BIN)/python -m tests.faults.drill --seed $(SEED) --launches 8 --workers 2 --items 18 --store s3
+
+# How fast this machine renders, beside the published loop; the second one on one GPU, in 8 minutes.
+bench: .venv/runtime
+	$(BIN)/stylefarm bench --suite cpu --device cpu --json runs/bench.json --plot runs/bench.png
+
+bench-gpu: .venv/runtime
+	$(BIN)/stylefarm bench --suite gpu --device cuda --json runs/bench-gpu.json --plot runs/bench-gpu.png
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -27,8 +27,8 @@ from ad_lib.algorithm.noise import Noise
 from ad_lib.model.prompts import PromptEmbeds, joined
 from ad_lib.settings import Settings
 
-View = tuple[Tensor, Tensor]
-"""The rows and the columns of a picture, in latent cells, that the network looks at."""
+Place = tuple[int, int]
+"""The first row and column, in latent cells, of a view that the network looks at."""
 
 
 class Features(NamedTuple):
@@ -253,7 +253,8 @@ def expand_literally(
     noise: Noise,
     prompts: tuple[PromptEmbeds, PromptEmbeds],
     settings: Settings,
-    views_at: Callable[[int], Sequence[View]],
+    views_at: Callable[[int], Sequence[Place]],
+    view_shape: tuple[int, int],
     *,
     num_steps: int | None = None,
 ) -> tuple[Float[Tensor, "1 c h w"], list[Losses]]:
@@ -268,6 +269,7 @@ def expand_literally(
         prompts: what is drawn, and what guidance leads away from.
         settings: the task's numbers.
         views_at: the views of each step.
+        view_shape: (height, width) of each, in latent cells.
         num_steps: only so many of the first timesteps; None is all.
     """
     losses = []
@@ -277,16 +279,22 @@ def expand_literally(
             views = views_at(step)
             for start in range(0, len(views), settings.view_batch_size):
                 batch = views[start : start + settings.view_batch_size]
-                crops = torch.cat([latents[..., rows[:, None], columns] for rows, columns in batch])
+                windows = [_window(place, view_shape) for place in batch]
+                crops = torch.cat([latents[window] for window in windows])
                 crops, of_batch = _sampled_step(
                     network, scheduler, crops, step, t, style, noise, prompts, settings, None
                 )
                 losses += of_batch
-                for (rows, columns), crop in zip(batch, crops, strict=True):
-                    total[..., rows[:, None], columns] += crop
-                    count[..., rows[:, None], columns] += 1
+                for window, crop in zip(windows, crops, strict=True):
+                    total[window] += crop
+                    count[window] += 1
             latents = total / count
     return latents, losses
+
+
+def _window(place: Place, shape: tuple[int, int]) -> tuple[Any, ...]:
+    (top, left), (height, width) = place, shape
+    return ..., slice(top, top + height), slice(left, left + width)
 
 
 def _sampled_step(

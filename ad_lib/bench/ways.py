@@ -94,7 +94,7 @@ def _noise(request: Request) -> Noise:
 
 def _one_batch(inputs: BatchInputs) -> list[Rendered]:
     run = ALGORITHMS[find_preset(inputs.requests[0].task).algorithm]
-    latents, trace = run(inputs, lambda step: None)
+    latents, trace = run(inputs, lambda num_done, num_steps: None)
     finished(inputs, latents)
     first = trace.style[0].tolist() if len(trace.style) else [0.0] * len(latents)
     return [Rendered(one, loss) for one, loss in zip(latents, first, strict=True)]
@@ -202,9 +202,9 @@ def _expanded(
     views = Views(size=settings.view_size, stride=settings.view_stride, shift=settings.view_shift)
     height, width = latents.shape[-2:]
     factor = inputs.backbone.vae_scale_factor
-    seen = [min(settings.view_size, side) * factor for side in (height, width)]
+    shape = views.shape(height, width)
     latents, losses = expand_literally(
-        _network(inputs, (seen[0], seen[1])),
+        _network(inputs, (shape[0] * factor, shape[1] * factor)),
         _scheduler(inputs),
         latents,
         _style(inputs),
@@ -212,6 +212,7 @@ def _expanded(
         _prompts(inputs),
         settings,
         lambda step: views.at(height, width, step),
+        shape,
         num_steps=num_steps,
     )
     return latents, [_of_all_views(losses, len(views.at(height, width)), settings), *losses]

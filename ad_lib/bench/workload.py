@@ -81,7 +81,7 @@ class Workload:
             size=settings.view_size, stride=settings.view_stride, shift=settings.view_shift
         )
         side = -(-self.size // vae_scale_factor)
-        return sum(len(views.at(side, side, step)) for step in range(settings.num_inference_steps))
+        return views.count(side, side, settings.num_inference_steps)
 
     def _request(self, content: int, style: int) -> Request:
         preset, parts = self.preset, dict[str, Any]()

@@ -119,7 +119,6 @@ def test_the_literal_multidiffusion_follows_a_recorded_run():
     case = Recorded(golden, "pano_small")
     height, width = case.recorded["noise_init"].shape[-2:]
     views = Views(size=case.case["window"], stride=case.args["stride"])
-    rows, columns = views.shape(height, width)
 
     def run(num_steps: int | None, disturb: Disturb) -> tuple[Tensor, list[Losses]]:
         return expand_literally(
@@ -130,10 +129,8 @@ def test_the_literal_multidiffusion_follows_a_recorded_run():
             recorded_noise(case.recorded),
             case.prompts(),
             case.settings,
-            lambda step: [
-                (torch.arange(rows) + top, torch.arange(columns) + left)
-                for top, left in views.at(height, width, step)
-            ],
+            lambda step: views.at(height, width, step),
+            views.shape(height, width),
             num_steps=num_steps,
         )
 
