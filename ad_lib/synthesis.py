@@ -12,7 +12,7 @@ from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.guide import sample_with_distillation
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.optimize import optimize_latents
-from ad_lib.algorithm.step import Distiller
+from ad_lib.algorithm.step import Distiller, loss_scale
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
@@ -108,7 +108,7 @@ def _distiller(
     settings = inputs.settings
     extract = inputs.backbone.feature_extractor(settings.layers, image_size or inputs.image_size)
     with extract:
-        yield Distiller(extract, settings, inputs.regions)
+        yield Distiller(extract, settings, inputs.regions, loss_scale(inputs.backbone.dtype))
 
 
 def ordered_timesteps(
