@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, log
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -141,6 +142,8 @@ class References:
         """The logarithm of each token's weight, so that one of weight 2 counts as two tokens."""
         if self.weights is None:
             return None
-        counts = [layer[row].key.shape[2] for row in self.index[0]]
-        weights = key.new_tensor(self.weights).log()
-        return weights.repeat_interleave(torch.tensor(counts, device=key.device))[None]
+        tokens = [
+            key.new_full((1, layer[row].key.shape[2]), log(weight) if weight else -inf)
+            for row, weight in zip(self.index[0], self.weights, strict=True)
+        ]  # filled on the device: nothing is copied from the host
+        return torch.cat(tokens, 1)

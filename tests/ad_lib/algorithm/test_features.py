@@ -11,6 +11,7 @@ from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.families.stable_diffusion.self_attention import self_attention_layers
 from ad_lib.model.prompts import PromptEmbeds
+from tests.ad_lib.waiting import NothingWaits
 from tests.rounding import assert_equal_up_to_rounding
 
 TIMESTEP = torch.tensor(501)
@@ -251,6 +252,19 @@ def test_a_reference_of_weight_n_counts_as_if_it_were_listed_n_times(
         torch.testing.assert_close(
             distilled_attention(mine, ours), distilled_attention(mine, theirs), atol=1e-5, rtol=1e-4
         )
+
+
+def test_weights_of_references_are_not_copied_to_the_device_at_each_timestep():
+    def extract(latents, timestep, *, projections_only=False):
+        tokens = latents.flatten(2).mT[:, None]
+        return [AttentionFeatures(tokens, tokens, tokens, None)]
+
+    styles = [torch.randn(4, 2, 3), torch.randn(4, 3, 3)]
+    references = References(styles, [[0, 1]], [2.0, 0.0])
+    with NothingWaits():
+        (layer,) = references.features(extract, TIMESTEP)
+    expected = [torch.tensor(2.0).log()] * 6 + [torch.tensor(-torch.inf)] * 9
+    torch.testing.assert_close(layer.bias, torch.stack(expected)[None])
 
 
 def test_a_reference_of_weight_zero_is_not_seen(tiny_backbone, latents):

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ad_lib import Request, RequestError, render
 from ad_lib.algorithm.labels import Regions, attention_by_label, token_labels
@@ -20,6 +19,7 @@ from ad_lib.model.families.stable_diffusion.self_attention import halved_grids
 from ad_lib.pictures.images import fit_mask
 from ad_lib.pictures.masks import label_map
 from tests.ad_lib.requests_of_every_task import disc, halves, photo, request
+from tests.ad_lib.waiting import NothingWaits
 
 regions_of = partial(Regions, token_grids=halved_grids)
 
@@ -63,33 +63,12 @@ def test_every_item_of_a_batch_has_its_own_regions():
         torch.testing.assert_close(together[one], expected)
 
 
-class Watched(TorchDispatchMode):
-    """Notes what is called with which first argument, and refuses what waits for a device."""
-
-    def __init__(self):
-        super().__init__()
-        self.shapes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func._overloadpacket._qualified_op_name not in WAITING, func
-        if "attention" in str(func):
-            self.shapes.append(tuple(args[0].shape))
-        return func(*args, **(kwargs or {}))
-
-
-WAITING = {
-    *("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::unique_dim"),
-    *("aten::_to_copy", "aten::item", "aten::masked_select"),
-}
-"""Operations whose result the host needs, or that copy between devices."""
-
-
 def test_a_step_asks_for_one_call_in_four_dimensions_per_label_and_waits_for_nothing():
     source = torch.tensor([[0, 0, 1], [1, 2, 2]])
     target = torch.tensor([[1, 0], [1, 1]])
     regions = regions_of([source, source], [target, target], source_size=(2, 3), target_size=(2, 2))
     query, (key, value) = torch.randn(2, 3, 4, 8), torch.randn(2, 2, 3, 6, 8)
-    with Watched() as watched:
+    with NothingWaits() as watched:
         attention_by_label(query, key, value, regions)
     assert watched.shapes == [(1, 3, 1, 8), (1, 3, 3, 8)] * 2
 

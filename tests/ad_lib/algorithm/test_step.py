@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 from ad_lib import render
 from ad_lib.algorithm.features import AttentionFeatures, References
+from ad_lib.algorithm.labels import Regions
 from ad_lib.algorithm.step import Distiller, learning_rates, loss_scale
 from ad_lib.model.random_weights import random_backbone
 from ad_lib.settings import Settings
 from tests.ad_lib.requests_of_every_task import request
+from tests.ad_lib.waiting import NothingWaits
 
 SETTINGS = Settings(num_optimization_steps=1)
 WIDE = (4096, 320)
@@ -93,3 +95,23 @@ def test_a_rendered_picture_has_its_scale_inside_the_network_and_not_in_its_step
         seen[dtype], losses[dtype] = passing[0], result.style_losses
     assert seen[torch.float16] / seen[torch.float32] == pytest.approx(2.0**16, rel=0.1)
     assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_step_neither_waits_for_the_device_nor_copies_to_it(family):
+    backbone = random_backbone(family, tiny=True)
+    settings = Settings(num_optimization_steps=2, content_weight=0.25, style_weights=(1.0, 2.0))
+    latents, content, *styles = torch.randn(4, 2, backbone.latent_channels, 8, 8)
+    labels = [torch.arange(64).view(8, 8) % 2] * 2
+    regions = Regions(labels, labels, source_size=(8, 8), target_size=(8, 8))
+    style = References([one[0] for one in styles], [[0, 1]] * 2, settings.style_weights)
+    masked = References([one[0] for one in styles], [[0], [1]])
+    rates = learning_rates(settings, 2, latents.device)
+    timestep = backbone.dynamics(4).timesteps[0].tensor
+    with backbone.feature_extractor(image_size=(64, 64)) as extract:
+        for chosen, references in ((None, style), (regions, masked)):
+            distiller = Distiller(extract, settings, chosen, loss_scale(backbone.dtype))
+            visit = (rates, timestep, references, References(content, [[0], [1]]))
+            distiller.visit(distiller.init(latents), *visit)  # what is made once is made now
+            with NothingWaits():
+                distiller.visit(distiller.init(latents), *visit)
