@@ -103,7 +103,8 @@ def test_a_step_neither_waits_for_the_device_nor_copies_to_it(family):
     settings = Settings(num_optimization_steps=2, content_weight=0.25, style_weights=(1.0, 2.0))
     latents, content, *styles = torch.randn(4, 2, backbone.latent_channels, 8, 8)
     labels = [torch.arange(64).view(8, 8) % 2] * 2
-    regions = Regions(labels, labels, source_size=(8, 8), target_size=(8, 8))
+    sizes = {"source_size": (8, 8), "target_size": (8, 8)}
+    regions = Regions(labels, labels, **sizes, token_grids=backbone.token_grids)
     style = References([one[0] for one in styles], [[0, 1]] * 2, settings.style_weights)
     masked = References([one[0] for one in styles], [[0], [1]])
     rates = learning_rates(settings, 2, latents.device)
