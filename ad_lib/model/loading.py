@@ -11,9 +11,10 @@ import torch
 
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.devices import find_device
+from ad_lib.model.model_folder import family_of
 from ad_lib.model.parts import LoadPart, empty_part_loader, part_loader
 from ad_lib.model.weight_files import UnsoundFile, named_in_errors
-from ad_lib.model.weights import Weights, family_of, find_controlnet, find_weights
+from ad_lib.model.weights import Weights, find_controlnet, find_weights
 
 _LATENT_SIDE = 32
 """Cells along each side of the latents that a backbone is tried with."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ad_lib.errors import BackboneError
+from ad_lib.model.model_folder import NETWORK_FILES
 from ad_lib.model.weight_files import (
     UnsoundFile,
     named_in_errors,
@@ -32,7 +33,7 @@ from ad_lib.model.weight_files import (
     read_network_config,
     weight_files,
 )
-from ad_lib.model.weights import NETWORK_FILES, Weights
+from ad_lib.model.weights import Weights
 
 Tensors = dict[str, Tensor]
 

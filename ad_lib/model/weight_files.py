@@ -25,6 +25,7 @@ MAX_TENSORS = 20_000
 MAX_NUMBER = 1_000_000
 """Largest number in the configuration of a network; vocabularies of CLIP have 49,408 tokens."""
 
+SINGLE_FILE = ".safetensors"
 INDEX_SUFFIX = ".index.json"
 
 _HEADER_LENGTH_BYTES = 8

@@ -1,52 +1,47 @@
-"""Where the weights of a backbone or ControlNet are, and exactly which weights they are.
+"""Which weights does a name mean, and where are they on this machine?
 
-Importing this module loads neither torch nor diffusers.
+A revision says exactly which: a commit of the hub, or a digest of the files. Importing this module
+loads neither torch nor diffusers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ad_lib.errors import BackboneError
 from ad_lib.model.families import FAMILIES
 from ad_lib.model.families.family import Family
+from ad_lib.model.hub import HUB_IDS, is_hub_id, snapshot
+from ad_lib.model.model_folder import (
+    NETWORK_FILES,
+    check_controlnet,
+    check_folder,
+    check_parts,
+    family_of,
+    files_of,
+    network_patterns,
+)
 from ad_lib.model.weight_files import (
     INDEX_SUFFIX,
+    SINGLE_FILE,
     UnsoundFile,
-    check_text_files,
     first_line,
-    named_in_errors,
     quoted,
     read_headers,
-    read_json,
-    read_network_config,
-    weight_files,
 )
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
-HUB_IDS = {family.name: family.hub_id for family in FAMILIES.values()}
-SINGLE_FILE = ".safetensors"
 
 MAX_BYTES = 128 * 2**30
 """Bytes of all files of a backbone at most; SDXL in float32, with all its variants, has 50 GB."""
 
-NETWORK_FILES = {
-    "ControlNet": "diffusion_pytorch_model",
-    **{part: stem for family in FAMILIES.values() for part, stem in family.networks.items()},
-}
-"""The parts that are networks, each with the name of its weights without `.safetensors`."""
-
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
-_MAX_HUB_ID = 96
 _CONTROLNET_FILES = (
     "config.json",
     "diffusion_pytorch_model*.safetensors",
@@ -104,8 +99,8 @@ def find_weights(name: str, revision: str | None = None, config: str | None = No
             )
         if path.is_dir():
             _check_no_revision(name, revision)
-            _check_folder(name, path)
-            return Weights(name, _digest(name, _files(path)), path)
+            check_folder(name, path)
+            return Weights(name, _digest(name, files_of(path)), path)
     if name in HUB_IDS or is_hub_id(name):
         return _download(HUB_IDS.get(name, name), revision)
     raise BackboneError(
@@ -128,7 +123,7 @@ def find_controlnet(name: str, revision: str | None = None) -> Weights:
         folder = Path(name).expanduser()
         if folder.is_dir():
             _check_no_revision(name, revision)
-            _check_controlnet(name, folder)
+            check_controlnet(name, folder)
             found = [path for pattern in _CONTROLNET_FILES for path in folder.glob(pattern)]
             files = {path.name: path for path in found if path.is_file()}
             return Weights(name, _digest(name, files), folder)
@@ -137,55 +132,9 @@ def find_controlnet(name: str, revision: str | None = None) -> Weights:
             f"no ControlNet {quoted(name)}: give a hub id such as 'owner/name', or a diffusers "
             "folder"
         )
-    folder = _snapshot(name, "ControlNet", revision, _network_patterns("ControlNet"))
-    _check_controlnet(name, folder)
+    folder = snapshot(name, "ControlNet", revision, network_patterns("ControlNet"))
+    check_controlnet(name, folder)
     return Weights(name, folder.name, folder)  # a snapshot's name is its commit
-
-
-def parts_of(folder: Path) -> tuple[str, ...]:
-    """The names of the parts that a backbone has, by the configuration of its denoiser.
-
-    Raises:
-        BackboneError: no family reads a denoiser of its kind.
-        UnsoundFile: the configuration is damaged.
-    """
-    return family_of(folder).parts
-
-
-def family_of(folder: Path) -> Family:
-    """The family of a diffusers folder; of one without any denoiser the first family there is.
-
-    Raises:
-        BackboneError: no family reads a denoiser of its kind.
-        UnsoundFile: its configuration is damaged.
-    """
-    denoiser = _denoiser_of(folder)
-    if not (config := folder / denoiser / "config.json").is_file():
-        return next(iter(FAMILIES.values()))
-    return _owner(denoiser, read_json(config))
-
-
-def _denoiser_of(folder: Path) -> str:
-    denoisers = list(dict.fromkeys(family.denoiser for family in FAMILIES.values()))
-    there = [part for part in denoisers if (folder / part / "config.json").is_file()]
-    return (there or denoisers)[0]
-
-
-def _owner(denoiser: str, config: Mapping[str, Any]) -> Family:
-    for family in FAMILIES.values():
-        if family.denoiser == denoiser and family.owns(config):
-            return family
-    known = ", ".join(family.title for family in FAMILIES.values())
-    raise BackboneError(
-        f"its {denoiser} is a {quoted(config.get('_class_name'))[1:-1]}, which is of none of the "
-        f"families that there are ({known}): give a model of one of them"
-    )
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id: 'owner/name'."""
-    has_form = len(name) <= _MAX_HUB_ID and _HUB_ID.fullmatch(name) is not None
-    return has_form and ".." not in name and "--" not in name
 
 
 def _check_no_revision(name: str, revision: str | None) -> None:
@@ -228,107 +177,13 @@ def _content(path: Path, changed_at: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Every file that a picture can depend on, by its path within the folder."""
-    inside = [path for part in parts_of(folder) for path in (folder / part).rglob("*")]
-    files = [path for path in (folder / "model_index.json", *inside) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path for path in files}
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    """Refuses a folder that lacks a part or that has a damaged file."""
-    _check_parts(name, folder)
-    for part in parts_of(folder):
-        if part in NETWORK_FILES:
-            _check_weights(name, part, folder / part)
-
-
-def _check_controlnet(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise BackboneError(
-            f"{quoted(name)} is not a ControlNet in diffusers layout: it lacks config.json"
-        )
-    with named_in_errors(name, "ControlNet"):
-        read_network_config(folder / "config.json")
-    _check_weights(name, "ControlNet", folder)
-
-
-def _check_weights(name: str, part: str, folder: Path) -> None:
-    """Refuses a network whose files are missing, pickled, cut short or damaged."""
-    stem = NETWORK_FILES[part]
-    names = (f"{stem}{SINGLE_FILE}", f"{stem}{SINGLE_FILE}{INDEX_SUFFIX}")
-    if not any((folder / file_name).exists() for file_name in names):
-        raise BackboneError(
-            f"{quoted(name)} holds no safetensors for its {part} (it lacks {stem}{SINGLE_FILE}): "
-            "pickled weights are refused; convert them with diffusers' save_pretrained"
-        )
-    with named_in_errors(name, part):
-        read_headers(weight_files(folder, stem))
-
-
-def _check_parts(name: str, folder: Path) -> None:
-    """Refuses missing parts, damaged configurations and tokenizers without a vocabulary.
-
-    The weights themselves are not looked at.
-    """
-    with named_in_errors(name, _denoiser_of(folder)):
-        family = family_of(folder)
-    parts = family.parts
-    missing = [part for part in parts if not (folder / part).is_dir()]
-    if missing:
-        raise BackboneError(
-            f"{quoted(name)} is not a folder of {family.title} in diffusers layout: "
-            f"it lacks {', '.join(missing)}"
-        )
-    for part in parts:
-        with named_in_errors(name, part):
-            if part in NETWORK_FILES:
-                read_network_config(folder / part / "config.json")
-            else:
-                check_text_files(folder / part)
-        if part.startswith("tokenizer"):
-            _check_vocabulary(name, folder / part)
-    if (index := folder / "model_index.json").exists():
-        with named_in_errors(name, index.name):
-            read_json(index)
-
-
-def _check_vocabulary(name: str, tokenizer: Path) -> None:
-    vocabularies = ("tokenizer.json", "vocab.json")
-    if not any((tokenizer / file).is_file() for file in vocabularies):
-        raise BackboneError(
-            f"the {tokenizer.name} of {quoted(name)} has no vocabulary: "
-            f"it lacks {' and '.join(vocabularies)}"
-        )
-
-
 def _download(hub_id: str, revision: str | None) -> Weights:
-    networks = [f"{part}/{name}" for part in NETWORK_FILES for name in _network_patterns(part)]
+    networks = [f"{part}/{name}" for part in NETWORK_FILES for name in network_patterns(part)]
     others = [f"{part}/*" for family in FAMILIES.values() for part in family.others]
     patterns = [*networks, *dict.fromkeys(others), "model_index.json"]
-    path = _snapshot(hub_id, "backbone", revision, patterns)
-    _check_folder(hub_id, path)
+    path = snapshot(hub_id, "backbone", revision, patterns)
+    check_folder(hub_id, path)
     return Weights(hub_id, path.name, path)  # a snapshot's name is its commit
-
-
-def _network_patterns(part: str) -> list[str]:
-    """The files of a network on the hub, without its copies in other precisions and layouts."""
-    stem = NETWORK_FILES[part]
-    weights = [f"{stem}{SINGLE_FILE}", f"{stem}-0*{SINGLE_FILE}"]
-    return ["config.json", *weights, f"{stem}{SINGLE_FILE}{INDEX_SUFFIX}"]
-
-
-def _snapshot(hub_id: str, kind: str, revision: str | None, patterns: list[str]) -> Path:
-    """The folder of the hub's cache that holds these files of a commit, downloaded if needed."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # of the network, the hub or the cache on this machine
-        raise BackboneError(
-            f"{kind} {hub_id!r} could not be fetched ({first_line(error)}): check the id and the "
-            "network, or give a local diffusers folder"
-        ) from error
 
 
 def _single_file(name: str, file: Path, revision: str | None, config: str | None) -> Weights:
@@ -348,7 +203,7 @@ def _single_file(name: str, file: Path, revision: str | None, config: str | None
             f"{family_of(folder).title}: give a config of its family"
         )
     # Pictures depend on the configuration and the vocabulary too, so the digest covers them.
-    files = {n: path for n, path in _files(folder).items() if n.endswith((".json", ".txt"))}
+    files = {n: path for n, path in files_of(folder).items() if n.endswith((".json", ".txt"))}
     files = {n: path for n, path in files.items() if not n.endswith(INDEX_SUFFIX)}
     return Weights(name, _digest(name, files | {"": file}), file, folder, config_id)
 
@@ -384,7 +239,7 @@ def _find_config(config: str) -> tuple[Path, str]:
                 f"no config {quoted(config)}: give a hub id such as 'owner/name', or a diffusers "
                 "folder"
             )
-        folder = _snapshot(hub_id, "config", revision or None, ["*.json", "*.txt"])
+        folder = snapshot(hub_id, "config", revision or None, ["*.json", "*.txt"])
         config_id = f"{hub_id}@{folder.name}"  # a snapshot's name is its commit
-    _check_parts(config, folder)
+    check_parts(config, folder)
     return folder, config_id

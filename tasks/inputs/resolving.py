@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ad_lib.errors import BackboneError
-from ad_lib.model.weights import EMBEDDED, HUB_IDS, SINGLE_FILE, is_hub_id
+from ad_lib.model.hub import HUB_IDS, is_hub_id
+from ad_lib.model.weight_files import SINGLE_FILE
+from ad_lib.model.weights import EMBEDDED
 from ad_lib.presets import Preset, find_preset
 from ad_lib.settings import Settings
 from infra.store import StoredObject, UriError, open_store

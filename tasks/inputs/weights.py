@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ad_lib.model.model_folder import NETWORK_FILES, parts_of
 from ad_lib.model.weight_files import weight_files
-from ad_lib.model.weights import (
-    EMBEDDED,
-    NETWORK_FILES,
-    Weights,
-    find_controlnet,
-    find_weights,
-    parts_of,
-)
+from ad_lib.model.weights import EMBEDDED, Weights, find_controlnet, find_weights
 
 LARGE_BYTES = 256 << 20
 """Weights of so many bytes and more are rendered with on CUDA unless the job says otherwise."""

@@ -28,6 +28,7 @@ from transformers import (
 from ad_lib.errors import BackboneError
 from ad_lib.model.families.stable_diffusion.backbone import StableDiffusion
 from ad_lib.model.families.stable_diffusion.controlnets import check_fit
+from ad_lib.model.model_folder import family_of
 from ad_lib.model.parts import LoadPart, Network, Tensors, diffusers_network, vae_dtype
 from ad_lib.model.tokenizers import check_known, load_tokenizer
 from ad_lib.model.weight_files import (
@@ -37,7 +38,7 @@ from ad_lib.model.weight_files import (
     read_json,
     read_network_config,
 )
-from ad_lib.model.weights import Weights, family_of
+from ad_lib.model.weights import Weights
 
 MAX_TRAIN_TIMESTEPS = 10_000
 """Maximum number of training timesteps; Stable Diffusion was trained with 1,000."""
