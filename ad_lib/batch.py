@@ -24,7 +24,7 @@ from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.room import room
 from ad_lib.pictures.hashes import picture_digest
-from ad_lib.pictures.tensors import tensor_to_image
+from ad_lib.pictures.tensors import bands, tensor_to_image
 from ad_lib.presets import Algorithm, find_preset
 from ad_lib.requests import Request
 from ad_lib.settings import Settings
@@ -234,7 +234,8 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def _check_finite(values: Tensor) -> None:
-    finite = values.isfinite().flatten(1).all(1)
+    of_bands = [values[:, :, rows].isfinite().flatten(1).all(1) for rows in bands(values.shape[2])]
+    finite = torch.stack(of_bands).all(0)
     if not finite.all():
         raise NumericsError(
             f"{int((~finite).sum())} of {len(finite)} latents or pictures stopped being finite; "

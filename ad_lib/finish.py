@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.seamless import cut_where_calm, seamless, wrapped_axes
 from ad_lib.model.tiles import decode_tiled
 from ad_lib.model.tuned_decoder import using_decoder
-from ad_lib.pictures.colour import keep_colours, match_channel_statistics
+from ad_lib.pictures.colour import channel_statistics_map, keep_colours
+from ad_lib.pictures.tensors import bands
 
 WHOLE_UP_TO = 192
 """Latent cells; a picture with a longer side is decoded in tiles, to bound memory."""
@@ -55,17 +55,31 @@ def _decoded(inputs: BatchInputs, latents: Tensor) -> Tensor:
 
 
 def _recoloured(inputs: BatchInputs, images: Tensor) -> Tensor:
-    """With the colours that the settings ask for, each from its own content or first style."""
+    """With the colours that the settings ask for, each from its own content or first style.
+
+    They are changed in place, band by band.
+    """
     colors = inputs.settings.colors
-    if colors == "result":
-        return images
-    items = range(len(images))
-    if colors == "content":
-        contents = [inputs.content_pixels(item).to(images) for item in items]
-        return keep_colours(images, torch.cat(contents))
-    return torch.cat(
-        [
-            match_channel_statistics(images[item, None], inputs.style_pixels(item).to(images))
-            for item in items
-        ]
-    )
+    if colors != "result":
+        for item, image in enumerate(images.split(1)):
+            recolour = _RECOLOUR[colors](inputs, item, image)
+            for rows in bands(image.shape[2]):
+                image[:, :, rows] = recolour(image[:, :, rows], rows)
+    return images
+
+
+_Recolour = Callable[[Tensor, slice], Tensor]
+"""A band of a picture, and which rows it is, to the same in other colours."""
+
+
+def _in_colours_of_content(inputs: BatchInputs, item: int, image: Tensor) -> _Recolour:
+    content = inputs.content_pixels(item)
+    return lambda band, rows: keep_colours(band, content[:, :, rows].to(band))
+
+
+def _in_colours_of_style(inputs: BatchInputs, item: int, image: Tensor) -> _Recolour:
+    recolour = channel_statistics_map(image, inputs.style_pixels(item).to(image))
+    return lambda band, rows: recolour(band)
+
+
+_RECOLOUR = {"content": _in_colours_of_content, "style": _in_colours_of_style}

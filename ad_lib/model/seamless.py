@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ad_lib.pictures.tensors import bands
 from ad_lib.settings import Seamless
 
 
@@ -18,19 +19,37 @@ def wrapped_axes(axes: Seamless) -> tuple[bool, bool]:
 
 
 def cut_where_calm(images: Float[Tensor, "b 3 h w"], axes: Seamless) -> Float[Tensor, "b 3 h w"]:
-    """Seamless pictures, shifted so that their borders lie where neighbouring pixels differ least.
+    """Shifts seamless pictures, in place: borders come where neighbouring pixels differ least.
 
     A picture that continues on its opposite side may be cut anywhere; a border through a strong
     edge of the texture would look like a seam, and a codec would make it one.
     """
     for axis, wraps in zip((2, 3), wrapped_axes(axes), strict=True):
         if wraps:
-            change = (images - images.roll(1, axis)).abs().mean((1, 5 - axis))  # (b, side)
-            starts = change.argmin(1).tolist()
-            images = torch.cat(
-                [images[item, None].roll(-start, axis) for item, start in enumerate(starts)]
-            )
+            starts = _changes(images, axis).argmin(1).tolist()
+            for image, start in zip(images, starts, strict=True):
+                _roll(image, axis - 1, -start)
     return images
+
+
+def _changes(images: Tensor, axis: int) -> Float[Tensor, "b side"]:
+    """How far each row or column is on average from the one before it."""
+    side, changes = images.shape[axis], []
+    before = images.narrow(axis, side - 1, 1)
+    for band in bands(side):
+        here = images.narrow(axis, band.start, band.stop - band.start)
+        shifted = torch.cat([before, here.narrow(axis, 0, here.shape[axis] - 1)], axis)
+        changes.append((here - shifted).abs().mean((1, 5 - axis)))
+        before = here.narrow(axis, here.shape[axis] - 1, 1)
+    return torch.cat(changes, 1)
+
+
+def _roll(image: Float[Tensor, "3 h w"], axis: int, shift: int) -> None:
+    """Rolls a picture along an axis, in place."""
+    across = 3 - axis
+    for band in bands(image.shape[across]):
+        part = image.narrow(across, band.start, band.stop - band.start)
+        part.copy_(part.roll(shift, axis))
 
 
 @contextmanager

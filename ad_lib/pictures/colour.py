@@ -5,11 +5,14 @@ Pictures are (B, 3, H, W) sRGB in [0, 1]; what an item becomes does not depend o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.pictures.references import check_references
+from ad_lib.pictures.tensors import bands
 
 _XYZ_OF_RGB = (
     (0.412453, 0.357580, 0.180423),
@@ -66,10 +69,40 @@ def keep_colours(
     return lab_to_rgb(torch.cat([rgb_to_lab(images)[:, :1], rgb_to_lab(content)[:, 1:]], 1))
 
 
+@dataclass(frozen=True)
+class ColourMap:
+    """A linear map of colours, one for each picture, that may be applied to a part of them.
+
+    Attributes:
+        mean: the colour that becomes `target_mean`, float64 like the others.
+        matrix: what it does to the distance from the mean.
+    """
+
+    mean: Float[Tensor, "b 3 1 1"]
+    matrix: Float[Tensor, "b 3 3"]
+    target_mean: Float[Tensor, "r 3 1 1"]
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures, or a part of them, in their new colours, clamped to [0, 1]."""
+        distance = images - self.mean.to(images)
+        moved = torch.einsum("bij,bjhw->bihw", self.matrix.to(images), distance)
+        return (moved + self.target_mean.to(images)).clamp(0, 1)
+
+
 def match_channel_statistics(
     images: Float[Tensor, "b 3 h w"], references: Float[Tensor, "r 3 hr wr"]
 ) -> Float[Tensor, "b 3 h w"]:
     """Pictures whose colours have the mean and the covariance of their references.
+
+    See `channel_statistics_map`.
+    """
+    return channel_statistics_map(images, references)(images)
+
+
+def channel_statistics_map(
+    images: Float[Tensor, "b 3 h w"], references: Float[Tensor, "r 3 hr wr"]
+) -> ColourMap:
+    """The map that gives pictures the mean and the covariance of their references' colours.
 
     Of all linear maps that reach that covariance, the one that moves colours least; the result is
     clamped to [0, 1], which may cost a little of the match.
@@ -89,16 +122,19 @@ def match_channel_statistics(
     root = _square_root(covariance, _SMALLEST_VARIANCE)
     inverse = torch.linalg.inv(root)
     transport = inverse @ _square_root(root @ target_covariance @ root) @ inverse
-    moved = torch.einsum("bij,bjhw->bihw", transport.to(images), images - mean.to(images))
-    return (moved + target_mean.to(images)).clamp(0, 1)
+    return ColourMap(mean, transport, target_mean)
 
 
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean colour (B, 3, 1, 1) and covariance (B, 3, 3) of each picture, in float64."""
-    colours = images.double().flatten(2)
-    mean = colours.mean(2, keepdim=True)
-    covariance = (colours - mean) @ (colours - mean).mT / colours.shape[2]
-    return mean[..., None], covariance
+    rows, num_pixels = list(bands(images.shape[2])), images[0, 0].numel()
+    totals = [images[:, :, part].double().sum((2, 3)) for part in rows]
+    mean = torch.stack(totals).sum(0)[..., None] / num_pixels
+    covariance = images.new_zeros(len(images), 3, 3, dtype=torch.float64)
+    for part in rows:
+        distance = images[:, :, part].double().flatten(2) - mean
+        covariance += distance @ distance.mT
+    return mean[..., None], covariance / num_pixels
 
 
 def _square_root(matrices: Tensor, smallest: float = 0.0) -> Tensor:

@@ -6,12 +6,22 @@ A size that the autoencoder's factor does not divide is padded, never scaled, an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+BAND = 512
+"""Rows or columns of a large picture that are worked on together, to bound memory."""
+
+
+def bands(length: int) -> Iterator[slice]:
+    """Consecutive slices of at most `BAND` that cover so many rows or columns."""
+    for start in range(0, length, BAND):
+        yield slice(start, min(start + BAND, length))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -21,9 +31,12 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def tensor_to_image(pixels: Tensor) -> Image.Image:
-    """The picture of a (3, H, W) tensor in [0, 1], rounded to 8 bits."""
-    rounded = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
+    """The picture of a (3, H, W) tensor in [0, 1], rounded to 8 bits, band by band."""
+    _, height, width = pixels.shape
+    rounded = torch.empty(height, width, 3, dtype=torch.uint8)
+    for rows in bands(height):
+        rounded[rows] = (pixels[:, rows].float().clamp(0, 1) * 255).round().permute(1, 2, 0)
+    return Image.fromarray(rounded.numpy())
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:

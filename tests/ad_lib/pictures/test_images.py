@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from ad_lib import ImageError, decode_image, fit_image
+from ad_lib.model.seamless import cut_where_calm
+from ad_lib.pictures import tensors
+from ad_lib.pictures.colour import match_channel_statistics
 from ad_lib.pictures.images import scaled_size
 from ad_lib.pictures.tensors import image_to_tensor, pad_to_multiple, tensor_to_image
 from tests import bad_images
@@ -282,3 +285,19 @@ def test_padding_repeats_the_edge_up_to_the_next_multiple(height, width):
     assert torch.equal(padded[..., :height, :width], pixels)
     assert torch.equal(padded[..., -1, :width], pixels[..., -1, :])
     assert torch.equal(padded[..., :height, -1], pixels[..., -1])
+
+
+@pytest.mark.parametrize("band", [1, 7, 512])
+def test_what_is_done_band_by_band_is_what_is_done_at_once(monkeypatch, band):
+    images = torch.rand(2, 3, 20, 33, generator=torch.Generator().manual_seed(0))
+    references = images.flip(1) * 0.5
+    whole = tensor_to_image(images[0]).tobytes()
+    matched = match_channel_statistics(images, references)
+    calm = cut_where_calm(images.clone(), "both")
+    monkeypatch.setattr(tensors, "BAND", band)
+    assert tensor_to_image(images[0]).tobytes() == whole
+    torch.testing.assert_close(match_channel_statistics(images, references), matched)
+    assert torch.equal(cut_where_calm(images.clone(), "both"), calm)
+    for item in range(2):
+        change = (calm[item] - calm[item].roll(1, 1)).abs().mean((0, 2))
+        assert change.argmin() == 0
