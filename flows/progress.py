@@ -128,10 +128,14 @@ class PictureProgress:
 
 @dataclass
 class _Worker:
-    """One worker's shard so far; `steps` counts items by their steps, `done` those that ended."""
+    """One worker's shard so far; `steps` counts items by their steps, `done` those that ended.
+
+    `storing` is a shard before, which is rendered and on its way to the run folder.
+    """
 
     phase: str = "starting"
     shard: str | None = None
+    storing: str | None = None
     steps: float = 0.0
     done: int = 0
 
@@ -170,6 +174,8 @@ class RunProgress:
             worker = self._workers.setdefault(event.worker, _Worker())
             if isinstance(event, Phase):
                 worker.phase = event.name
+                if event.name == "committing":
+                    worker.storing = event.shard
                 if event.shard != worker.shard:
                     worker.begin(event.shard)
             elif isinstance(event, Progress):
@@ -223,6 +229,9 @@ class RunProgress:
             for worker in self._workers.values()
             if (shard := worker.shard or "") in self.shards and shard not in self._committed
         }
+        for worker in self._workers.values():
+            if (shard := worker.storing or "") in self.shards and shard not in self._committed:
+                in_work[shard] = self.shards[shard]
         return self._num_committed + sum(in_work.values())
 
     def _rate(self, items: float) -> float:

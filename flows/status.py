@@ -78,8 +78,13 @@ def status_document(seen: Overview) -> dict[str, Any]:
         "content_digest": index.content_digest,
         "output_bytes": index.stats.output_bytes,
         "render_seconds": round(index.stats.render_seconds, 3),
+        "share_waited": _rounded(index.stats.share_waited),
         "unpublished_commits": seen.num_unpublished,
     }
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)
 
 
 def _attempt_document(attempt: Attempt) -> dict[str, Any]:
@@ -112,6 +117,8 @@ def _figures(seen: Overview) -> Iterator[tuple[str, str]]:
         f"{index.stats.output_bytes / 1e6:.1f} MB, {_time(index.stats.render_seconds)} rendering"
     )
     yield "output", output
+    if (share := index.stats.share_waited) is not None:
+        yield "waited", f"{100 * share:.2g} % of the workers' time for inputs"
     if seen.workers:
         yield "workers", _workers(seen.workers)
         yield "speed", _speed(seen)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import mean
 
-from manifests.commits import Commit
+from manifests.commits import Commit, ShardStats
 
 NUM_RECENT = 6
 """Commits of a worker that are looked at: enough to even out, few enough to be of now."""
@@ -64,9 +64,15 @@ def _rate(commits: Sequence[Commit], most: int) -> float | None:
         seconds = _seconds_between(recent[0], recent[-1])
         if seconds:
             return sum(commit.counts.planned for commit in recent[1:]) / seconds
-    stats = [commit.stats for commit in recent]
-    seconds = sum(one.load_seconds + one.render_seconds + one.encode_seconds for one in stats)
+    seconds = sum(_seconds_of(commit.stats) for commit in recent)
     return sum(commit.counts.planned for commit in recent) / seconds if seconds else None
+
+
+def _seconds_of(stats: ShardStats) -> float:
+    """What a worker took for a shard, as far as it says."""
+    if stats.seconds_worked is not None:
+        return stats.seconds_worked
+    return stats.load_seconds + stats.render_seconds + stats.encode_seconds
 
 
 def _seconds_between(first: Commit, last: Commit) -> float:

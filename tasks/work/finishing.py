@@ -2,14 +2,16 @@
 
 Its items are rendered by a renderer that may be another process. Outcomes outlive it: after a death
 the next attempt begins with those that were in hand, each alone, and goes on with the rest. What is
-finished is packed, offered to the store, and declared by the commit.
+finished is packed, offered to the store, and declared by the commit; another thread may do that,
+while the renderer works on another shard.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ from tasks.runs.faults import (
     ChildDied,
     ChildHung,
     FreshDeviceNeeded,
+    ScratchFull,
     SourcesGone,
     Stopped,
     WorkerFault,
@@ -41,7 +44,7 @@ from tasks.work.breaker import Breaker
 from tasks.work.commit import Attempt, PackedShard, pack_shard, provenance_of
 from tasks.work.events import Restarted, Waiting, WorkEvent
 from tasks.work.holding import Holding, take
-from tasks.work.offer import find_kept, offer
+from tasks.work.offer import find_kept, keep, offer
 from tasks.work.patience import Patience, patiently
 from tasks.work.queue import ShardQueue
 from tasks.work.shard_work import PlannedModel, Renderer, ShardWork
@@ -81,20 +84,33 @@ class Workplace:
 class ShardInWork:
     """One shard, from the moment it is held until it is committed or given up.
 
+    `render` comes first; then `store`, which another thread may call, or `keep`. Each ends the
+    attempt where the shard does not go on.
+
     Args:
         place: what the worker works with.
         plan: what is planned now.
         holding: the first attempt.
         batch_size: items that are rendered together at most.
+        load_seconds: that the model took to load for this shard, before it was taken.
     """
 
-    def __init__(self, place: Workplace, plan: RunPlan, holding: Holding, batch_size: int) -> None:
+    def __init__(
+        self,
+        place: Workplace,
+        plan: RunPlan,
+        holding: Holding,
+        batch_size: int,
+        load_seconds: float = 0.0,
+    ) -> None:
         self._place, self._plan, self._shard = place, plan, holding.shard
         self._changes = changes_of(plan, holding.shard)
         self._batch_size = batch_size
         self._started = time.monotonic()
         self._num_oom_kills = num_oom_kills()
         self._attempts: list[AttemptRecord] = []
+        self._scratch = ExitStack()
+        self._packed: Callable[[], PackedShard]
         self._watch = ShardWatch(
             holding,
             worker=place.worker.id,
@@ -103,17 +119,25 @@ class ShardInWork:
             tell=place.tell,
             on_tick=place.publisher.publish_if_due,
         )
+        self._watch.load_seconds = load_seconds
+
+    @property
+    def name(self) -> str:
+        """The shard's."""
+        return self._shard
 
     @property
     def batch_size(self) -> int:
         """What the next shard had better begin with."""
         return self._watch.batch_size or self._batch_size
 
-    def finish(self) -> tuple[Commit, bool]:
-        """Renders and commits the shard; ends the attempt in any case.
+    @property
+    def seconds(self) -> float:
+        """Since the shard was taken."""
+        return time.monotonic() - self._started
 
-        Returns:
-            The shard's commit, and whether it is this worker's.
+    def render(self) -> None:
+        """Renders the shard, unless an earlier worker here has done that.
 
         Raises:
             Stopped: somebody asked to stop.
@@ -121,29 +145,63 @@ class ShardInWork:
             TakenAway: another worker has the shard now.
             ManifestError, BackboneError: the plan or the model is not what it should be.
         """
+        with self._ending_where_it_fails():
+            items = self._plan.items(self._shard)
+            if kept := self._kept():
+                self._packed = lambda: kept
+                return
+            scratch = self._scratch.enter_context(scratch_folder())
+            self._render(items, scratch)
+            outcomes = [self._watch.outcomes[item.item_id] for item in items]
+            self._refuse_missing_sources(outcomes)
+            self._packed = lambda: self._pack(outcomes, scratch)
+
+    def store(self, waited: float = 0.0) -> tuple[Commit, bool]:
+        """Commits what is rendered; ends the attempt in any case.
+
+        Args:
+            waited: seconds that the worker waited until the shard before was stored.
+
+        Returns:
+            The shard's commit, and whether it is this worker's.
+
+        Raises:
+            Stopped: somebody asked to stop while the store was away; the shard is kept.
+            StoreTrouble: the store is given up; the shard is kept.
+            WorkerFault: of this machine; nothing is committed.
+        """
+        self._watch.waited(0.0, waited)
+        with self._ending_where_it_fails(), self._scratch:
+            commit, won = self._offer(self._packed())
+        self._holding.end("committed" if won else "lost", in_hand=(), alone=False)
+        return commit, won
+
+    def keep(self, reason: BaseException) -> None:
+        """Leaves what is rendered where the next worker of this machine finds it.
+
+        Args:
+            reason: why it is not stored now; ends the attempt.
+        """
         try:
-            commit, won = self._commit()
+            with self._scratch:
+                keep(self._place.store, self._packed())
+        except ScratchFull as error:
+            logger.warning("shard %s cannot be kept: %s", self._shard, error)
+        self._holding.end(_ending_of(reason), str(reason) or type(reason).__name__)
+
+    @contextmanager
+    def _ending_where_it_fails(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
+            self._scratch.close()
             self._watch.lose()
             self._holding.end(_ending_of(error), str(error) or type(error).__name__)
             raise
-        self._holding.end("committed" if won else "lost", in_hand=(), alone=False)
-        return commit, won
 
     @property
     def _holding(self) -> Holding:
         return self._watch.holding
-
-    def _commit(self) -> tuple[Commit, bool]:
-        items = self._plan.items(self._shard)
-        if kept := self._kept():
-            return self._offer(kept)
-        with scratch_folder() as scratch:
-            self._render(items, scratch)
-            outcomes = [self._watch.outcomes[item.item_id] for item in items]
-            self._refuse_missing_sources(outcomes)
-            self._watch.phase("committing")
-            return self._offer(self._pack(outcomes, scratch))
 
     def _render(self, items: Sequence[Item], scratch: Path) -> None:
         """Renders until every item has its outcome; what is lost with a renderer is begun again."""
@@ -271,7 +329,7 @@ class ShardInWork:
             encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
             seconds_wait_for_input=self._watch.seconds_for_input,
             seconds_wait_for_output=self._watch.seconds_for_output,
-            seconds_worked=time.monotonic() - self._started,
+            seconds_worked=self.seconds,
         )
         provenance = provenance_of(
             self._place.run,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import replace
@@ -63,6 +64,18 @@ def offer(
             ) from trouble
         shutil.rmtree(kept.folder, ignore_errors=True)
         return found
+
+
+def keep(store: Store, packed: PackedShard) -> None:
+    """Leaves a packed shard where the next worker of this machine finds it; stores nothing.
+
+    Args:
+        store: of the run folder.
+        packed: the shard.
+    """
+    with in_use(packed.folder):
+        kept = _kept(store, packed)
+    logger.info("shard %s is rendered and waits in %s", kept.commit.shard, kept.folder)
 
 
 def find_kept(run_uri: str, fingerprint: str, plan_digest: str, shard: str) -> PackedShard | None:
@@ -135,8 +148,9 @@ def _is_lost(run_uri: str) -> bool:
 
 
 def _declared(store: Store, packed: PackedShard) -> tuple[Commit, bool]:
-    """Stores the files, then the commit; safe to repeat."""
+    """Stores the files, then the commit, which says how long the files took; safe to repeat."""
     shard = packed.commit.shard
+    started = time.monotonic()
     try:
         for file in packed.commit.files:
             store.put(file.name, packed.path_of(file))
@@ -144,14 +158,20 @@ def _declared(store: Store, packed: PackedShard) -> tuple[Commit, bool]:
         if winner := find_commit(store, shard):
             return winner, False
         raise ScratchFull(f"{error.filename} is gone before it was stored") from None
-    if store.put_if_absent(commit_name(shard), packed.commit.to_bytes()):
-        return packed.commit, True
+    commit = _uploaded(packed.commit, time.monotonic() - started)
+    if store.put_if_absent(commit_name(shard), commit.to_bytes()):
+        return commit, True
     if winner := find_commit(store, shard):
         return winner, False
     raise RunFolderError(
         f"{commit_name(shard)} was refused by the store and is not there: does another "
         "program delete files of this run folder? Run the job again"
     )
+
+
+def _uploaded(commit: Commit, seconds: float) -> Commit:
+    stats = commit.stats.model_copy(update={"seconds_upload": seconds})
+    return commit.model_copy(update={"stats": stats})
 
 
 def _kept(store: Store, packed: PackedShard) -> PackedShard:

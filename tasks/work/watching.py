@@ -23,11 +23,15 @@ class LoadingWatch:
         worker: the id that events carry.
         should_stop: whether somebody asked to stop.
         tell: is told of every phase.
+
+    Attributes:
+        load_seconds: of the renderer.
     """
 
     def __init__(
         self, worker: str, should_stop: Callable[[], bool], tell: Callable[[WorkEvent], None]
     ) -> None:
+        self.load_seconds = 0.0
         self._worker, self._asked_to_stop, self._tell = worker, should_stop, tell
 
     def should_stop(self) -> bool:
@@ -40,7 +44,8 @@ class LoadingWatch:
             self._tell(Phase(self._worker, name=name))
 
     def loaded(self, seconds: float, device_name: str) -> None:
-        """Nothing to note: no shard has cost this."""
+        """Notes how long loading took."""
+        self.load_seconds += seconds
 
     def begin(self, item_ids: Sequence[str], *, alone: bool) -> None:
         """There are no items."""

@@ -3,6 +3,9 @@
 It looks for a shard that nobody holds, finishes it, and looks again until every planned shard is
 committed. Nobody hands out work: any number of workers do the same on one run folder, and what one
 leaves behind another takes up. The worker holds no model; its renderer does.
+
+While a shard renders, the one before may be on its way to the run folder, in a thread of its own:
+one at most, which is held as any other, and is waited for whatever ends the worker.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +102,7 @@ def work(
         renderer: renders; it is this worker's alone, and closed by whoever made it.
         max_shards: ends after so many shards that it committed or lost to a faster one.
         should_stop: asked between steps; once it is true, the worker ends within a step.
-        tell: is told what happens, by this thread and by that of the renderer.
+        tell: is told what happens, by any thread.
 
     Returns:
         What was done. `stopped` where `should_stop` or a `stop.json` of the run ended it.
@@ -127,6 +131,19 @@ def _told(worker: WorkerIdentity, tell: Callable[[WorkEvent], None]) -> Iterator
         raise
     finally:
         tell(Ended(worker.id, reason=reason))
+
+
+@dataclass(frozen=True)
+class _OnItsWay:
+    """A rendered shard that is being stored; `stored` says whether this worker's commit won."""
+
+    shard: ShardInWork
+    stored: Future[bool]
+
+    def is_in_trouble(self) -> bool:
+        """Whether it could not be stored, so that nothing more can be."""
+        error = self.stored.exception() if self.stored.done() else None
+        return error is not None and not isinstance(error, WorkerFault)
 
 
 class _Worker:
@@ -163,32 +180,51 @@ class _Worker:
             tell=tell,
         )
         self._batch_size = most_together(compute)
+        self._load_seconds = 0.0
         self._num_committed = self._num_lost = self._num_faults = 0
-        self._is_warm = False
+        self._is_warm = self._is_leaving = False
         self._waits_because: str | None = None
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
+        self._on_its_way: _OnItsWay | None = None
 
     def work(self, max_shards: int | None) -> Worked:
         """Finishes shards until there is no more to do for this worker; see `work`."""
         stopped = False
         try:
-            if not self._place.run.conditional_put:
-                self._refuse_company(lambda other: True)
-            self._forget_kept()
-            while max_shards is None or self._num_committed + self._num_lost < max_shards:
-                self._check_stop()
-                self._warm_up()
-                if holding := self._take():
-                    self._finish(holding)
-                elif not self._has_more():
-                    break
+            with self._all_stored():
+                self._finish_shards(max_shards)
             if not self._queue.num_left:
                 self._place.publisher.finish(self._should_stop)
         except Stopped as reason:
             logger.info("%s", reason)
             stopped = True
         finally:
+            self._storing.shutdown()
             self._place.publisher.close()
         return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+
+    def _finish_shards(self, max_shards: int | None) -> None:
+        if not self._place.run.conditional_put:
+            self._refuse_company(lambda other: True)
+        self._forget_kept()
+        while self._may_take(max_shards):
+            self._check_stop()
+            self._warm_up()
+            if holding := self._take():
+                self._finish(holding)
+            elif self._on_its_way is not None:
+                self._settle()
+            elif not self._has_more():
+                break
+
+    def _may_take(self, max_shards: int | None) -> bool:
+        """Whether this worker may take one more; what is on its way is waited for if it decides."""
+        if max_shards is None:
+            return True
+        num_ended = self._num_committed + self._num_lost
+        if self._on_its_way is not None and num_ended + 1 >= max_shards:
+            self._settle()
+        return self._num_committed + self._num_lost < max_shards
 
     def _forget_kept(self) -> None:
         """Removes shards that wait here for a store which has them from another worker by now."""
@@ -227,6 +263,7 @@ class _Worker:
             self._recover(fault)
         else:
             self._is_warm = True
+            self._load_seconds += watch.load_seconds
 
     def _take(self) -> Holding | None:
         """The next shard; where the store could give it to two, only while nobody else works.
@@ -250,43 +287,101 @@ class _Worker:
         return holding
 
     def _finish(self, holding: Holding) -> None:
-        """Finishes a shard; after a fault of this machine another one comes first."""
-        started, self._waits_because = time.monotonic(), None
-        shard = ShardInWork(self._place, self._plan, holding, self._batch_size)
+        """Renders a shard and sends it on its way; after a fault of this machine, another one."""
+        self._waits_because = None
+        load_seconds, self._load_seconds = self._load_seconds, 0.0
+        shard = ShardInWork(self._place, self._plan, holding, self._batch_size, load_seconds)
         try:
-            commit, won = shard.finish()
+            shard.render()
         except TakenAway as reason:
             logger.warning("%s", reason)
             return
         except SourcesGone:
             raise
         except WorkerFault as fault:
-            logger.warning("shard %s is put off", holding.shard)
-            self._queue.set_aside(holding.shard)
-            self._recover(fault)
+            self._put_off(shard, fault)
             return
         except BreakerTripped as tripped:
             reason = str(tripped)
             patiently(lambda: ask_to_stop(self._place.store, reason), _never, self._on_wait)
             raise
         self._batch_size = shard.batch_size
-        self._num_faults = 0
-        self._queue.note_commit(holding.shard)
+        self._send(shard)
+
+    def _send(self, shard: ShardInWork) -> None:
+        """Sends a rendered shard on its way, as soon as the one before has arrived."""
+        started = time.monotonic()
+        try:
+            self._settle()
+        except BaseException as error:
+            shard.keep(error)
+            raise
+        waited = time.monotonic() - started
+        self._tell(Phase(self._worker.id, name="committing", shard=shard.name))
+        self._on_its_way = _OnItsWay(shard, self._storing.submit(self._stored, shard, waited))
+
+    def _stored(self, shard: ShardInWork, waited: float) -> bool:
+        """Commits a rendered shard, and tells so; whether it was this worker's commit that won."""
+        commit, won = shard.store(waited)
         if won:
-            self._num_committed += 1
-            seconds = time.monotonic() - started
-            self._tell(
-                Committed(
-                    self._worker.id, shard=commit.shard, counts=commit.counts, seconds=seconds
-                )
+            event = Committed(
+                self._worker.id, shard=commit.shard, counts=commit.counts, seconds=shard.seconds
             )
         else:
-            self._num_lost += 1
             logger.info("shard %s was committed by another worker first", commit.shard)
-            self._see_commit(commit.shard)
+            event = CommittedElsewhere(self._worker.id, shard=commit.shard)
+        self._tell(event)
+        return won
+
+    def _settle(self) -> None:
+        """Waits for the shard that is on its way, if any, and takes note of how that ended.
+
+        Raises:
+            StoreTrouble, Stopped: it is kept.
+            WorkerFault: one too many of this machine.
+        """
+        if self._on_its_way is None:
+            return
+        sent, self._on_its_way = self._on_its_way, None
+        try:
+            won = sent.stored.result()
+        except WorkerFault as fault:
+            self._put_off(sent.shard, fault)
+            return
+        self._num_faults = 0
+        self._queue.note_commit(sent.shard.name)
+        self._num_committed += won
+        self._num_lost += not won
+
+    @contextmanager
+    def _all_stored(self) -> Iterator[None]:
+        """Waits at its end for the shard that is on its way, however it ends.
+
+        A store that is away is waited for only as long as nothing else ends the worker. Who was to
+        stop because that shard could not be stored raises why.
+        """
+        try:
+            yield
+        except Stopped:
+            self._settle()
+            raise
+        except BaseException:
+            self._is_leaving = True
+            try:
+                self._settle()
+            except Exception as error:
+                logger.warning("the shard before was not stored: %s", error)
+            raise
+        self._settle()
+
+    def _put_off(self, shard: ShardInWork, fault: WorkerFault) -> None:
+        logger.warning("shard %s is put off", shard.name)
+        self._queue.set_aside(shard.name)
+        self._recover(fault)
 
     def _recover(self, fault: WorkerFault) -> None:
         """Begins again with a fresh renderer; gives up after three faults in a row."""
+        self._settle()  # a commit between two faults counts
         self._num_faults += 1
         self._is_warm = False
         logger.warning("%s", fault)
@@ -341,13 +436,20 @@ class _Worker:
             self._wait_for("another worker may be at work; it shows no sign of life so far")
 
     def _should_stop(self) -> bool:
-        return self._asked_to_stop() or self._requests.reason() is not None
+        return (
+            self._asked_to_stop()
+            or self._is_leaving
+            or (self._on_its_way is not None and self._on_its_way.is_in_trouble())
+            or self._requests.reason() is not None
+        )
 
     def _check_stop(self) -> None:
         if self._should_stop():
             raise Stopped(self._requests.reason() or "stopped; run the command again to finish")
 
     def _see_commit(self, shard: str) -> None:
+        if self._on_its_way is not None and self._on_its_way.shard.name == shard:
+            return  # its own thread tells
         self._tell(CommittedElsewhere(self._worker.id, shard=shard))
 
     def _patiently(self, action: Callable[[], T]) -> T:

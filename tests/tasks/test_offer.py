@@ -124,7 +124,10 @@ def test_what_a_full_disk_cannot_take_is_kept_and_stored_by_the_next_worker(pict
     filler.unlink()
     found = kept(run)
     assert found is not None
-    assert offer_now(run, found) == (found.commit, True)
+    commit, won = offer_now(run, found)
+    assert won
+    assert commit.attempt_id == found.commit.attempt_id
+    assert commit.stats.seconds_upload is not None
     assert folders() == []
     assert kept(run) is None
 
@@ -236,7 +239,9 @@ def test_a_kept_shard_that_another_worker_stores_first_is_its_commit(pictures, m
         store.put(key, data)
 
     monkeypatch.setattr(LocalStore, "put", slower)
-    assert offer_now(run, second) == (first and first.commit, False)
+    commit, won = offer_now(run, second)
+    assert not won
+    assert commit == find_commit(open_store(run.uri), SHARD)
 
 
 def test_who_comes_second_takes_the_winners_commit_and_keeps_nothing(pictures):

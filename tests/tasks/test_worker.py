@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -491,3 +493,110 @@ def test_a_renderer_may_be_silent_for_ten_steps_of_a_batch_by_the_estimate(pictu
     assert hang_seconds(Compute(batch_size=3), items) == pytest.approx(10 * 3 * 4000 / 20)
     assert hang_seconds(Compute(batch_size=3, hang_seconds=2), items) == 2
     assert hang_seconds(Compute(), ()) == 300
+
+
+# ---------------------------------------------------------------------------- stored meanwhile
+
+
+def holds_up_the_first_tar(patch: pytest.MonkeyPatch, until: Callable[[], None]) -> None:
+    """The first tar that any worker stores from now on reaches the run folder after `until`."""
+    put, tars = LocalStore.put, []
+
+    def held_up(store: LocalStore, key: str, data: Any) -> None:
+        if key.endswith(".tar"):
+            tars.append(key)
+            if tars[0] == key:
+                until()
+        put(store, key, data)
+
+    patch.setattr(LocalStore, "put", held_up)
+
+
+def renders(work: ShardWork, watch: Watch) -> None:
+    renderer().render(work, watch, hang_seconds=9)
+
+
+def test_a_shard_is_stored_while_the_next_one_renders(pictures, monkeypatch):
+    run = prepare(pictures)
+    rendered = threading.Event()
+
+    def renders_the_second(work: ShardWork, watch: Watch) -> None:
+        assert not commits(run)
+        renders(work, watch)
+        rendered.set()
+
+    holds_up_the_first_tar(monkeypatch, lambda: rendered.wait(60) or pytest.fail("it waits"))
+    assert work_with(run, Scripted(renders, renders_the_second)).num_committed == 3
+    assert endings(run) == ["committed"] * 3
+    publish(run.uri)
+    assert audit(run.uri).counts["ok"] == 6
+
+
+def test_who_is_asked_to_stop_stores_what_is_rendered_before_it_ends(pictures, monkeypatch):
+    run = prepare(pictures)
+    stopping = threading.Event()
+
+    def stops(work: ShardWork, watch: Watch) -> None:
+        stopping.set()
+        renders(work, watch)
+
+    holds_up_the_first_tar(monkeypatch, lambda: stopping.wait(60) or pytest.fail("no stop"))
+    worked = work(
+        run.uri,
+        device="cpu",
+        compute=Compute(batch_size=1),
+        renderer=Scripted(renders, stops),
+        should_stop=stopping.is_set,
+        tell=lambda event: None,
+    )
+    assert worked == Worked(num_committed=1, num_lost=0, stopped=True)
+    assert sorted(map(str, endings(run))) == ["committed", "stopped"]
+
+
+@pytest.mark.parametrize("is_rendered", [True, False])
+def test_a_store_that_is_given_up_ends_the_worker_and_what_was_rendered_is_stored_by_the_next(
+    pictures, monkeypatch, is_rendered
+):
+    """The second shard is kept where it is rendered by then, and is stopped where it is not."""
+    run = prepare(pictures)
+    monkeypatch.setattr(tempfile, "tempdir", str(pictures))
+    monkeypatch.setattr(tasks.work.patience, "AWAY_SECONDS", 0.0)
+    rendered = threading.Event()
+
+    def renders_the_second(work: ShardWork, watch: Watch) -> None:
+        if is_rendered:
+            renders(work, watch)
+        rendered.set()
+        if not is_rendered:
+            while not watch.should_stop():
+                time.sleep(0.01)
+            raise Stopped("stopped")
+
+    def refuses() -> None:
+        assert rendered.wait(60)
+        raise StoreUnreachable("planted: the store does not answer")
+
+    with monkeypatch.context() as patch:
+        holds_up_the_first_tar(patch, refuses)
+        with pytest.raises(StoreTrouble, match=r"planted.*waits in"):
+            work_with(run, Scripted(renders, renders_the_second))
+    assert not commits(run)
+    num_kept = 2 if is_rendered else 1
+    assert len(list(pictures.glob("stylefarm-*/kept-*"))) == num_kept
+    next_one = Scripted()
+    assert work_with(run, next_one).num_committed == 3
+    assert len(next_one.asked) == 3 - num_kept, "what waits is not rendered again"
+    assert not list(pictures.glob("stylefarm-*/kept-*"))
+
+
+def test_commits_say_how_long_their_worker_loaded_waited_and_stored(pictures):
+    run = prepare(pictures)
+    index = finish(run)
+    stats = index.stats
+    assert stats.seconds_worked is not None
+    assert stats.seconds_upload is not None
+    assert stats.seconds_wait_for_input is not None
+    assert stats.seconds_wait_for_output is not None
+    waited = stats.seconds_wait_for_input + stats.seconds_wait_for_output
+    assert waited + stats.render_seconds <= stats.seconds_worked
+    assert 0 <= (stats.share_waited or 0.0) < 1
