@@ -127,7 +127,7 @@ def _plant_in_encode(encode: ModuleType) -> None:
         return call
 
     encode.finished_outcome = finished  # type: ignore[attr-defined]
-    encode.measure = raising("measure", encode.measure)  # type: ignore[attr-defined]
+    encode.Judge.measure = raising("measure", encode.Judge.measure)  # type: ignore[attr-defined]
     encode.encode_image = raising("encode", encode.encode_image)  # type: ignore[attr-defined]
 
 
