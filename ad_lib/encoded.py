@@ -5,13 +5,13 @@ Invariant: latents that are kept are those that the encoder would give again, to
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.model.backbone import Backbone
+from ad_lib.pictures.kept import Kept
 
 CAPACITY = 64 << 20
 """Bytes; a picture of 512x512 takes 64 KiB, so a thousand of them are kept."""
@@ -27,15 +27,13 @@ class EncodedPictures:
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self.capacity = capacity
-        self._backbone: Backbone | None = None
-        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
-        self._num_bytes = 0
+        self._capacity = capacity
+        self.clear()
 
     @property
     def num_bytes(self) -> int:
         """What is held now."""
-        return self._num_bytes
+        return self._kept.nbytes
 
     def latents(
         self,
@@ -53,19 +51,9 @@ class EncodedPictures:
         if self._backbone is not backbone:
             self.clear()
             self._backbone = backbone
-        key = (key, backbone.device, backbone.dtype)
-        found = self._held.pop(key, None)
-        if found is None:
-            found = encode()
-            self._num_bytes += found.nbytes
-        self._held[key] = found
-        while self._num_bytes > self.capacity:
-            _, forgotten = self._held.popitem(last=False)
-            self._num_bytes -= forgotten.nbytes
-        return found
+        return self._kept.get((key, backbone.device, backbone.dtype), encode)
 
     def clear(self) -> None:
         """Forgets all, and the backbone."""
-        self._backbone = None
-        self._held.clear()
-        self._num_bytes = 0
+        self._backbone: Backbone | None = None
+        self._kept = Kept(self._capacity)
