@@ -176,6 +176,18 @@ def test_a_job_that_states_what_its_old_run_does_not_do_is_another_job(
     assert all(line.startswith(differing) for line in lines)
 
 
+def test_of_runs_with_dates_one_of_an_earlier_version_is_gone_on_with_as_it_began(
+    pictures_in_bucket, tmp_path
+):
+    begun = tmp_path / "runs" / "2026-11-26"
+    shutil.copytree(HOME / "third/half/run", begun)
+    job = job_at(tmp_path, "third/", output__uri="runs/{date}")
+    assert (job.output_uri, job.settings.noise) == (str(begun), "stream")
+    other = job_at(tmp_path, "third/", output__uri="runs/{date}", settings__noise="by_draw")
+    assert (Path(other.output_uri).parent, other.settings.noise) == (begun.parent, "by_draw")
+    assert other.output_uri != str(begun)
+
+
 def test_a_new_run_of_the_same_job_draws_by_number_and_has_other_items(
     pictures_in_bucket, tmp_path
 ):
