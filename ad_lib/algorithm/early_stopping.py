@@ -1,4 +1,4 @@
-"""Which items of a batch have stopped falling, and how does the batch go on without them?
+"""The losses of which items have stopped falling, and how does the batch go on without them?
 
 Invariant: an item is judged by its own losses alone, so no item depends on its batch-mates.
 """

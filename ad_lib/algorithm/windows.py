@@ -1,6 +1,6 @@
-"""Windows of a picture that may continue on its opposite side, without index tensors.
+"""How are windows cut out of a picture that may continue on its opposite side, and added to it?
 
-Every size and place is a number that the host knows, so that nothing is copied to the device.
+Every size and place is a number that the host knows, so nothing is copied to the device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 def cut(
     picture: Float[Tensor, "b c h w"], top: int, left: int, height: int, width: int
 ) -> Float[Tensor, "b c height width"]:
-    """The window from (top, left) on; behind an edge it goes on at the opposite one."""
+    """The window from (top, left) on; behind an edge it continues at the opposite one."""
     return _cut_along(_cut_along(picture, 2, top, height), 3, left, width).contiguous()
 
 

@@ -1,6 +1,6 @@
-"""Which networks the embedded model is made of: real diffusers and transformers classes.
+"""Which networks is the embedded model made of? Real diffusers and transformers classes.
 
-The invariant: everything that attention distillation can see keeps Stable Diffusion 1.5's shape, so
+Invariant: everything that attention distillation can see keeps Stable Diffusion 1.5's shape, so
 "the last six self-attention layers" and every scheduler setting mean the same thing here as there.
 Only widths differ.
 """

@@ -1,1 +1,1 @@
-"""The frozen diffusion model: how it is loaded, conditioned, tapped, encodes and decodes."""
+"""The frozen diffusion model: how it is found, loaded, given prompts, encodes and decodes."""

@@ -1,6 +1,6 @@
-"""A frozen diffusion model as Attention Distillation sees it: encode, decode, features.
+"""What does Attention Distillation need of a frozen model: encode, decode, predict, features.
 
-Invariant: nothing outside of `families` knows of which family a backbone is.
+Invariant: nothing outside of `families` knows which family a backbone is of.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Backbone(ABC):
 
         Args:
             prompt: what is drawn.
-            prompt_2: what a second text encoder hears, where there is one; None is the same.
+            prompt_2: for a second text encoder, where there is one; None is the same prompt.
         """
 
     def encode_negative_prompt(self, prompt: str | None) -> PromptEmbeds:
@@ -165,8 +165,8 @@ class Backbone(ABC):
 
         Args:
             num_inference_steps: how many steps a sample takes.
-            image_size: (height, width) in pixels of what the network sees, by which some models
-                choose their noise levels; None is the size that they were trained at.
+            image_size: (height, width) in pixels of the picture that the network is given; some
+                models choose their noise levels by it. None is the size that they were trained at.
         """
 
     @cached_property
@@ -188,7 +188,7 @@ class Backbone(ABC):
     def predict(
         self, latents: Float[Tensor, "b c h w"], timestep: Tensor, conditioning: Mapping[str, Any]
     ) -> Float[Tensor, "b c h w"]:
-        """What the denoiser says of latents, in the form in which the sampler takes it.
+        """The denoiser's output for latents, in the form in which the sampler takes it.
 
         Args:
             latents: gradients flow back to them.
@@ -198,7 +198,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def tap(self, last: nn.Module) -> Tap:
-        """What writes down the features of some layers, `last` being the last of them."""
+        """What records the features of some layers; `last` is the last of them."""
 
     @abstractmethod
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -241,10 +241,10 @@ class Backbone(ABC):
         guidance_scale: float = 1.0,
         control: Any = None,
     ) -> NoisePredictor:
-        """The denoiser as a callable from latents to what it says of them, in float32.
+        """The denoiser as a callable from latents to its prediction, in float32.
 
         Args:
-            image_size: (height, width) in pixels of what the network sees.
+            image_size: (height, width) in pixels of the picture that the network is given.
             prompt: for each latent or for all; None is the empty prompt.
             negative_prompt: what guidance leads away from; None is the model's own default.
             guidance_scale: 1 is no guidance.
@@ -271,7 +271,7 @@ class Backbone(ABC):
         )
 
     def control(self, images: Float[Tensor, "b 3 height width"], scale: float = 1.0) -> Any:
-        """What `noise_predictor` takes to see control images, in [0, 1], one for each latent.
+        """Control images in the form that `noise_predictor` takes, in [0, 1], one for each latent.
 
         Raises:
             RequestError: there is no ControlNet.
@@ -309,7 +309,7 @@ class Backbone(ABC):
                 )
 
     def seamless(self, axes: Seamless) -> AbstractContextManager[None]:
-        """Within it the networks go on at the opposite side of a picture.
+        """Within it the networks continue at the opposite side of a picture.
 
         Raises:
             RequestError: the denoiser cannot; its tokens have places on a plane.

@@ -1,4 +1,7 @@
-"""DDIM: the sampler of Stable Diffusion, by diffusers' own scheduler."""
+"""DDIM: how do latents become noise in Stable Diffusion, and noise latents?
+
+The numbers are those of diffusers' own scheduler.
+"""
 
 from __future__ import annotations
 

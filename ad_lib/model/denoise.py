@@ -1,4 +1,4 @@
-"""A network as a denoiser: prompts and classifier-free guidance in one callable."""
+"""How does a network predict noise under prompts, with classifier-free guidance?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ad_lib.model.prompts import PromptEmbeds, joined
 
 
 class Predict(Protocol):
-    """A frozen network: what it says of latents at a timestep, under prompts."""
+    """A frozen network: its output for latents at a timestep, under prompts."""
 
     def __call__(
         self, latents: Float[Tensor, "b c h w"], timestep: Tensor, conditioning: Mapping[str, Any]
@@ -31,7 +31,7 @@ class NoisePredictor:
     Attributes:
         predict: the frozen network.
         prompt: what is drawn.
-        image_size: (height, width) in pixels of what the network sees.
+        image_size: (height, width) in pixels of the picture that the network is given.
         negative_prompt: what guidance leads away from.
         guidance_scale: of Ho and Salimans 2022 (arXiv:2207.12598), in diffusers' counting.
     """

@@ -1,4 +1,4 @@
-"""Flow matching as the algorithms see it: straight paths from noise to latents."""
+"""Flow matching: how do latents become noise on straight paths, and noise latents?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Loads a frozen backbone by its name, or says in one sentence why it cannot be loaded."""
+"""How does a name become a frozen backbone, or a sentence that says why it cannot?
+
+No tensor is read before the configurations and the headers of all files have been found to fit.
+"""
 
 from __future__ import annotations
 

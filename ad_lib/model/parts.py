@@ -1,8 +1,9 @@
-"""Loads one network from a diffusers folder or from a single file; an incomplete one is refused.
+"""How is one network loaded from a diffusers folder or from a single file?
 
-A network is built without numbers from its configuration, and then gets its tensors. That is the
-same for all layouts of files. `from_pretrained` of diffusers and transformers is not used, because
-it would also open adapters, pickled checkpoints and files that a configuration names.
+A network is built without numbers from its configuration, and then gets its tensors; one that lacks
+a tensor is refused. That is the same for all layouts of files. `from_pretrained` of diffusers and
+transformers is not used: it would also open adapters, pickled checkpoints and files that a
+configuration names.
 """
 
 from __future__ import annotations

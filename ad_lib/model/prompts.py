@@ -1,4 +1,4 @@
-"""What a network hears: prompts as embeddings, one for each picture or one for all."""
+"""How does a network get prompts? As embeddings, one for each picture or one for all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The published architectures with random weights: for measuring and testing without a download.
+"""How is a published architecture built with random weights, to measure and test it?
 
-Speed and memory depend on shapes alone, so a random Stable Diffusion 1.5 takes exactly as long as
-the trained one. The pictures mean nothing.
+Nothing is downloaded. Speed and memory depend on shapes alone, so a random Stable Diffusion 1.5
+takes as long as the trained one. The pictures mean nothing.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ MAX_BATCH_CELLS = 16 * 64 * 64
 """Latent cells of a batch, so that a step, which nobody can stop, stays short."""
 
 MEMORY_CLASSES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)
-"""GiB that devices are taken to have: the largest of these that is there for nine tenths."""
+"""GiB that a device is taken to have: the largest of these of which it has nine tenths or more."""
 
 _SHARE = {"cuda": 0.85}
-"""Of the class, what a batch and the weights may take; of main memory, half: others use it too."""
+"""The share that a batch and the weights may take; of main memory, half: others use it too."""
 
 _OVER_HELD = 1.7
 """Peak of a step over what the backward pass holds: gradients, references, what is being freed."""

@@ -1,4 +1,7 @@
-"""Pictures that continue on their opposite side: convolutions that wrap around."""
+"""How do convolutions continue at the opposite side of a picture?
+
+The networks are changed inside a block only; afterwards they are exactly as they were.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ad_lib.settings import Seamless
 
 
 def wrapped_axes(axes: Seamless) -> tuple[bool, bool]:
-    """Whether the (rows, columns) go on at the opposite side; x lies along the columns."""
+    """Whether the (rows, columns) continue at the opposite side; x lies along the columns."""
     return axes in ("y", "both"), axes in ("x", "both")
 
 
@@ -81,9 +84,9 @@ def seamless(*networks: nn.Module, axes: Seamless) -> Iterator[None]:
 
 @contextmanager
 def _wrapping(convolution: nn.Conv2d, wrap: tuple[bool, bool]) -> Iterator[None]:
-    """The convolution's own padding gives way, along wrapped axes, to a hook that pads before it.
+    """Replaces a convolution's own padding, along wrapped axes, by a hook that pads before it.
 
-    Both change together: compiled code watches the padding, and does not watch hooks.
+    Both change together: compiled code notices a changed padding, but not a changed hook.
     """
     padding = _zero_padding(convolution) if any(wrap) else (0, 0)
     rows, columns = (side if wraps else 0 for side, wraps in zip(padding, wrap, strict=True))

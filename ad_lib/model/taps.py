@@ -1,4 +1,4 @@
-"""How the attention layers of a frozen network are looked at: query, key, value and output.
+"""How are the features of attention layers recorded: query, key, value and output?
 
 Invariant: the network is left as it was found. Nothing behind the last wanted layer is run.
 """
@@ -17,10 +17,10 @@ from ad_lib.algorithm.features import AttentionFeatures
 
 
 class FeatureExtractor:
-    """A frozen network as a function from latents to what some of its attention layers see.
+    """A frozen network as a function from latents to the features of some attention layers.
 
-    Within `with extractor:` the taps stay in the network, which meanwhile computes what it always
-    does. Outside of it each call puts them in and takes them out again.
+    Within `with extractor:` the taps stay in the network, whose output does not change by them.
+    Outside of it each call puts them in and takes them out again.
 
     Args:
         run: runs the network on latents at a timestep; gradients flow back to the latents.
@@ -53,12 +53,12 @@ class FeatureExtractor:
     def __call__(
         self, latents: Float[Tensor, "b c h w"], timestep: Tensor, *, projections_only: bool = False
     ) -> list[AttentionFeatures]:
-        """What each layer sees of the latents.
+        """The features of the latents in each layer.
 
         Args:
             latents: any number of them.
             timestep: one for all.
-            projections_only: skip the attention of the last layer, whose output nobody reads.
+            projections_only: skip the attention of the last layer, whose output is not needed.
         """
         if self._found:
             return self._seen(latents, timestep, projections_only)
@@ -81,11 +81,11 @@ class FeatureExtractor:
 
 
 class _LastLayerReached(Exception):
-    """Ends the network's pass once every wanted layer has been seen."""
+    """Ends the network's pass once every wanted layer has been recorded."""
 
 
 class Tap(ABC):
-    """An attention processor, one for all layers, that writes down what passes through it.
+    """An attention processor, one for all layers, that records their features.
 
     Args:
         last: the last of the layers.
@@ -110,11 +110,11 @@ class Tap(ABC):
         """What the layer's own processor gives."""
 
     def is_unread(self, attn: Any) -> bool:
-        """Whether nobody reads what this layer's attention gives."""
+        """Whether the output of this layer's attention is not needed."""
         return self.projections_only and attn is self._last
 
     def write(self, attn: Any, features: AttentionFeatures) -> None:
-        """Notes what a layer saw; behind the last one the pass may end here."""
+        """Records the features of a layer; after the last one the pass may end here."""
         assert self.sink is not None, "nobody asked for features"
         self.sink.append(features)
         if self._ends_early and attn is self._last:

@@ -1,4 +1,4 @@
-"""Loads a tokenizer from an untrusted folder: its vocabulary, and no other files."""
+"""How is a tokenizer loaded from an untrusted folder? Its own files are read, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a pass through this network take for each latent cell? One small pass tells."""
+"""How much memory does a pass through a network take for each latent cell? One pass measures it."""
 
 from __future__ import annotations
 

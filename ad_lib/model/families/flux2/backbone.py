@@ -128,7 +128,7 @@ class Flux2(Backbone):
     def dynamics(
         self, num_inference_steps: int, image_size: tuple[int, int] | None = None
     ) -> FlowMatching:
-        """Straight paths; larger pictures spend more steps at high noise."""
+        """Straight paths; larger pictures have more of their steps at high noise."""
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
         height, width = (-(-side // self.vae_scale_factor) for side in image_size or TRAINED_SIZE)
@@ -157,7 +157,7 @@ class Flux2(Backbone):
         return velocity.transpose(1, 2).unflatten(2, (height, width))
 
     def tap(self, last: nn.Module) -> JointAttentionTap:
-        """Writes down the image's tokens of a layer that sees the prompt's as well."""
+        """Records the image's tokens of a layer that has the prompt's as well."""
         return JointAttentionTap(
             last,
             picture_width=lambda height, width: self._placed(height, width, 0).picture_width,

@@ -1,4 +1,4 @@
-"""What do the image's tokens see in the joint attention of FLUX.2?
+"""How are the features of the image's tokens recorded in the joint attention of FLUX.2?
 
 A layer attends over the tokens of the prompt and of the image, the prompt's first. Invariant:
 features hold the image's tokens alone, and the network computes what it does without taps.
@@ -33,7 +33,7 @@ def joint_attention_layers(
 
 
 class JointAttentionTap(Tap):
-    """The attention processor of both kinds of layers, which writes down the image's tokens.
+    """The attention processor of both kinds of layers, which records the image's tokens.
 
     Queries and keys are written down as they are before their rotary positions; `out` is what the
     image's tokens would be if they attended to the image alone, at their own positions.

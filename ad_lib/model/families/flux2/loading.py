@@ -1,4 +1,4 @@
-"""Loads the parts of FLUX.2 [klein], and checks that they fit each other."""
+"""How are the parts of FLUX.2 [klein] loaded, and do they fit each other?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does FLUX.2 hear: a prompt as the hidden states of three layers of a language model."""
+"""How is a prompt embedded for FLUX.2: as hidden states of three layers of a language model?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLUX.2 [klein] 4B with random weights, whole or narrow, and a tokenizer that spells."""
+"""How is FLUX.2 [klein] 4B built with random weights, as published or narrow?"""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class StableDiffusion(Backbone):
         return self.vae.config.get("shift_factor") or 0.0
 
     def encode_prompt(self, prompt: str, prompt_2: str | None = None) -> ClipEmbeds:
-        """One prompt as the U-Net takes it; `prompt_2` is what SDXL's second encoder hears."""
+        """One prompt as the U-Net takes it; `prompt_2` is for SDXL's second encoder."""
         prompts = [prompt, prompt if prompt_2 is None else prompt_2][: len(self.tokenizers)]
         return encode_prompt(prompts, self.tokenizers, self.text_encoders)
 
@@ -173,7 +173,7 @@ class StableDiffusion(Backbone):
         return Control(network=self.controlnet, images=images.to(self.device), scale=scale)
 
     def tap(self, last: torch.nn.Module) -> SelfAttentionTap:
-        """Writes down all tokens of a self-attention layer."""
+        """Records all tokens of a self-attention layer."""
         return SelfAttentionTap(last, ends_early=self.techniques.early_exit)
 
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:

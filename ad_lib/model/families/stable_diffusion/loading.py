@@ -1,4 +1,4 @@
-"""Loads the parts of Stable Diffusion 1.5 and SDXL, and checks that they fit each other."""
+"""How are the parts of Stable Diffusion 1.5 and SDXL loaded, and do they fit each other?"""
 
 from __future__ import annotations
 

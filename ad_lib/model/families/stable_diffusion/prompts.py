@@ -1,4 +1,4 @@
-"""What a U-Net hears: prompts as embeddings, by one text encoder (SD 1.5) or by two (SDXL)."""
+"""How are prompts embedded for a U-Net: by one text encoder (SD 1.5) or by two (SDXL)?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published architectures of Stable Diffusion 1.5 and SDXL, whole or narrow."""
+"""How are Stable Diffusion 1.5 and SDXL built with random weights, as published or narrow?"""
 
 from __future__ import annotations
 

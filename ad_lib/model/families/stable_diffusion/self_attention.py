@@ -1,4 +1,4 @@
-"""What the self-attention layers of a U-Net see."""
+"""Which self-attention layers has a U-Net, and how are their features recorded?"""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def halved_grids(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 class SelfAttentionTap(Tap):
-    """The attention processor of `attn1` layers, which writes down all of their tokens."""
+    """The attention processor of `attn1` layers, which records all of their tokens."""
 
     def __call__(
         self,
