@@ -19,6 +19,7 @@ from manifests.identity import (
     item_id,
     run_identity,
     seed_of,
+    settings_before,
     stated_identity,
     with_fast_kernels_as_default,
 )
@@ -255,6 +256,12 @@ def test_a_setting_that_a_later_version_adds_is_hashed_only_where_it_is_not_at_i
         "learning_rate": 1.0,
         "later": 4,
     }
+
+
+def test_a_run_that_knew_no_setting_keeps_its_default_and_one_that_did_keeps_what_it_says():
+    defaults = {"noise": "stream", "learning_rate": 0.05}
+    assert settings_before({"learning_rate": 1.0}, defaults) == {"noise": "stream"}
+    assert settings_before({"noise": "by_draw"}, defaults) == {}
 
 
 class LaterOutput(Output):

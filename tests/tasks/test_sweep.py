@@ -54,6 +54,18 @@ def test_every_combination_of_inputs_is_rendered_with_every_entry(pictures):
     assert list(by_label.values()) == [pairs] * 3
 
 
+def test_a_sweep_that_an_earlier_version_began_keeps_its_noise_in_every_column(pictures):
+    """That version knew no such setting: all that it wrote is what it means without one."""
+    begun = prepare(pictures, **TASKS, settings={"noise": "stream"})
+    path = Path(begun.uri) / "run.json"
+    record = json.loads(path.read_bytes())
+    del record["settings"]["noise"], record["job"]["settings"]
+    path.write_text(json.dumps(record))
+    resolved = resolve_job(make_job(**TASKS, settings={}), str(pictures))
+    assert {one.settings.noise for one in resolved.variations} == {"stream"}
+    assert open_prepared(resolved) is not None
+
+
 def test_the_columns_of_a_sweep_start_from_the_same_noise(pictures):
     swept = items_of(pictures, **WEIGHTS, variants=2)
     seeds: dict[tuple[Any, ...], set[int]] = {}

@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch.backends import cudnn
 
+from ad_lib import PRESETS, render
 from ad_lib.model.kernels import CUBLAS_WORKSPACES, DETERMINISTIC, FAST, kernels_for, using_kernels
+from ad_lib.model.random_weights import random_backbone
+from tests.ad_lib.requests_of_every_task import request
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
 
 def told() -> dict[str, object]:
@@ -104,3 +109,31 @@ def test_the_words_for_a_choice_name_each_part_of_it():
     assert words.startswith("deterministic, float32 products highest")
     assert "cudnn tf32 off, cudnn benchmark off, attention flash efficient math" in words
     assert str(FAST).startswith("fast, float32 products high, cudnn tf32 on, cudnn benchmark on")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("task", sorted(PRESETS))
+def test_on_a_gpu_the_same_batch_twice_is_equal_to_the_bit(task, dtype):
+    """Nothing raises either: every operation of every task has a form that repeats its results."""
+    requests = [request(task, seed, num_inference_steps=6) for seed in range(3)]
+    with using_kernels("cuda", deterministic=True):
+        first, again = (
+            render(random_backbone("sd15", tiny=True, dtype=dtype, device="cuda"), requests)
+            for _ in range(2)
+        )
+    for one, other in zip(first, again, strict=True):
+        assert one.image.tobytes() == other.image.tobytes()
+        assert one.style_losses == other.style_losses
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_the_decoder_learns_the_same_twice():
+    asked = request("texture-sample", decoder_epochs=3)
+    with using_kernels("cuda", deterministic=True):
+        first, again = (
+            render(random_backbone("sd15", tiny=True, device="cuda"), [asked])[0] for _ in range(2)
+        )
+    assert first.image.tobytes() == again.image.tobytes()
