@@ -50,14 +50,14 @@ class Part:
             family = "sdxl" if "sdxl" in options["backbone"] else "sd15"
             options |= {"backbone": f"{family}-tiny", "steps": "2", "repeats": "1"}
             options["size"] = _TINY_SIZES[options["size"]]
-            options["batch"] = ",".join(options["batch"].split(",")[:2])
+            options["batch"] = "1,2" if "," in options["batch"] else "2"
             if "grid" in options:
                 options["grid"] = "2x2"
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
 _EAGER = "literal,batch,shared-references,early-exit,constant-cross-attention,channels-last"
-_LAUNCHED = "literal,channels-last,compiled,captured"
+_LAUNCHED = "literal,channels-last,compiled,captured,fast-kernels"
 
 SUITES: Mapping[str, Sequence[Part]] = {
     "cpu": (

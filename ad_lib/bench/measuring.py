@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -25,6 +26,7 @@ from ad_lib.bench.ways import InBatches, Rendered, Way, literally
 from ad_lib.bench.workload import Workload
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.device_errors import is_out_of_memory
+from ad_lib.model.kernels import using_kernels
 from ad_lib.model.techniques import Techniques
 from ad_lib.requests import Request
 
@@ -47,7 +49,8 @@ class Row:
         num_pictures: in one turn.
         num_steps: of the sampler.
         dtype: of the networks.
-        deterministic: whether the kernels give the same bits every time.
+        deterministic: whether the kernels give the same bits every time; None is as PyTorch chooses
+            by itself.
         note: why there are no figures, if so.
         seconds: for each turn, per picture, by the clock on the wall.
         cpu_seconds: alike, of all threads of this process.
@@ -235,8 +238,9 @@ def _row(backbone: Backbone, workload: Workload, technique: Technique) -> Row:
         num_pictures=workload.num_pictures if technique.is_batched else 1,
         num_steps=settings.num_inference_steps,
         dtype=str(backbone.dtype).removeprefix("torch."),
+        deterministic=technique.deterministic,
         num_views=views,
-        note=why_not(technique, backbone.device),
+        note=why_not(technique, backbone),
     )
 
 
@@ -245,7 +249,7 @@ def _measured_group(
 ) -> Iterator[None]:
     """Measures rows in turns; gives way after each piece of work."""
     for run in runs:
-        _guarded(run, until, partial(_warm_up, backbone, run))
+        _guarded(backbone, run, until, partial(_warm_up, backbone, run))
         yield
     for run, eager in zip(runs, _eager_before(runs), strict=True):
         if run.row.flops is None and eager is not None and not run.row.note:
@@ -253,7 +257,7 @@ def _measured_group(
     literal = next((run for run in runs if not run.technique.is_batched), None)
     for number in range(repeats):
         for run in runs:
-            _guarded(run, until, partial(_take_turn, backbone, run, number))
+            _guarded(backbone, run, until, partial(_take_turn, backbone, run, number))
             if literal is not None:
                 _compare(run, literal)
             yield
@@ -267,31 +271,42 @@ def _eager_before(runs: Sequence[_Run]) -> list[_Run | None]:
     return found
 
 
-def _guarded(run: _Run, until: float, work: Callable[[], None]) -> None:
-    """Does a piece of a row's work; what cannot be done is told in the row."""
+def _guarded(backbone: Backbone, run: _Run, until: float, work: Callable[[], None]) -> None:
+    """Does a piece of a row's work, as its row says; what cannot be done is told in the row."""
     if run.row.note:
         return
     if time.monotonic() > until:
         run.row.note = "" if run.row.seconds else NO_TIME_LEFT
         return
     try:
-        work()
+        backbone.techniques = run.state
+        with _kernels(backbone.device.type, run.technique.deterministic):
+            work()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        logger.warning("%s in batches of %d: %s", run.row.technique, run.row.batch_size, error)
-        run.row.note = OUT_OF_MEMORY
-    if run.row.note == OUT_OF_MEMORY and torch.cuda.is_available():
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        run.row.note = OUT_OF_MEMORY if is_out_of_memory(error) else f"failed: {reason}"
+        logger.warning(
+            "%s in batches of %d: %s", run.row.technique, run.row.batch_size, reason, exc_info=True
+        )
+    if run.row.note and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _kernels(device_type: str, deterministic: bool | None) -> AbstractContextManager[Any]:
+    if deterministic is None:
+        return nullcontext()
+    return using_kernels(device_type, deterministic=deterministic)
 
 
 def _warm_up(backbone: Backbone, run: _Run) -> None:
     """The first step, for its latents; then what compiles, or counts operations."""
-    backbone.techniques = run.state
     requests = [run.requests[position] for position in run.turn(0)]
     if run.technique.is_compiled:
         run.first = run.way(backbone, requests, 1)
         run.way(backbone, requests, None)
+        chosen = getattr(backbone, "chosen_techniques", backbone.techniques)
+        if getattr(chosen, "compile", "off") == "off":
+            run.row.note = "compiling failed"
         return
     run.first, first = counted(partial(run.way, backbone, requests, 1))
     run.row.flops = _operations(backbone, run, requests, first) / len(requests)
@@ -308,9 +323,10 @@ def _operations(backbone: Backbone, run: _Run, requests: Sequence[Request], firs
 
 
 def _take_turn(backbone: Backbone, run: _Run, number: int) -> None:
-    backbone.techniques = run.state
     positions = run.turn(number)
     requests = [run.requests[position] for position in positions]
+    if run.technique.is_compiled:  # weights may have moved since, and graphs hold their place
+        run.way(backbone, requests, 1)
     rendered, took = spent(backbone.device, lambda: run.way(backbone, requests, None))
     run.last.update(zip(positions, rendered, strict=True))
     _note(run.row, took, len(requests))

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ad_lib.errors import RequestError, unknown_name
+from ad_lib.model.backbone import Backbone
 from ad_lib.model.techniques import Techniques
 
 LITERAL = "literal"
@@ -25,6 +26,8 @@ class Technique:
         is_batched: whether pictures run together.
         shares: whether a batch holds each of its references once.
         is_compiled: whether the step runs as one compiled graph; such a row is no eager code.
+        deterministic: whether only kernels that repeat their results are taken; None is what
+            PyTorch takes by itself.
         lacks: why the row cannot be had on a kind of device.
     """
 
@@ -34,10 +37,11 @@ class Technique:
     is_batched: bool = True
     shares: bool = True
     is_compiled: bool = False
+    deterministic: bool | None = True
     lacks: Mapping[str, str] = field(default_factory=dict)
 
 
-_NOT_COMPILED_HERE = {"cpu": "not on a CPU", "mps": "not on MPS"}
+_ONLY_ON_CUDA = {"cpu": "not on a CPU", "mps": "not on MPS"}
 
 TECHNIQUES = (
     Technique(
@@ -46,6 +50,7 @@ TECHNIQUES = (
         "network, nothing shared, losses read at every step",
         is_batched=False,
         shares=False,
+        deterministic=None,
     ),
     Technique(
         name="batch",
@@ -73,17 +78,24 @@ TECHNIQUES = (
     ),
     Technique(
         name="compiled",
-        summary="the whole optimisation step is one compiled graph",
-        switches={"compile": "max"},
+        summary="the optimisation step and the denoiser are compiled graphs",
+        switches={"compile": "auto", "cuda_graphs": False},
         is_compiled=True,
-        lacks=_NOT_COMPILED_HERE,
+        lacks=_ONLY_ON_CUDA,
     ),
     Technique(
         name="captured",
-        summary="and is launched as one CUDA graph",
-        switches={"compile": "reduce"},
+        summary="which are launched as CUDA graphs",
+        switches={"cuda_graphs": True},
         is_compiled=True,
-        lacks=_NOT_COMPILED_HERE,
+        lacks=_ONLY_ON_CUDA,
+    ),
+    Technique(
+        name="fast-kernels",
+        summary="kernels that do not repeat their results, TF32 and cuDNN's attention are allowed",
+        is_compiled=True,
+        deterministic=False,
+        lacks=_ONLY_ON_CUDA,
     ),
 )
 """In the order in which they are added. Each row keeps what the rows above it switched on."""
@@ -93,6 +105,7 @@ _PLAIN: Mapping[str, Any] = {
     "constant_cross_attention": False,
     "channels_last": False,
     "compile": "off",
+    "cuda_graphs": None,
 }
 """`Techniques` with nothing switched on."""
 
@@ -112,11 +125,13 @@ def chosen(names: Sequence[str] | None) -> list[Technique]:
     return [one for one in TECHNIQUES if not names or one.name in names]
 
 
-def why_not(technique: Technique, device: torch.device) -> str:
+def why_not(technique: Technique, backbone: Backbone) -> str:
     """Why a row cannot be had; empty where it can."""
+    if technique.name == LITERAL and not isinstance(backbone.denoiser, UNet2DConditionModel):
+        return "published for U-Nets alone"
     if not technique.switches.keys() <= _KNOWN:
         return "not in this version"
-    return technique.lacks.get(device.type, "")
+    return technique.lacks.get(backbone.device.type, "")
 
 
 def switched_on(techniques: Iterable[Technique]) -> Techniques:

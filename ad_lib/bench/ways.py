@@ -137,8 +137,10 @@ class _FirstSteps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def dynamics(self, num_inference_steps: int) -> Dynamics:
-        whole = self._backbone.dynamics(num_inference_steps)
+    def dynamics(
+        self, num_inference_steps: int, image_size: tuple[int, int] | None = None
+    ) -> Dynamics:
+        whole = self._backbone.dynamics(num_inference_steps, image_size)
         return cast(Dynamics, _Beginning(whole, whole.timesteps[: self._num_steps]))
 
 
@@ -236,8 +238,8 @@ def _network(inputs: BatchInputs, image_size: tuple[int, int]) -> LiteralNetwork
     backbone, settings = inputs.backbone, inputs.settings
     total = len(backbone.layers)
     start, stop = settings.layers or (total - NUM_DEFAULT_LAYERS, total)
-    layers = backbone.layers[start:stop]
-    return LiteralNetwork(backbone.unet, layers, backbone.null_prompt, image_size)
+    layers: Any = backbone.layers[start:stop]
+    return LiteralNetwork(backbone.denoiser, layers, backbone.null_prompt, image_size)
 
 
 def _scheduler(inputs: BatchInputs) -> Any:

@@ -77,7 +77,7 @@ def bench(
         typer.Option(
             metavar="NAME,…",
             help="Rows: literal, batch, shared-references, early-exit, constant-cross-attention, "
-            "channels-last, compiled, captured. All unless given.",
+            "channels-last, compiled, captured, fast-kernels. All unless given.",
         ),
     ] = "",
     repeats: Annotated[
