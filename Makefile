@@ -27,7 +27,7 @@ test-ray: .venv/dev
 NUMERICAL := tests/golden tests/ad_lib/algorithm $(patsubst %,tests/ad_lib/test_%.py, \
   batch embedded independence pipeline render_tasks) \
   $(patsubst %,tests/ad_lib/model/test_%.py, \
-  backbone controlnet denoise parts precision random_weights seamless single_file vae) \
+  backbone controlnet denoise parts precision random_weights seamless single_file taps vae) \
   $(patsubst %,tests/ad_lib/pictures/test_%.py, colour metrics)
 TEST_NUMBERS = $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL)
 
