@@ -175,13 +175,15 @@ def test_a_large_picture_is_decoded_in_tiles_and_looks_the_same(tiny_backbone, m
 )
 def test_timesteps_come_in_the_order_that_was_asked_for(tiny_backbone, order, expected):
     asked = request("texture-optimize", num_inference_steps=4, timesteps=order)
-    ordered = ordered_timesteps(tiny_backbone, asked.settings)
+    ordered = ordered_timesteps(tiny_backbone, asked.settings, (64, 64))
     assert [(t.number, int(t.tensor)) for t in ordered] == [(t, t) for t in expected]
 
 
 def test_a_random_order_of_timesteps_is_the_same_for_everybody(tiny_backbone):
     asked = request("texture-optimize", num_inference_steps=30, timesteps="random").settings
-    first, again = ([t.number for t in ordered_timesteps(tiny_backbone, asked)] for _ in range(2))
+    first, again = (
+        [t.number for t in ordered_timesteps(tiny_backbone, asked, (64, 64))] for _ in range(2)
+    )
     assert first == again
     assert first != sorted(first, reverse=True)
     assert sorted(first) == sorted(tiny_backbone.timesteps(30).tolist())
