@@ -196,6 +196,7 @@ class ShardStats(Record):
             shard before was still on its way to the run folder.
         seconds_worked: of one worker, from taking the shard to where the next one may be taken.
         seconds_upload: that its files took to the run folder; the next shard renders meanwhile.
+        largest_batch: items that were begun together, at most; of several shards, the most.
         output_bytes: of the pictures.
         errors: how many items failed, by error class.
     """
@@ -207,6 +208,7 @@ class ShardStats(Record):
     seconds_wait_for_output: Seconds | None = None
     seconds_worked: Seconds | None = None
     seconds_upload: Seconds | None = None
+    largest_batch: Count | None = None
     output_bytes: Count = 0
     errors: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")], Count] = Field(
         default_factory=dict[str, int]
@@ -227,8 +229,10 @@ class ShardStats(Record):
             for name in cls.model_fields
             if "seconds" in name
         }
+        batches = [one.largest_batch for one in known if one.largest_batch is not None]
         return cls(
             **{name: value for name, value in seconds.items() if value is not None},
+            largest_batch=max(batches, default=None),
             output_bytes=sum(one.output_bytes for one in known),
             errors=dict(+errors),
         )

@@ -329,6 +329,7 @@ class ShardInWork:
             encode_seconds=sum(outcome.encode_seconds or 0.0 for outcome in outcomes),
             seconds_wait_for_input=self._watch.seconds_for_input,
             seconds_wait_for_output=self._watch.seconds_for_output,
+            largest_batch=self._watch.largest_batch or None,
             seconds_worked=self.seconds,
         )
         provenance = provenance_of(

@@ -82,6 +82,7 @@ class ShardWatch:
         in_hand: item ids, in the order in which they were begun.
         cleared: suspects that came through alone in this attempt.
         batch_size: that fitted after an out of memory; None where nothing was learned.
+        largest_batch: items that were begun together, at most.
         device_name, load_seconds: of the renderer.
         seconds_for_input, seconds_for_output: that the renderer waited for pictures to be loaded,
             and to be encoded.
@@ -102,6 +103,7 @@ class ShardWatch:
         self.in_hand: dict[str, None] = {}
         self.cleared: list[str] = []
         self.batch_size: int | None = None
+        self.largest_batch = 0
         self.device_name, self.load_seconds = "", 0.0
         self.seconds_for_input = self.seconds_for_output = 0.0
         self.writes_every_batch = False
@@ -167,6 +169,7 @@ class ShardWatch:
         """Writes down what is in hand from now on; before an item is tried alone, at once."""
         with self._lock:
             self.in_hand.update(dict.fromkeys(item_ids))
+            self.largest_batch = max(self.largest_batch, len(item_ids))
             self._alone = alone
             self._write(at_once=alone or self.writes_every_batch)
 

@@ -82,6 +82,7 @@ stats = st.builds(
     seconds_wait_for_output=st.none() | seconds,
     seconds_worked=st.none() | seconds,
     seconds_upload=st.none() | seconds,
+    largest_batch=st.none() | st.integers(1, 99),
     output_bytes=st.integers(0, 10**9),
     errors=st.dictionaries(st.sampled_from([*map(str, ErrorClass)]), st.integers(1, 9)),
 )
@@ -150,6 +151,9 @@ def test_what_earlier_versions_did_not_measure_is_unknown_and_sums_are_of_what_i
     assert (old + old).seconds_worked is None
     assert (old + new).share_waited == new.share_waited == 0.25
     assert (old + new).render_seconds == 4.0
+    assert (old + old).largest_batch is None
+    large = ShardStats(largest_batch=16)
+    assert (large + ShardStats(largest_batch=4) + old).largest_batch == 16
 
 
 @given(counts, counts)

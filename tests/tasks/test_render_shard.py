@@ -132,6 +132,18 @@ def test_retries_go_on_at_the_seed_after_the_last(tmp_path, rendered):
         assert outcome.problem.error_class == ErrorClass.REJECTED
 
 
+@pytest.mark.parametrize(
+    ("memory_sharers", "sizes"), [(None, [3, 2]), (1, [3, 2]), (10**9, [1] * 5)]
+)
+def test_workers_that_share_little_memory_render_one_item_at_a_time(
+    tmp_path, rendered, memory_sharers, sizes
+):
+    work = planted(tmp_path, num_sound=5)
+    told = render(work, batch_size=3, memory_sharers=memory_sharers)
+    assert [len(batch) for batch in rendered] == sizes
+    assert [len(names) for names, _ in told.begun] == sizes
+
+
 def test_what_fitted_after_an_out_of_memory_is_where_the_next_batch_begins(tmp_path, monkeypatch):
     def too_many(requests: Sequence[Any]) -> None:
         if len(requests) > 2:

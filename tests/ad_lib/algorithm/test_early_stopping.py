@@ -22,11 +22,11 @@ PATIENCE = 4
 ONE_LEVEL = [Timestep(501, torch.tensor(501))] * 40
 
 
-def optimize(start, style, content=None, extract=identity, **changes):
+def optimize(start, style, content=None, extract=identity, regions=None, **changes):
     settings = Settings(
         learning_rate=0.02, timesteps=501, early_stopping_patience=PATIENCE, **changes
     )
-    return optimize_latents(Distiller(extract, settings), ONE_LEVEL, start, style, content)
+    return optimize_latents(Distiller(extract, settings, regions), ONE_LEVEL, start, style, content)
 
 
 @pytest.fixture
@@ -51,18 +51,28 @@ def test_a_flat_item_ends_after_two_windows_and_a_falling_one_goes_on_to_the_end
     assert lengths == trace.num_steps
 
 
+def halves(rows):
+    """Items whose left and right halves (or upper and lower ones) see their own kind only."""
+    left = torch.tensor([0, 0, 1, 1]).expand(4, 4)
+    maps = [[left, left.T, left][row] for row in rows]
+    return Regions(maps, maps, source_size=(4, 4), target_size=(4, 4))
+
+
 @pytest.mark.parametrize("num_optimization_steps", [1, 3])
-def test_an_item_of_a_batch_ends_where_it_ends_alone(start, num_optimization_steps):
+@pytest.mark.parametrize("regions_of", [lambda rows: None, halves])
+def test_an_item_of_a_batch_ends_where_it_ends_alone(start, regions_of, num_optimization_steps):
     styles = [torch.zeros(4, 4, 4), torch.zeros(4, 4, 4), latents_of(seed=1)[0]]
     contents = list(latents_of(3, seed=2))
     contents[1] = start[1]
     changes = {"content_weight": 0.25, "num_optimization_steps": num_optimization_steps}
     both = [References(of, [[0], [1], [2]]) for of in (styles, contents)]
-    together, trace = optimize(start, *both, extract=toy, **changes)
+    together, trace = optimize(start, *both, extract=toy, regions=regions_of(range(3)), **changes)
     assert len(set(trace.num_steps)) > 1
     for row in range(3):
         own = [References([of[row]], [[0]]) for of in (styles, contents)]
-        alone, own_trace = optimize(start[row, None], *own, extract=toy, **changes)
+        alone, own_trace = optimize(
+            start[row, None], *own, extract=toy, regions=regions_of([row]), **changes
+        )
         assert own_trace.num_steps == trace.num_steps[row : row + 1]
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=0)
         for mine, theirs in zip(trace.of_items()[row], own_trace.of_items()[0], strict=True):
