@@ -198,6 +198,7 @@ def _render_batch(
     encoded: EncodedPictures,
 ) -> list[Result]:
     started = time.perf_counter()
+    backbone.check(requests[0].settings, (requests[0].height, requests[0].width))
     _forget_peak_memory(backbone.device)
     make = noise or NOISE[requests[0].settings.noise]
     drawn = [make(request.seed) for request in requests]

@@ -199,7 +199,7 @@ class AttentionDistillationPipeline:
         if given["source_mask"] or given["target_mask"]:
             return "texture-masked"
         if prompt:
-            return "style-t2i" if len(self.backbone.text_encoders) == 2 else "style-t2i-sd15"
+            return self.backbone.family.prompt_task
         if given["content"]:
             return "style-transfer"
         textures = ", ".join(name for name in PRESETS if name.startswith("texture"))

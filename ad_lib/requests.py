@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ad_lib.errors import RequestError
+from ad_lib.model.families import FAMILIES
 from ad_lib.pictures.images import fit_image, fit_mask, scaled_size
 from ad_lib.presets import REQUEST_FIELDS, Preset, find_preset
 from ad_lib.settings import Settings
@@ -19,8 +20,14 @@ from ad_lib.settings import Settings
 MIN_SIDE = 64
 """Pixels; below this the U-Net's deepest level has no room for its features."""
 
-LATENT_CELL = 8
-"""Pixels per latent cell of every backbone; other sizes are padded and cropped back."""
+LATENT_CELL = min(family.pixels_per_cell for family in FAMILIES.values())
+"""Pixels per latent cell at least; other sizes are padded and cropped back.
+
+What does not fit the larger cells of a backbone, `Backbone.check` refuses.
+"""
+
+TOKEN_SIDES = tuple(sorted({side for one in FAMILIES.values() for side in one.pixels_per_token}))
+"""Pixels per token of the layers that some family distils."""
 
 MAX_REFERENCE_SIDE = 8192
 """Pixels; scaling a very narrow picture by its shorter side would make the other one longer."""
@@ -264,6 +271,7 @@ def _check_masks(request: Request, source: Image.Image, target: Image.Image) -> 
     check_labels(
         fit_role("source_mask", source, *size, request.settings),
         fit_role("target_mask", target, *size, request.settings),
+        TOKEN_SIDES,
     )
 
 

@@ -112,7 +112,7 @@ def _distiller(
 
 
 def ordered_timesteps(
-    backbone: Backbone, settings: Settings, image_size: tuple[int, int]
+    backbone: Backbone, settings: Settings, image_size: tuple[int, int] | None = None
 ) -> Sequence[Timestep]:
     """Algorithm 1's timesteps in the order that the settings name."""
     timesteps = backbone.dynamics(settings.num_inference_steps, image_size).timesteps

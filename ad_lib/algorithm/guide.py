@@ -15,7 +15,7 @@ from ad_lib.algorithm.features import References
 from ad_lib.algorithm.noise import Noise
 from ad_lib.algorithm.step import Distiller, learning_rates
 from ad_lib.algorithm.trace import LossTrace
-from ad_lib.settings import Settings
+from ad_lib.settings import MAX_TIMESTEPS, Settings
 
 
 @runtime_checkable
@@ -69,7 +69,8 @@ def sample_with_distillation(
 def visited(dynamics: Dynamics, settings: Settings) -> list[bool]:
     """Whether the style is distilled after each step of the sampler: from `start_time` on down."""
     distils = settings.num_optimization_steps > 0
-    return [distils and t.number < settings.start_time for t in dynamics.timesteps]
+    always = settings.start_time == MAX_TIMESTEPS
+    return [distils and (always or t.number < settings.start_time) for t in dynamics.timesteps]
 
 
 def one_adam(distiller: Distiller, latents: Tensor) -> Float[Tensor, "m 2"]:

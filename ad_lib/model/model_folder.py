@@ -36,8 +36,7 @@ def parts_of(folder: Path) -> tuple[str, ...]:
     """The names of the parts that a backbone has, by the configuration of its denoiser.
 
     Raises:
-        BackboneError: no family reads a denoiser of its kind.
-        UnsoundFile: the configuration is damaged.
+        UnsoundFile: the configuration is damaged, or of no family.
     """
     return family_of(folder).parts
 
@@ -46,8 +45,7 @@ def family_of(folder: Path) -> Family:
     """The family of a diffusers folder; of one without any denoiser the first family there is.
 
     Raises:
-        BackboneError: no family reads a denoiser of its kind.
-        UnsoundFile: its configuration is damaged.
+        UnsoundFile: its configuration is damaged, or of no family.
     """
     denoiser = _denoiser_of(folder)
     if not (config := folder / denoiser / "config.json").is_file():
@@ -66,9 +64,9 @@ def _owner(denoiser: str, config: Mapping[str, Any]) -> Family:
         if family.denoiser == denoiser and family.owns(config):
             return family
     known = ", ".join(family.title for family in FAMILIES.values())
-    raise BackboneError(
-        f"its {denoiser} is a {quoted(config.get('_class_name'))[1:-1]}, which is of none of the "
-        f"families that there are ({known}): give a model of one of them"
+    raise UnsoundFile(
+        f"its class is {quoted(config.get('_class_name'))}, and families are {known}: "
+        "give one of them"
     )
 
 

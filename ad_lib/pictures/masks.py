@@ -5,6 +5,8 @@ Every colour of a mask is a label. Masks are resized without interpolation, so n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -15,9 +17,6 @@ from ad_lib.algorithm.labels import refuse_lacking, token_labels
 from ad_lib.errors import RequestError
 from ad_lib.pictures.images import MAX_LABELS
 
-FINEST_GRIDS = (8, 16)
-"""Pixels per token in the published layers; every label must have a token in each of them."""
-
 
 def label_map(mask: Image.Image) -> Int[Tensor, "h w"]:
     """The label of every pixel: its colour as one number, 0xRRGGBB."""
@@ -25,12 +24,14 @@ def label_map(mask: Image.Image) -> Int[Tensor, "h w"]:
     return torch.from_numpy((red << 16) + (green << 8) + blue)
 
 
-def check_labels(source: Image.Image, target: Image.Image) -> None:
+def check_labels(source: Image.Image, target: Image.Image, pixels_per_token: Iterable[int]) -> None:
     """Refuses a target mask with a label that the source mask does not have.
 
     Args:
         source: the texture's mask, at the size at which the texture is worked on.
         target: the result's mask, at the size of the result.
+        pixels_per_token: along one axis, in the layers that will see them; every label must have
+            a token in each.
 
     Raises:
         RequestError: a label is only in the target, or vanishes from the source on a token grid;
@@ -45,7 +46,7 @@ def check_labels(source: Image.Image, target: Image.Image) -> None:
                 "with flat colours, without soft edges or JPEG"
             )
     refuse_lacking(maps["source_mask"].unique(), maps["target_mask"].unique(), "")
-    for factor in FINEST_GRIDS:
+    for factor in pixels_per_token:
         seen = {
             name: token_labels(
                 labels, (-(-labels.shape[0] // factor), -(-labels.shape[1] // factor))

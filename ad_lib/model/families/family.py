@@ -26,6 +26,8 @@ class Family:
         denoiser_kind: what it is called in messages, such as `U-Net`.
         owns: whether a denoiser's configuration is of this family.
         home: the package with its modules `loading` and `random_weights`.
+        pixels_per_cell: along one axis of the latents.
+        pixels_per_token: along one axis, in each of the layers that are distilled by default.
         prompt_task: the preset with its published numbers for pictures of a prompt.
         checkpoint_key: what some tensor's name begins with in a single file in the original
             layout; None where such files are not read.
@@ -40,6 +42,8 @@ class Family:
     denoiser_kind: str
     owns: Callable[[Mapping[str, Any]], bool]
     home: str
+    pixels_per_cell: int
+    pixels_per_token: tuple[int, ...]
     prompt_task: str
     checkpoint_key: str | None = None
 

@@ -16,5 +16,7 @@ FLUX2 = Family(
     denoiser_kind="transformer",
     owns=lambda config: config.get("_class_name") == "Flux2Transformer2DModel",
     home=__name__,
+    pixels_per_cell=16,
+    pixels_per_token=(16,),
     prompt_task="style-t2i",
 )

@@ -63,8 +63,9 @@ _TINY_TEXT_ENCODER: dict[str, Any] = _TEXT_ENCODER | {
 }
 _TINY_PROMPT_TOKENS = 64
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% endfor %}{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"
 )
 """What diffusers' pipeline asks the tokenizer for; Qwen3's own, as far as that."""
 

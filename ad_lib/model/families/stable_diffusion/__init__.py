@@ -26,6 +26,8 @@ SD15 = Family(
     denoiser_kind="U-Net",
     owns=lambda config: not _hears_pooled_text(config),
     home=__name__,
+    pixels_per_cell=8,
+    pixels_per_token=(8, 16),
     prompt_task="style-t2i-sd15",
     checkpoint_key="cond_stage_model.transformer.",
 )
@@ -40,6 +42,8 @@ SDXL = Family(
     denoiser_kind="U-Net",
     owns=_hears_pooled_text,
     home=__name__,
+    pixels_per_cell=8,
+    pixels_per_token=(16,),
     prompt_task="style-t2i",
     checkpoint_key="conditioner.embedders.0.transformer.",
 )
