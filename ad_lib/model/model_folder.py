@@ -16,6 +16,7 @@ from ad_lib.model.families.family import Family
 from ad_lib.model.weight_files import (
     INDEX_SUFFIX,
     SINGLE_FILE,
+    UnsoundFile,
     check_text_files,
     named_in_errors,
     quoted,
