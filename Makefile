@@ -24,11 +24,12 @@ test-ray: .venv/dev
 	$(BIN)/python -m pytest -q tests/ray
 
 # The numerical tests with the instructions of other processors and with two threads.
+WITHOUT_NUMBERS := $(patsubst %,tests/ad_lib/%.py, model/test_kernels model/test_room \
+  model/test_untrusted_weights model/test_weights pictures/test_image_files \
+  pictures/test_images pictures/test_kept)
 NUMERICAL := tests/golden tests/ad_lib/algorithm $(patsubst %,tests/ad_lib/test_%.py, \
-  batch embedded independence pipeline render_tasks) \
-  $(patsubst %,tests/ad_lib/model/test_%.py, \
-  backbone controlnet denoise parts precision random_weights seamless single_file taps vae) \
-  $(patsubst %,tests/ad_lib/pictures/test_%.py, colour metrics)
+  batch embedded independence pipeline render_tasks) $(filter-out $(WITHOUT_NUMBERS), \
+  $(wildcard tests/ad_lib/model/test_*.py tests/ad_lib/pictures/test_*.py))
 TEST_NUMBERS = $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL)
 
 test-kernels: .venv/dev
