@@ -55,7 +55,8 @@ def halves(rows):
     """Items whose left and right halves (or upper and lower ones) see their own kind only."""
     left = torch.tensor([0, 0, 1, 1]).expand(4, 4)
     maps = [[left, left.T, left][row] for row in rows]
-    return Regions(maps, maps, source_size=(4, 4), target_size=(4, 4))
+    size = (4, 4)
+    return Regions(maps, maps, source_size=size, target_size=size, token_grids=lambda size: [size])
 
 
 @pytest.mark.parametrize("num_optimization_steps", [1, 3])
