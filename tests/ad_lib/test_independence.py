@@ -35,7 +35,7 @@ def inputs_of(backbone, requests) -> BatchInputs:
 
 def run(inputs: BatchInputs):
     (task,) = {one.task for one in inputs.requests}
-    return ALGORITHMS[PRESETS[task].algorithm](inputs, lambda step: None)
+    return ALGORITHMS[PRESETS[task].algorithm](inputs, lambda *done: None)
 
 
 def first_losses_and_last_latents(latents, trace, place: int) -> dict[str, torch.Tensor]:
