@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor
 
+from ad_lib.algorithm.compiled_step import CompiledDistiller
 from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.guide import sample_with_distillation
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
@@ -16,6 +18,8 @@ from ad_lib.algorithm.step import Distiller, loss_scale
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.backbone import Backbone
+from ad_lib.model.compiling import Compiled
+from ad_lib.model.denoise import NoisePredictor
 from ad_lib.model.seamless import wrapped_axes
 from ad_lib.presets import Algorithm
 from ad_lib.settings import Seamless, Settings
@@ -51,7 +55,7 @@ def sampled(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossTr
     with backbone.seamless(settings.seamless), _distiller(inputs) as distiller:
         dynamics = backbone.dynamics(settings.num_inference_steps, inputs.image_size)
         return sample_with_distillation(
-            inputs.noise_predictor(),
+            _predictor(inputs),
             distiller,
             dynamics,
             inputs.initial_latents,
@@ -82,7 +86,7 @@ def expanded(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossT
     total = views.count(height, width, len(dynamics.timesteps))
     with backbone.seamless(axes), _distiller(inputs, view_pixels) as distiller:
         return expand_with_distillation(
-            inputs.noise_predictor(view_pixels),
+            _predictor(inputs, view_pixels),
             distiller,
             dynamics,
             latents,
@@ -106,9 +110,30 @@ def _distiller(
 ) -> Iterator[Distiller]:
     """The batch's optimisation step, for (height, width) pixels or the result's."""
     settings = inputs.settings
-    extract = inputs.backbone.feature_extractor(settings.layers, image_size or inputs.image_size)
+    backbone, size = inputs.backbone, image_size or inputs.image_size
+    extract = backbone.feature_extractor(settings.layers, size)
+    compile_ = _compilation(inputs, image_size)
     with extract:
-        yield Distiller(extract, settings, inputs.regions, loss_scale(inputs.backbone.dtype))
+        values = (extract, settings, inputs.regions, loss_scale(backbone.dtype))
+        if compile_ is None:
+            yield Distiller(*values)
+        else:
+            yield CompiledDistiller(*values, compile=compile_)
+
+
+def _predictor(
+    inputs: BatchInputs, image_size: tuple[int, int] | None = None
+) -> NoisePredictor:
+    """The denoiser, for (height, width) pixels of a view or of the result."""
+    predictor = inputs.noise_predictor(image_size)
+    compile_ = _compilation(inputs, image_size)
+    return predictor if compile_ is None else predictor.compiled(compile_)
+
+
+def _compilation(inputs: BatchInputs, image_size: tuple[int, int] | None) -> Compiled | None:
+    batch = inputs.settings.view_batch_size if image_size else len(inputs.requests)
+    cells = (side // inputs.backbone.vae_scale_factor for side in image_size or inputs.image_size)
+    return inputs.backbone.compilation(batch * prod(cells))
 
 
 def ordered_timesteps(

@@ -65,7 +65,7 @@ class MovingItems:
         return everywhere
 
     def visit(
-        self, rates: Float[Tensor, "m 2"], timestep: Tensor, losses: Float[Tensor, "m 2 b"]
+        self, rates: Float[Tensor, "m 3"], timestep: Tensor, losses: Float[Tensor, "m 2 b"]
     ) -> None:
         """All optimisation steps of one timestep; `losses` are written for the items that move."""
         if not self._rows:

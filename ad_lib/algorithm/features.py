@@ -88,6 +88,11 @@ class References:
         """The references of some items."""
         return References(self.latents, [self.index[row] for row in rows], self.weights)
 
+    @property
+    def have_one_size(self) -> bool:
+        """Whether they are all of one size, and every item has as many."""
+        return len({one.shape for one in self.latents}) == len({*map(len, self.index)}) == 1
+
     def one_per_item(self) -> Float[Tensor, "b c h w"]:
         """The references of items that have one each, all of one size."""
         return torch.stack([self.latents[row] for (row,) in self.index])

@@ -73,7 +73,7 @@ def visited(dynamics: Dynamics, settings: Settings) -> list[bool]:
     return [distils and (always or t.number < settings.start_time) for t in dynamics.timesteps]
 
 
-def one_adam(distiller: Distiller, latents: Tensor) -> Float[Tensor, "m 2"]:
+def one_adam(distiller: Distiller, latents: Tensor) -> Float[Tensor, "m 3"]:
     """The rates of a new Adam, which begins anew at every timestep."""
     settings = distiller.settings
     return learning_rates(settings, settings.num_optimization_steps, latents.device)
@@ -131,7 +131,7 @@ def under_noise(
 
 def distilled(
     distiller: Distiller,
-    rates: Float[Tensor, "m 2"],
+    rates: Float[Tensor, "m 3"],
     latents: Float[Tensor, "b c h w"],
     timestep: Tensor,
     seen: UnderNoise,

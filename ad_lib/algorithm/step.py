@@ -24,6 +24,7 @@ from ad_lib.algorithm.losses import (
     content_loss,
     distilled_attention,
 )
+from ad_lib.algorithm.stacked_references import StackedReferences
 from ad_lib.settings import Settings
 
 BETAS = (0.9, 0.999)
@@ -63,16 +64,21 @@ class ReferenceFeatures(NamedTuple):
 
 def learning_rates(
     settings: Settings, num_steps: int, device: torch.device
-) -> Float[Tensor, "steps 2"]:
-    """For each step of one Adam: minus its step size, and the root of its second correction.
+) -> Float[Tensor, "steps 3"]:
+    """For each step of one Adam: minus its step size, the root of its second correction, lambda.
 
-    Both are made on the host in float64, once, so that a step needs no counter.
+    They are made on the host in float64, once, so that a step needs no counter, and is the same
+    function of tensors for every learning rate and content weight.
     """
     rows = [
-        (-settings.learning_rate / (1 - BETAS[0] ** count), (1 - BETAS[1] ** count) ** 0.5)
+        (
+            -settings.learning_rate / (1 - BETAS[0] ** count),
+            (1 - BETAS[1] ** count) ** 0.5,
+            settings.content_weight,
+        )
         for count in range(1, num_steps + 1)
     ]
-    return torch.tensor(rows, dtype=torch.float32).reshape(num_steps, 2).to(device)
+    return torch.tensor(rows, dtype=torch.float32).reshape(num_steps, 3).to(device)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,7 @@ class Distiller:
 
     Attributes:
         extract_features: the frozen network, conditioned on the empty prompt.
-        settings: `num_optimization_steps`, `learning_rate`, `content_weight` (lambda),
-            `attn_scale` and `rope` are read.
+        settings: `attn_scale` and `rope` are read, and what `learning_rates` are made of.
         regions: which tokens of the style each item's queries may attend to; None is all.
         loss_scale: of the network's precision; gradients are divided by it again in float32.
     """
@@ -114,10 +119,10 @@ class Distiller:
     def visit(
         self,
         state: AdamState,
-        rates: Float[Tensor, "m 2"],
+        rates: Float[Tensor, "m 3"],
         timestep: Tensor,
-        style: References,
-        content: References | None = None,
+        style: References | StackedReferences,
+        content: References | StackedReferences | None = None,
     ) -> tuple[AdamState, Float[Tensor, "m 2 b"]]:
         """All optimisation steps of one timestep; features of the references are computed once.
 
@@ -134,7 +139,10 @@ class Distiller:
         return self.descend(state, rates, timestep, self.references(timestep, style, content))
 
     def references(
-        self, timestep: Tensor, style: References, content: References | None = None
+        self,
+        timestep: Tensor,
+        style: References | StackedReferences,
+        content: References | StackedReferences | None = None,
     ) -> ReferenceFeatures:
         """The features of the references at a timestep."""
         style_features = style.features(self.extract_features, timestep)
@@ -146,20 +154,24 @@ class Distiller:
     def descend(
         self,
         state: AdamState,
-        rates: Float[Tensor, "m 2"],
+        rates: Float[Tensor, "m 3"],
         timestep: Tensor,
         references: ReferenceFeatures,
     ) -> tuple[AdamState, Float[Tensor, "m 2 b"]]:
         """The optimisation steps of one timestep, against features of the references."""
         losses = rates.new_empty(len(rates), 2, len(state.latents))
         for step, rate in enumerate(rates.unbind()):
-            gradient, losses[step] = self._gradient(state.latents, timestep, references)
+            gradient, losses[step] = self._gradient(state.latents, timestep, references, rate[2])
             state = adam_step(state, gradient, rate)
         return state, losses
 
     @torch.enable_grad()
     def _gradient(
-        self, latents: Tensor, timestep: Tensor, references: ReferenceFeatures
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        references: ReferenceFeatures,
+        content_weight: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "2 b"]]:
         """The gradient of L_AD + lambda L_content, summed over items; and the two losses."""
         leaf = latents.detach().requires_grad_()
@@ -169,13 +181,13 @@ class Distiller:
         if references.content_latents is not None:
             kept_loss = content_loss(current, references.content)
             kept_loss = kept_loss * moved(latents, references.content_latents)
-        loss = style_loss + self.settings.content_weight * kept_loss
+        loss = style_loss + content_weight * kept_loss
         (gradient,) = torch.autograd.grad(self.loss_scale * loss.sum(), leaf)
         return gradient / self.loss_scale, torch.stack([style_loss, kept_loss]).detach()
 
 
 def adam_step(
-    state: AdamState, gradient: Float[Tensor, "b c h w"], rate: Float[Tensor, " 2"]
+    state: AdamState, gradient: Float[Tensor, "b c h w"], rate: Float[Tensor, " 3"]
 ) -> AdamState:
     """One step of Adam; `rate` is a row of `learning_rates`."""
     mean = torch.lerp(state.mean, gradient, 1 - BETAS[0])

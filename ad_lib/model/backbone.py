@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 
 from ad_lib.algorithm.dynamics import Dynamics
 from ad_lib.errors import BackboneError, RequestError
+from ad_lib.model.compile_cache import CompileCache, cache_folder
+from ad_lib.model.compiling import Compiled, Compiler, inductor_options
 from ad_lib.model.decoder_cache import DecoderCache
 from ad_lib.model.denoise import NoisePredictor
+from ad_lib.model.devices import device_name
 from ad_lib.model.families.family import Family
 from ad_lib.model.parts import LoadPart
 from ad_lib.model.prompts import PromptEmbeds
@@ -75,7 +79,8 @@ class Backbone(ABC):
         self.weights = weights
         self.controlnet_weights: Weights | None = None
         self.tuned_decoders = DecoderCache()
-        self.techniques = Techniques()
+        self._techniques = Techniques()
+        self._lay_out()
 
     vae: Any
 
@@ -104,8 +109,56 @@ class Backbone(ABC):
         """The same backbone with its networks on another device."""
         for network in self.networks:
             nn.Module.to(network, device)
-        vars(self).pop("null_prompt", None)  # it lies on the device where it was encoded
+        for of_device in ("null_prompt", "compiler"):
+            vars(self).pop(of_device, None)
+        self._lay_out()
         return self
+
+    @property
+    def techniques(self) -> Techniques:
+        """What is done to make the networks faster; another value counts from the next render."""
+        return self._techniques
+
+    @techniques.setter
+    def techniques(self, techniques: Techniques) -> None:
+        self._techniques = techniques
+        self._lay_out()
+
+    @property
+    def chosen_techniques(self) -> Techniques:
+        """The techniques with every choice made: for this device, and after compiling failed."""
+        wanted = self._techniques
+        if self.compiler.has_failed:
+            wanted = replace(wanted, compile="off")
+        return wanted.on(self.device.type)
+
+    @cached_property
+    def compiler(self) -> Compiler:
+        """Compiles functions for this backbone on its device."""
+        cache = CompileCache(
+            cache_folder(), device_name(self.device), self.weights.revision, self.dtype
+        )
+        return Compiler(cache=cache)
+
+    def compilation(self, num_cells: int) -> Compiled | None:
+        """How the functions of a render are compiled; None where they run as they are written.
+
+        Args:
+            num_cells: of the latents of a batch.
+        """
+        chosen = self.chosen_techniques
+        if chosen.compile == "off":
+            return None
+        return Compiled(self.compiler, inductor_options(chosen, num_cells))
+
+    def _lay_out(self) -> None:
+        """Brings the weights into the layout that convolutions like, or into the usual one."""
+        layout = torch.contiguous_format
+        if self._techniques.on(self.device.type).channels_last:
+            layout = torch.channels_last
+        for network in (self.denoiser, self.vae, self.controlnet):
+            if network is not None:
+                nn.Module.to(network, memory_format=layout)
 
     @property
     @abstractmethod
@@ -222,13 +275,12 @@ class Backbone(ABC):
             RequestError: the denoiser has no such layers.
         """
         condition = prompt or self.null_prompt
-        arguments: dict[tuple[int, tuple[int, int]], Mapping[str, Any]] = {}
+        if image_size is not None:
+            condition = condition.for_size(image_size)
 
         def run(latents: Tensor, timestep: Tensor) -> None:
-            wanted = (len(latents), image_size or self._pixels(latents))
-            if wanted not in arguments:
-                arguments[wanted] = condition.conditioning(*wanted)
-            self.predict(latents, timestep, arguments[wanted])
+            size = image_size or self._pixels(latents)
+            self.predict(latents, timestep, condition.conditioning(len(latents), size))
 
         chosen = self._chosen(layers)
         return FeatureExtractor(run, chosen, self.tap(chosen[-1]))

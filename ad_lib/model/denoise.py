@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -51,6 +51,10 @@ class NoisePredictor:
             return self._predict(latents, timestep)
         negative, positive = self._predict(torch.cat([latents, latents]), timestep).chunk(2)
         return negative + self.guidance_scale * (positive - negative)
+
+    def compiled(self, compile_: Callable[[Predict], Predict]) -> NoisePredictor:
+        """The same with a compiled network."""
+        return replace(self, predict=compile_(self.predict))
 
     def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
         return self.predict(latents, timestep, self._conditioning(len(latents))).float()

@@ -55,3 +55,10 @@ def find_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise BackboneError(f"there is no device {name!r} on this machine; give cpu or auto")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What kind of device it is, as its maker names it, or its type."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -30,6 +30,14 @@ class PromptEmbeds:
         """
         return {"encoder_hidden_states": self.prompt_embeds.expand(batch, -1, -1)}
 
+    def for_size(self, image_size: tuple[int, int]) -> Self:
+        """The same with all that follows from the size of the picture in the making, on the device.
+
+        Args:
+            image_size: (height, width) in pixels.
+        """
+        return self
+
     def repeated(self, batch: int) -> Self:
         """One for each of `batch` latents."""
         return self._each(lambda value: value.expand(batch, *value.shape[1:]))

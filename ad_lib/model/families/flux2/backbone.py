@@ -161,7 +161,7 @@ class Flux2(Backbone):
         return JointAttentionTap(
             last,
             picture_width=lambda height, width: self._placed(height, width, 0).picture_width,
-            ends_early=self.techniques.early_exit,
+            ends_early=self.chosen_techniques.early_exit,
         )
 
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:

@@ -68,6 +68,7 @@ class StableDiffusion(Backbone):
         controlnet: ControlNetModel | None = None,
         controlnet_weights: Weights | None = None,
     ) -> None:
+        self.family = SDXL if SDXL.owns(unet.config) else SD15
         networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
         optional = {"text_encoder_2": text_encoder_2, "controlnet": controlnet}
         networks |= {part: one for part, one in optional.items() if one is not None}
@@ -78,7 +79,6 @@ class StableDiffusion(Backbone):
             scheduler,
             weights,
         )
-        self.family = SDXL if SDXL.owns(unet.config) else SD15
         self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
         self.controlnet_weights = controlnet_weights
         self.layers = self_attention_layers(unet)
@@ -174,7 +174,7 @@ class StableDiffusion(Backbone):
 
     def tap(self, last: torch.nn.Module) -> SelfAttentionTap:
         """Records all tokens of a self-attention layer."""
-        return SelfAttentionTap(last, ends_early=self.techniques.early_exit)
+        return SelfAttentionTap(last, ends_early=self.chosen_techniques.early_exit)
 
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """The (rows, columns) of every level, each half of the one before, down to one token."""

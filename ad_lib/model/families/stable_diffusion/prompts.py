@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -35,12 +35,22 @@ class ClipEmbeds(PromptEmbeds):
         embeds = self.prompt_embeds.expand(batch, -1, -1)
         if self.pooled_prompt_embeds is None:
             return {"encoder_hidden_states": embeds}
-        time_ids = self.time_ids
-        if time_ids is None:
-            time_ids = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
+        time_ids = self._time_ids(image_size)
         pooled = self.pooled_prompt_embeds.expand(batch, -1)
-        added = {"text_embeds": pooled, "time_ids": time_ids.to(embeds.device).expand(batch, -1)}
+        added = {"text_embeds": pooled, "time_ids": time_ids.expand(batch, -1)}
         return {"encoder_hidden_states": embeds, "added_cond_kwargs": added}
+
+    def for_size(self, image_size: tuple[int, int]) -> Self:
+        """The same with SDXL's time ids."""
+        if self.pooled_prompt_embeds is None:
+            return self
+        return replace(self, time_ids=self._time_ids(image_size))
+
+    def _time_ids(self, image_size: tuple[int, int]) -> Tensor:
+        if self.time_ids is not None:
+            return self.time_ids
+        of_size = [[*image_size, 0, 0, *image_size]]
+        return torch.tensor(of_size, dtype=torch.float32, device=self.prompt_embeds.device)
 
     def zeros(self) -> Self:
         """Nothing at all, of the same shape: SDXL's negative prompt where none is given."""
