@@ -12,10 +12,14 @@ from torch import Tensor
 from ad_lib.algorithm.adain import adain
 from ad_lib.algorithm.dynamics import Dynamics, Timestep
 from ad_lib.algorithm.features import References
-from ad_lib.algorithm.noise import Noise
+from ad_lib.algorithm.noise import Noise, drawn_ahead
 from ad_lib.algorithm.step import Distiller, learning_rates
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.settings import MAX_TIMESTEPS, Settings
+
+
+MAX_DRAWN_AHEAD = 512 * 2**20
+"""Bytes of noise that may lie on the device before a run; more is drawn step by step."""
 
 
 @runtime_checkable
@@ -56,6 +60,7 @@ def sample_with_distillation(
     visits = visited(dynamics, distiller.settings)
     rates = one_adam(distiller, latents)
     losses = rates.new_zeros(len(visits), len(rates), 2, len(latents))
+    noise = _before_the_loop(noise, style, content, visits, distiller.settings)
     for step, t in enumerate(dynamics.timesteps):
         latents = denoised(predict_noise, dynamics, latents, t)
         if visits[step]:
@@ -77,6 +82,39 @@ def one_adam(distiller: Distiller, latents: Tensor) -> Float[Tensor, "m 3"]:
     """The rates of a new Adam, which begins anew at every timestep."""
     settings = distiller.settings
     return learning_rates(settings, settings.num_optimization_steps, latents.device)
+
+
+def _adain_has_its_noise(settings: Settings) -> bool:
+    """In the released code AdaIN has noise of its own; in Algorithm 2 it has the style's."""
+    return settings.adain and settings.variant == "reference"
+
+
+def _before_the_loop(
+    noise: Sequence[Noise],
+    style: References,
+    content: References | None,
+    visits: Sequence[bool],
+    settings: Settings,
+) -> Sequence[Noise]:
+    """The items' noise, drawn and on the device, unless it is more than `MAX_DRAWN_AHEAD` bytes."""
+    tags = [("style", style)]
+    tags += [("adain", style)] if _adain_has_its_noise(settings) else []
+    tags += [("content", content)] if content else []
+    steps = [step for step, is_visited in enumerate(visits) if is_visited]
+
+    def draws(item: int) -> Iterator[tuple[str, int, Sequence[int]]]:
+        for step in steps:
+            for tag, references in tags:
+                own = references.of_item(item)
+                for number, latents in enumerate(own, start=step * len(own)):
+                    yield tag, number, latents.shape
+
+    items = range(len(noise))
+    num_bytes = 4 * sum(prod(shape) for item in items for _, _, shape in draws(item))
+    if num_bytes > MAX_DRAWN_AHEAD or len({*map(id, noise)}) < len(noise):
+        return noise
+    device = style.latents[0].device
+    return [drawn_ahead(noise[item], draws(item), device) for item in items]
 
 
 @torch.no_grad()
@@ -124,7 +162,7 @@ def under_noise(
 
     seen = noised_by(style, "style")
     target = seen if settings.adain else None
-    if settings.adain and settings.variant == "reference":  # the released code draws once more
+    if _adain_has_its_noise(settings):
         target = noised_by(style, "adain")
     return UnderNoise(seen, target, noised_by(content, "content") if content else None)
 

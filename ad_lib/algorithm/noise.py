@@ -7,7 +7,7 @@ so that a recorded trajectory can be replayed with the noise that was recorded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -66,6 +66,24 @@ NOISE: Mapping[str, Callable[[int], Noise]] = MappingProxyType(
     {"by_draw": seeded_noise, "stream": stream_noise}
 )
 """What makes an item's noise from its seed, by the setting `noise`."""
+
+
+def drawn_ahead(
+    noise: Noise, draws: Iterable[tuple[str, int, Sequence[int]]], device: torch.device
+) -> Noise:
+    """The same noise, drawn now in the order that is given, and kept on a device.
+
+    Args:
+        noise: of one item.
+        draws: tag, number and shape of all that will be asked for.
+        device: where it will be used.
+    """
+    kept = {(tag, number): noise(tag, number, shape).to(device) for tag, number, shape in draws}
+
+    def draw(tag: str, number: int, shape: Sequence[int]) -> Tensor:
+        return kept[tag, number]
+
+    return draw
 
 
 def draw_together(items: Sequence[Noise], tag: str, shape: Sequence[int]) -> Tensor:

@@ -253,6 +253,18 @@ class Backbone(ABC):
     def tap(self, last: nn.Module) -> Tap:
         """What records the features of some layers; `last` is the last of them."""
 
+    def knowing_prompt(self, prompt: PromptEmbeds, tap: Tap) -> Mapping[Any, Any]:
+        """Attention processors that compute once what follows from the feature passes' prompt.
+
+        Args:
+            prompt: of every feature pass.
+            tap: says which passes are for features.
+
+        Returns:
+            By module; empty for families whose attention mixes prompt and picture.
+        """
+        return {}
+
     @abstractmethod
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """The (rows, columns) of the tokens on every level, for latents of (height, width)."""
@@ -283,7 +295,11 @@ class Backbone(ABC):
             self.predict(latents, timestep, condition.conditioning(len(latents), size))
 
         chosen = self._chosen(layers)
-        return FeatureExtractor(run, chosen, self.tap(chosen[-1]))
+        tap = self.tap(chosen[-1])
+        knows = self.chosen_techniques.constant_cross_attention
+        return FeatureExtractor(
+            run, chosen, tap, self.knowing_prompt(condition, tap) if knows else {}
+        )
 
     def noise_predictor(
         self,

@@ -6,8 +6,9 @@ Invariant: the network is left as it was found. Nothing behind the last wanted l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Self
 
 from jaxtyping import Float
@@ -26,6 +27,7 @@ class FeatureExtractor:
         run: runs the network on latents at a timestep; gradients flow back to the latents.
         layers: some of its attention modules, in execution order.
         tap: an attention processor for all of them.
+        others: attention processors for further modules.
     """
 
     def __init__(
@@ -33,20 +35,22 @@ class FeatureExtractor:
         run: Callable[[Tensor, Tensor], object],
         layers: Sequence[Any],
         tap: Tap,
+        others: Mapping[Any, Any] = MappingProxyType({}),
     ) -> None:
         self._run = run
         self._layers = layers
         self._tap = tap
+        self._processors = {**dict.fromkeys(layers, tap), **others}
         self._found: list[Any] = []
 
     def __enter__(self) -> Self:
-        self._found = [layer.processor for layer in self._layers]
-        for layer in self._layers:
-            layer.processor = self._tap
+        self._found = [layer.processor for layer in self._processors]
+        for layer, processor in self._processors.items():
+            layer.processor = processor
         return self
 
     def __exit__(self, *_: object) -> None:
-        for layer, processor in zip(self._layers, self._found, strict=True):
+        for layer, processor in zip(self._processors, self._found, strict=True):
             layer.processor = processor
         self._found = []
 

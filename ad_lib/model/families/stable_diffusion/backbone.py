@@ -22,6 +22,7 @@ from ad_lib.model.ddim import DDIM
 from ad_lib.model.denoise import NoisePredictor
 from ad_lib.model.families.stable_diffusion import SD15, SDXL
 from ad_lib.model.families.stable_diffusion.controlnets import Control
+from ad_lib.model.families.stable_diffusion.cross_attention import knowing_prompt
 from ad_lib.model.families.stable_diffusion.prompts import ClipEmbeds, encode_prompt
 from ad_lib.model.families.stable_diffusion.self_attention import (
     SelfAttentionTap,
@@ -30,6 +31,7 @@ from ad_lib.model.families.stable_diffusion.self_attention import (
 )
 from ad_lib.model.parts import LoadPart
 from ad_lib.model.prompts import PromptEmbeds
+from ad_lib.model.taps import Tap
 from ad_lib.model.weights import Weights
 
 
@@ -175,6 +177,12 @@ class StableDiffusion(Backbone):
     def tap(self, last: torch.nn.Module) -> SelfAttentionTap:
         """Records all tokens of a self-attention layer."""
         return SelfAttentionTap(last, ends_early=self.chosen_techniques.early_exit)
+
+    def knowing_prompt(self, prompt: PromptEmbeds, tap: Tap) -> Mapping[Any, Any]:
+        """Of the cross-attention layers; none if every picture has a prompt of its own."""
+        if len(prompt.prompt_embeds) > 1:
+            return {}
+        return knowing_prompt(self.unet, prompt.prompt_embeds, tap)
 
     def token_grids(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """The (rows, columns) of every level, each half of the one before, down to one token."""
