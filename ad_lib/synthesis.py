@@ -121,9 +121,7 @@ def _distiller(
             yield CompiledDistiller(*values, compile=compile_)
 
 
-def _predictor(
-    inputs: BatchInputs, image_size: tuple[int, int] | None = None
-) -> NoisePredictor:
+def _predictor(inputs: BatchInputs, image_size: tuple[int, int] | None = None) -> NoisePredictor:
     """The denoiser, for (height, width) pixels of a view or of the result."""
     predictor = inputs.noise_predictor(image_size)
     compile_ = _compilation(inputs, image_size)

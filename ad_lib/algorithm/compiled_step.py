@@ -108,9 +108,7 @@ class CompiledDistiller(Distiller):
             weights = self._tensor(tuple(references.weights), latents.device, latents.dtype)
         return StackedReferences(latents, index, weights)
 
-    def _tensor(
-        self, values: Sequence[Any], device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
+    def _tensor(self, values: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
         """Goes to the device once, not once a step."""
         if values not in self._on_device:
             self._on_device[values] = torch.tensor(values, dtype=dtype, device=device)

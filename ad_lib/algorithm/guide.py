@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,6 @@ from ad_lib.algorithm.noise import Noise, drawn_ahead
 from ad_lib.algorithm.step import Distiller, learning_rates
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.settings import MAX_TIMESTEPS, Settings
-
 
 MAX_DRAWN_AHEAD = 512 * 2**20
 """Bytes of noise that may lie on the device before a run; more is drawn step by step."""
@@ -60,7 +60,7 @@ def sample_with_distillation(
     visits = visited(dynamics, distiller.settings)
     rates = one_adam(distiller, latents)
     losses = rates.new_zeros(len(visits), len(rates), 2, len(latents))
-    noise = _before_the_loop(noise, style, content, visits, distiller.settings)
+    noise = before_the_loop(noise, style, content, visits, distiller.settings)
     for step, t in enumerate(dynamics.timesteps):
         latents = denoised(predict_noise, dynamics, latents, t)
         if visits[step]:
@@ -89,14 +89,17 @@ def _adain_has_its_noise(settings: Settings) -> bool:
     return settings.adain and settings.variant == "reference"
 
 
-def _before_the_loop(
+def before_the_loop(
     noise: Sequence[Noise],
     style: References,
     content: References | None,
     visits: Sequence[bool],
     settings: Settings,
 ) -> Sequence[Noise]:
-    """The items' noise, drawn and on the device, unless it is more than `MAX_DRAWN_AHEAD` bytes."""
+    """The items' noise, drawn and on the device, so that no step copies anything.
+
+    Noise of more than `MAX_DRAWN_AHEAD` bytes, or that items share, is drawn step by step.
+    """
     tags = [("style", style)]
     tags += [("adain", style)] if _adain_has_its_noise(settings) else []
     tags += [("content", content)] if content else []

@@ -16,7 +16,14 @@ from torch import Tensor
 from ad_lib.algorithm.adain import adain
 from ad_lib.algorithm.dynamics import Dynamics, Timestep
 from ad_lib.algorithm.features import References
-from ad_lib.algorithm.guide import PredictNoise, denoised, one_adam, under_noise, visited
+from ad_lib.algorithm.guide import (
+    PredictNoise,
+    before_the_loop,
+    denoised,
+    one_adam,
+    under_noise,
+    visited,
+)
 from ad_lib.algorithm.noise import Noise
 from ad_lib.algorithm.step import Distiller, ReferenceFeatures
 from ad_lib.algorithm.trace import LossTrace
@@ -107,6 +114,8 @@ def expand_with_distillation(
     """
     visits, rates = visited(dynamics, distiller.settings), one_adam(distiller, latents)
     losses = rates.new_zeros(len(visits), len(rates), 2, 1)
+    if distiller.settings.noise != "stream":
+        (noise,) = before_the_loop([noise], style, None, visits, distiller.settings)
     height, width = latents.shape[-2:]
     shape = views.shape(height, width)
     for step, t in enumerate(dynamics.timesteps):

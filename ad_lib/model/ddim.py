@@ -31,7 +31,8 @@ class DDIM:
     ) -> None:
         self._scheduler: Any = DDIMScheduler.from_config(scheduler.config)
         self._scheduler.set_timesteps(num_inference_steps)
-        self._scheduler.alphas_cumprod = self._scheduler.alphas_cumprod.to(device)
+        for numbers in ("alphas_cumprod", "final_alpha_cumprod"):
+            setattr(self._scheduler, numbers, getattr(self._scheduler, numbers).to(device))
         num_train_timesteps = self._scheduler.config.num_train_timesteps
         self._stride = num_train_timesteps // num_inference_steps
         self._levels = [

@@ -10,15 +10,14 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ad_lib import random_backbone
-from ad_lib.batch import render
+from ad_lib.algorithm.noise import seeded_noise
 from ad_lib.inputs import BatchInputs
 from ad_lib.model.compiling import Compiler
 from ad_lib.model.families.stable_diffusion.self_attention import self_attention_layers
 from ad_lib.model.techniques import Techniques
+from ad_lib.presets import find_preset
 from ad_lib.requests import Request
 from ad_lib.synthesis import ALGORITHMS
-from ad_lib.algorithm.noise import seeded_noise
-from ad_lib.presets import find_preset
 from tests.ad_lib.requests_of_every_task import request
 
 EAGER = Techniques(compile="off")
@@ -49,7 +48,9 @@ def latents_and_losses(backbone, requests: list[Request], techniques: Techniques
     backbone.techniques = techniques
     noise = [seeded_noise(one.seed) for one in requests]
     algorithm = ALGORITHMS[find_preset(requests[0].task).algorithm]
-    latents, trace = algorithm(BatchInputs(backbone, requests, noise), lambda step: None)
+    latents, trace = algorithm(
+        BatchInputs(backbone, requests, noise), lambda num_done, num_steps: None
+    )
     return latents, trace.style, trace.content
 
 
@@ -72,7 +73,9 @@ def test_a_compiled_render_is_the_plain_one_to_the_bit(backbone, requests, num_g
     plain = latents_and_losses(backbone, requests, EAGER)
     compiled = latents_and_losses(backbone, requests, COMPILED)
     again = latents_and_losses(backbone, requests, COMPILED)
-    for name, ours, theirs, repeated in zip(("z", "style", "content"), compiled, plain, again):
+    for name, ours, theirs, repeated in zip(
+        ("z", "style", "content"), compiled, plain, again, strict=True
+    ):
         assert torch.equal(ours, theirs), name
         assert torch.equal(ours, repeated), name
     assert counter.frame_count == num_graphs

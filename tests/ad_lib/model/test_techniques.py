@@ -55,8 +55,9 @@ def test_a_denoiser_hears_its_own_prompt_while_features_are_taken(tiny_backbone)
 
 def test_convolutions_lie_channels_last_exactly_while_that_is_switched_on(tiny_backbone):
     weights = [
-        module.weight for module in tiny_backbone.unet.modules() if isinstance(module, torch.nn.Conv2d)
-        and module.kernel_size == (3, 3)
+        module.weight
+        for module in tiny_backbone.unet.modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
     ]
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

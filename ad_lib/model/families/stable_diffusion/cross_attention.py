@@ -34,9 +34,7 @@ class KnownPrompt:
     tap: Tap
     otherwise: Any
 
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, *arguments: Any, **named: Any
-    ) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """What the layer's own processor gives."""
         if self.tap.sink is None:
             return self.otherwise(attn, hidden_states, *arguments, **named)
