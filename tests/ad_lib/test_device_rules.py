@@ -60,7 +60,8 @@ def test_no_step_waits_for_the_device_or_copies_to_it(on_meta, family, task):
     algorithm = find_preset(task).algorithm
     seeds = range(1 if algorithm == "expand" else 2)
     # A plateau is asked for on purpose, after every so many steps.
-    requests = [request(task, seed, early_stopping_patience=None) for seed in seeds]
+    settings = {"early_stopping_patience": None, "num_optimization_steps": 1}
+    requests = [request(task, seed, **settings) for seed in seeds]
     noise = [NOISE[one.settings.noise](one.seed) for one in requests]
     inputs = BatchInputs(backbone, requests, noise)
     copies = CopiesBetweenDevices()

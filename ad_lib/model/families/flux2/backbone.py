@@ -194,16 +194,14 @@ class Flux2(Backbone):
         """Made once for every size, and then kept on the device."""
         asked = (height, width, num_text_tokens)
         if asked not in self._places:
-            text = torch.zeros(num_text_tokens, 4)
-            text[:, TOKEN] = torch.arange(num_text_tokens)
-            image = torch.zeros(height, width, 4)
-            image[..., ROW] = torch.arange(height)[:, None]
-            image[..., COLUMN] = torch.arange(width)
-            across = torch.zeros(1, 4)
-            across[0, COLUMN] = width
-            text, image, across = (
-                one.to(self.device) for one in (text, image.flatten(0, 1), across)
-            )
+            device = self.device
+            text = torch.zeros(num_text_tokens, 4, device=device)
+            text[:, TOKEN] = torch.arange(num_text_tokens, device=device)
+            image = torch.zeros(height, width, 4, device=device)
+            image[..., ROW] = torch.arange(height, device=device)[:, None]
+            image[..., COLUMN] = torch.arange(width, device=device)
+            across = torch.zeros(1, 4, device=device)
+            across[:, COLUMN].fill_(width)
             across = Rotary(*self.transformer.pos_embed(across))
-            self._places[asked] = Places(text, image, across)
+            self._places[asked] = Places(text, image.flatten(0, 1), across)
         return self._places[asked]
