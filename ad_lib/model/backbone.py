@@ -153,12 +153,12 @@ class Backbone(ABC):
 
     def _lay_out(self) -> None:
         """Brings the weights into the layout that convolutions like, or into the usual one."""
-        layout = torch.contiguous_format
+        layout: Any = torch.contiguous_format
         if self._techniques.on(self.device.type).channels_last:
             layout = torch.channels_last
         for network in (self.denoiser, self.vae, self.controlnet):
             if network is not None:
-                nn.Module.to(network, memory_format=layout)
+                nn.Module.to(network, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     @property
     @abstractmethod

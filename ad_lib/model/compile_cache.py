@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch._dynamo.utils import counters
 
 logger = logging.getLogger(__name__)
 
@@ -99,4 +98,6 @@ def _unpacked(stored: bytes) -> bytes:
 
 def _num_compiled() -> int:
     """How many graphs this process compiled because no cache had them."""
+    from torch._dynamo.utils import counters  # loading it takes seconds
+
     return counters["inductor"]["fxgraph_cache_miss"]

@@ -92,9 +92,11 @@ class Compiler:
         return run
 
     def _run(self, fast: Callable[P, R], captured: bool, *args: P.args, **kwargs: P.kwargs) -> R:
+        from torch._dynamo import config  # loading it takes seconds
+
         if self._cache is not None:
             self._cache.load()
-        with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=MAX_SHAPES):
+        with config.patch(trace_autograd_ops=True, recompile_limit=MAX_SHAPES):
             if captured:  # its outputs lie where the next replay writes
                 torch.compiler.cudagraph_mark_step_begin()
                 result = _cloned(fast(*args, **kwargs))
@@ -105,7 +107,9 @@ class Compiler:
         return result
 
     def _tell(self, failure: Exception) -> None:
-        if isinstance(failure, torch._dynamo.exc.FailOnRecompileLimitHit):
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
+        if isinstance(failure, FailOnRecompileLimitHit):
             if not self._has_told_of_shapes:
                 logger.warning("more than %d shapes: further ones run uncompiled", MAX_SHAPES)
             self._has_told_of_shapes = True
