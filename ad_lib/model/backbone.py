@@ -53,14 +53,12 @@ class Backbone(ABC):
         layers: the attention modules that can be distilled, in execution order.
         controlnet: adds to what the denoiser computes; None for families that have none.
         wraps_around: whether the denoiser can go on at the opposite side of a picture.
-        has_rotary_positions: whether its attention turns queries and keys by their place.
     """
 
     family: Family
     layers: Sequence[nn.Module]
     controlnet: Any = None
     wraps_around: bool = False
-    has_rotary_positions: bool = False
 
     def __init__(
         self,
@@ -360,11 +358,7 @@ class Backbone(ABC):
             RequestError: one of them does not fit; the message says what would.
         """
         self._chosen(settings.layers)
-        if settings.rope != "shared" and not self.has_rotary_positions:
-            raise RequestError(
-                f"rope {settings.rope!r} is for models with rotary positions, and "
-                f"{self.family.title} has none: drop it"
-            )
+        self.family.check(settings)
         for name, side, axes in zip(
             ("height", "width"), image_size, (("y", "both"), ("x", "both")), strict=True
         ):

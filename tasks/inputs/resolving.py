@@ -192,6 +192,8 @@ def resolve_job(
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
     check(found.model)
+    for settings in (found.chosen.settings, *(one.settings for one in found.chosen.variations)):
+        found.model.family.check(settings)
     return ResolvedJob(
         job=job,
         preset=preset,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ad_lib.model.model_folder import NETWORK_FILES, parts_of
+from ad_lib.model.families.family import Family
+from ad_lib.model.model_folder import NETWORK_FILES, family_of, parts_of
 from ad_lib.model.weight_files import weight_files
 from ad_lib.model.weights import EMBEDDED, Weights, find_controlnet, find_weights
 
@@ -24,6 +25,11 @@ class FoundModel:
 
     backbone: Weights
     controlnet: Weights | None = None
+
+    @property
+    def family(self) -> Family:
+        """What kind of model the backbone is."""
+        return family_of(self.backbone.config_folder)
 
     @property
     def config(self) -> str | None:

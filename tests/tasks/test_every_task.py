@@ -299,6 +299,12 @@ def test_a_setting_that_the_task_does_not_read_is_refused(sources):
         prepare(sources, **changes)
 
 
+def test_a_setting_that_the_model_cannot_follow_is_refused_before_anything_is_rendered(sources):
+    changes = job_of("style-transfer", settings={"rope": "shifted"})
+    with pytest.raises(RequestError, match="rope 'shifted' is for models with rotary positions"):
+        prepare(sources, **changes)
+
+
 def test_parts_of_a_row_that_do_not_fit_together_fail_it_before_rendering(sources):
     rows = [
         {"style": ["style/x.png", "style/y.png"], "content": "content/a.png", "key": "two"},

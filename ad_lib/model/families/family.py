@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ad_lib.errors import RequestError
+from ad_lib.settings import Settings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -29,6 +32,7 @@ class Family:
         pixels_per_cell: along one axis of the latents.
         pixels_per_token: along one axis, in each of the layers that are distilled by default.
         prompt_task: the preset with its published numbers for pictures of a prompt.
+        has_rotary_positions: whether its attention turns queries and keys by their places.
         checkpoint_key: what some tensor's name begins with in a single file in the original
             layout; None where such files are not read.
     """
@@ -45,12 +49,25 @@ class Family:
     pixels_per_cell: int
     pixels_per_token: tuple[int, ...]
     prompt_task: str
+    has_rotary_positions: bool = False
     checkpoint_key: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Every folder that a model of the family has."""
         return (*self.networks, *self.others)
+
+    def check(self, settings: Settings) -> None:
+        """Refuses settings that no model of the family can follow.
+
+        Raises:
+            RequestError: one of them does not fit; the message says what would.
+        """
+        if settings.rope != "shared" and not self.has_rotary_positions:
+            raise RequestError(
+                f"rope {settings.rope!r} is for models with rotary positions, and {self.title} has "
+                "none: drop it"
+            )
 
     def module(self, name: str) -> Any:
         """One of the modules of its package; imports torch and the networks' libraries.

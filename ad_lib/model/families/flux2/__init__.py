@@ -19,4 +19,5 @@ FLUX2 = Family(
     pixels_per_cell=16,
     pixels_per_token=(16,),
     prompt_task="style-t2i",
+    has_rotary_positions=True,
 )

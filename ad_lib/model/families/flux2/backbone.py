@@ -67,7 +67,6 @@ class Flux2(Backbone):
     """
 
     family = FLUX2
-    has_rotary_positions = True
     transformer: Flux2Transformer2DModel
     vae: AutoencoderKLFlux2
     text_encoder: Qwen3ForCausalLM
