@@ -98,6 +98,8 @@ class RunRecord(PlanReference):
         deterministic: whether kernels are used that give the same bits every time. It stands in the
             identity where it is not the default, which was False once; see
             `identity.with_fast_kernels_as_default`.
+        png_strategy: zlib's, by which PNG files are compressed; runs that began before it was
+            recorded keep `default`, so that the same pictures stay the same bytes.
         conditional_put: whether the store refused a second conditional write when asked.
     """
 
@@ -114,6 +116,7 @@ class RunRecord(PlanReference):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device_type: Literal["cpu", "cuda", "mps"] | None = None
     deterministic: Annotated[bool, Field(strict=True)] = False
+    png_strategy: Literal["default", "rle"] = "default"
     conditional_put: Annotated[bool, Field(strict=True)]
     versions: dict[Words, Words]
     created_at: Words

@@ -198,6 +198,7 @@ def _run_record(
         dtype=resolved.dtype,
         device_type=resolved.device_type,
         deterministic=resolved.job.backbone.deterministic,
+        png_strategy="rle",
         **dict(reference),
         conditional_put=conditional_put,
         versions=versions(),

@@ -249,6 +249,7 @@ class ShardInWork:
             memory_sharers=memory_sharers(self._place.compute, self._place.device),
             io_threads=self._place.compute.io_threads,
             scratch=scratch,
+            png_strategy=self._place.run.png_strategy,
         )
         limit = hang_seconds(self._place.compute, items)
         self._place.renderer.render(work, self._watch, hang_seconds=limit)

@@ -313,9 +313,7 @@ class _Shard:
         if isinstance(rendered, Problem):
             return Outcome(one.item, problem=rendered, retries=one.retry)
         try:
-            outcome = finished_outcome(
-                one.item, rendered, self.work.job, self.work.scratch, self.judge
-            )
+            outcome = finished_outcome(one.item, rendered, self.work, self.judge)
         except BaseException as error:
             return Outcome(one.item, problem=problem_of(error), retries=one.retry)
         seconds = one.seconds + (outcome.seconds or 0.0)

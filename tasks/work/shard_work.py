@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from manifests.items import Item
 from manifests.job import Job
@@ -52,6 +52,7 @@ class ShardWork:
             room for; None where only `batch_size` bounds them.
         io_threads: that read and decode; as many more, at most one a core, measure and encode.
         scratch: a folder that exists; encoded pictures become files of it, named by key.
+        png_strategy: of the run, see `RunRecord`.
     """
 
     items: tuple[Item, ...]
@@ -63,6 +64,7 @@ class ShardWork:
     memory_sharers: int | None = None
     io_threads: int
     scratch: Path
+    png_strategy: Literal["default", "rle"]
 
 
 class Watch(Protocol):

@@ -252,6 +252,7 @@ class _Worker:
             batch_size=1,
             io_threads=1,
             scratch=Path(),
+            png_strategy=place.run.png_strategy,
         )
         watch = LoadingWatch(self._worker.id, self._should_stop, self._tell)
         limit = hang_seconds(place.compute, ())

@@ -136,7 +136,7 @@ def commit_together(run_uri: str, barrier: Any, outcomes: Any, other: bool) -> N
     store_class.put_if_absent = together  # type: ignore[method-assign]
     if other:
         encode = encoding.encode_image
-        encoding.encode_image = lambda image, output: encode(image.rotate(180), output)
+        encoding.encode_image = lambda image, *how: encode(image.rotate(180), *how)
     worked = work_here(run_uri)
     outcomes.put((worked.num_committed, worked.num_lost))
 

@@ -89,6 +89,7 @@ def planted(base: Path, *faults: str, num_sound: int = 3, **changes: Any) -> Sha
         batch_size=2,
         io_threads=2,
         scratch=base / "scratch",
+        png_strategy=run.png_strategy,
     )
 
 

@@ -88,6 +88,7 @@ def run_json(resolved: ResolvedJob) -> dict[str, object]:
 )
 def test_a_finished_old_run_is_recognised_reported_and_sound(old_run):
     before = files_of(old_run.output_uri)
+    assert open_run(old_run.output_uri)[1].png_strategy == "default"
     prepared = open_prepared(old_run)
     assert prepared is not None
     index = publish(old_run.output_uri)

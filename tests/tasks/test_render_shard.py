@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import threading
 import time
@@ -222,6 +223,17 @@ def test_scratch_that_cannot_be_written_is_the_workers_fault(tmp_path, rendered)
     with pytest.raises(ScratchFull, match="TMPDIR"):
         render_shard(work, fresh(work), told)
     assert not told.outcomes
+
+
+def test_a_run_that_began_before_keeps_the_bytes_of_its_png_files(tmp_path):
+    work = planted(tmp_path, num_sound=1)
+    image, files = Image.fromarray(picture(seed=4)), {}
+    for strategy in ("default", "rle"):
+        files[strategy] = encoding.encode_image(image, work.job.output, strategy)
+        assert Image.open(io.BytesIO(files[strategy])).tobytes() == image.tobytes()
+    before = io.BytesIO()
+    image.save(before, "PNG", compress_level=6)
+    assert files["default"] == before.getvalue() != files["rle"]
 
 
 def test_an_error_of_the_disk_while_encoding_is_the_items_own(tmp_path, rendered, monkeypatch):
