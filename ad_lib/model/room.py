@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_BATCH_SIZE = 16
-"""Items of a batch: on two CPU cores an item of 32 costs what one of 16 costs."""
+"""Items of a batch: on a CPU, doubling 8 takes 5 % off an item of 256 pixels; no more was tried."""
 
 MAX_BATCH_CELLS = 16 * 64 * 64
 """Latent cells of a batch, so that a step, which nobody can stop, stays short."""
