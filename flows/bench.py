@@ -195,7 +195,8 @@ def show_rows(terminal: Terminal, document: dict[str, Any]) -> None:
             f"{peak:.3g} TFLOP/s",
             "bold",
         )
-        terminal.say(_table(rows))
+        for line in _table(rows):
+            terminal.say(line)
         for sentence in growth(rows):
             terminal.say(sentence)
 
@@ -205,7 +206,7 @@ _MORE_COLUMNS = ("of peak", "GiB", "1st step off", "end off")
 _VIEW_COLUMNS = ("s/view", "s/megapixel")
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as lines of their own length: they say little when they are folded."""
     columns = (*_COLUMNS, *_MORE_COLUMNS)
     if any(row.get("num_views") for row in rows):
@@ -220,7 +221,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         first, *others = zip(line, widths, strict=False)
         parts = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
         lines.append("  ".join(parts))
-    return "\n".join(lines)
+    return lines
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

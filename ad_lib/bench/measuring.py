@@ -304,8 +304,7 @@ def _warm_up(backbone: Backbone, run: _Run) -> None:
     if run.technique.is_compiled:
         run.first = run.way(backbone, requests, 1)
         run.way(backbone, requests, None)
-        chosen = getattr(backbone, "chosen_techniques", backbone.techniques)
-        if getattr(chosen, "compile", "off") == "off":
+        if backbone.chosen_techniques.compile == "off":
             run.row.note = "compiling failed"
         return
     run.first, first = counted(partial(run.way, backbone, requests, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -109,8 +109,6 @@ _PLAIN: Mapping[str, Any] = {
 }
 """`Techniques` with nothing switched on."""
 
-_KNOWN = {one.name for one in fields(Techniques)}
-
 
 def chosen(names: Sequence[str] | None) -> list[Technique]:
     """The techniques of these names, in the order of the table; None is all.
@@ -129,8 +127,6 @@ def why_not(technique: Technique, backbone: Backbone) -> str:
     """Why a row cannot be had; empty where it can."""
     if technique.name == LITERAL and not isinstance(backbone.denoiser, UNet2DConditionModel):
         return "published for U-Nets alone"
-    if not technique.switches.keys() <= _KNOWN:
-        return "not in this version"
     return technique.lacks.get(backbone.device.type, "")
 
 
@@ -139,4 +135,4 @@ def switched_on(techniques: Iterable[Technique]) -> Techniques:
     switches = dict(_PLAIN)
     for technique in techniques:
         switches |= technique.switches
-    return Techniques(**{name: on for name, on in switches.items() if name in _KNOWN})
+    return Techniques(**switches)

@@ -54,8 +54,7 @@ def test_every_technique_has_a_row_with_figures_or_a_reason(
         assert row["technique"] in answer.out
         assert bool(row["seconds"]) != bool(row["note"])
     reasons = {row["technique"]: row["note"] for row in rows if row["note"]}
-    assert reasons.keys() >= {"compiled", "captured", "fast-kernels"}
-    assert set(reasons.values()) <= {"not on a CPU", "not in this version"}
+    assert reasons == dict.fromkeys(["compiled", "captured", "fast-kernels"], "not on a CPU")
 
 
 def test_the_rows_of_a_document_say_what_was_measured_where(document: dict[str, Any]):
