@@ -186,9 +186,9 @@ def show_rows(terminal: Terminal, document: dict[str, Any]) -> None:
     )
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in document["rows"]:
-        kind = tuple(row[name] for name in ("backbone", "task", "num_steps", "dtype"))
+        kind = tuple(row.get(name) for name in ("backbone", "task", "num_steps", "dtype", "part"))
         groups.setdefault(kind, []).append(row)
-    for (backbone, task, steps, dtype), rows in groups.items():
+    for (backbone, task, steps, dtype, _), rows in groups.items():
         peak = max(row["peak_flops"] for row in rows) / 1e12
         terminal.say(
             f"\n{task} on {backbone}, {steps} steps, {dtype}; the fastest matrix product makes "

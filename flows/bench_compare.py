@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flows.terminal import Terminal, counted
 
 KEY = (
+    "part",
     "backbone",
     "task",
     "size",

@@ -176,7 +176,7 @@ def run_suite(
                 raise Stopped("")
             took = time.monotonic() - started
             if file.exists():
-                documents.append(_ended(read_document("--json", file), ending))
+                documents.append(_ended(read_document("--json", file), number, ending))
                 wanted.keep(_together(documents))
             terminal.say(f"{ending or 'measured'}, {took:.0f} s")
     if not documents:
@@ -205,9 +205,10 @@ def _measure(arguments: list[str], file: Path, seconds: float, stopping: Stoppin
     return "" if child.returncode == 0 else f"ended with code {child.returncode}"
 
 
-def _ended(document: dict[str, Any], ending: str) -> dict[str, Any]:
-    """With a note in the rows that a part which ended early never measured."""
+def _ended(document: dict[str, Any], part: int, ending: str) -> dict[str, Any]:
+    """With its number in each row, and a note in those that it never measured if it ended early."""
     for row in document["rows"]:
+        row["part"] = part
         if ending and not row["seconds"] and not row["note"]:
             row["note"] = ending
     return document

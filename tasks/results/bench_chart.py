@@ -42,7 +42,7 @@ def draw_chart(document: dict[str, Any]) -> Image.Image:
         subtitle += f"; {left_out} more rows are not drawn"
     draw.text((MARGIN, MARGIN + round(1.4 * TITLE)), subtitle, SOFT_INK, font(FIGURE))
     top = MARGIN + 2 * TITLE + FIGURE
-    for title, of_block in blocks.items():
+    for (_, title), of_block in blocks.items():
         draw.text((MARGIN, top + 6), title, INK, font(HEADING))
         fastest = max(_speed(row) for row in of_block) or 1.0
         for place, row in enumerate(of_block):
@@ -52,25 +52,25 @@ def draw_chart(document: dict[str, Any]) -> Image.Image:
     return image
 
 
-def _blocks(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by workload and batch, each block with the literal loop of its workload on top."""
-    blocks: dict[str, list[dict[str, Any]]] = {}
-    base: dict[str, dict[str, Any]] = {}
+def _blocks(rows: list[dict[str, Any]]) -> dict[tuple[Any, str], list[dict[str, Any]]]:
+    """Rows by part, workload and batch, each block with the literal loop of its workload on top."""
+    blocks: dict[tuple[Any, str], list[dict[str, Any]]] = {}
+    base: dict[tuple[Any, str], dict[str, Any]] = {}
     for row in rows:
         workload = (
             f"{row['task']}, {row['size']} pixels, {row['backbone']}, {row['num_steps']} steps, "
             f"{row['dtype']}"
         )
+        of = (row.get("part"), workload)
         if row["technique"] == "literal":
-            base[workload] = row
+            base[of] = row
             continue
-        title = f"{workload}, batches of {row['batch_size']}"
-        if title not in blocks:
-            blocks[title] = [base[workload]] if workload in base else []
-        blocks[title].append(row)
+        block = (row.get("part"), f"{workload}, batches of {row['batch_size']}")
+        if block not in blocks:
+            blocks[block] = [base[of]] if of in base else []
+        blocks[block].append(row)
     drawn = {id(row) for block in blocks.values() for row in block}
-    alone = {f"{workload}": [row] for workload, row in base.items() if id(row) not in drawn}
-    return blocks | alone
+    return blocks | {of: [row] for of, row in base.items() if id(row) not in drawn}
 
 
 def _draw_row(draw: ImageDraw.ImageDraw, row: dict[str, Any], top: int, fastest: float) -> None:
