@@ -268,6 +268,10 @@ def check_ray_address(value: str) -> str:
     return value
 
 
+def _compile(value: Any) -> Any:
+    return "off" if value is False else value  # YAML reads off as false
+
+
 def _batch_size(value: Any) -> Any:
     if value == "auto":
         return value
@@ -287,6 +291,10 @@ class Compute(Part):
         batch_size: items optimised together at most. `auto` is what the memory of the worker's
             device has room for, told from the sizes, the network and the precision; it is the same
             whenever the job runs on such a machine.
+        compile: whether networks run as compiled graphs. `auto` does so on CUDA, where a worker
+            compiles each new size and batch for minutes, once; `off` never does; `reduce` launches
+            them as CUDA graphs at any size of batch; `max` tries more kernels, which takes longer.
+            Pictures change by rounding, as between sizes of batches.
         device: of the workers: `cpu`, `cuda`, `cuda:N` or `mps`. `auto` is decided by the job
             alone, so that a plan does not depend on the machine that made it: `cpu` for the
             embedded backbone and for weights of less than 256 MiB in all, a ControlNet's included,
@@ -306,6 +314,7 @@ class Compute(Part):
     """
 
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = "auto"
+    compile: Annotated[Literal["auto", "off", "reduce", "max"], BeforeValidator(_compile)] = "auto"
     device: Name = "auto"
     workers: Annotated[Count, Field(le=MAX_WORKERS)] | None = None
     runner: Literal["local", "ray"] = "local"

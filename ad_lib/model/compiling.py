@@ -115,7 +115,7 @@ class Compiler:
             self._has_told_of_shapes = True
             return
         self.has_failed = True
-        reason = next(iter(str(failure).strip().splitlines()), "")
+        reason = " ".join(str(failure).split("\n")[:2])  # a backend's own error is in line two
         logger.warning(
             "compiling failed, so this model runs uncompiled from here on (compile: off does so "
             "without a try): %s: %s",

@@ -53,6 +53,8 @@ from tasks.work.watching import ShardWatch
 logger = logging.getLogger(__name__)
 
 MIN_HANG_SECONDS = 300.0
+MAX_COMPILING_SECONDS = 1800.0
+"""How long a step may take that compiles a large network for a new size of batch."""
 STEPS_UNTIL_HUNG = 10
 
 
@@ -247,11 +249,12 @@ class ShardInWork:
             device=device_for(self._place.device, self._changes),
             batch_size=self.batch_size,
             memory_sharers=memory_sharers(self._place.compute, self._place.device),
+            compile=self._place.compute.compile,
             io_threads=self._place.compute.io_threads,
             scratch=scratch,
             png_strategy=self._place.run.png_strategy,
         )
-        limit = hang_seconds(self._place.compute, items)
+        limit = hang_seconds(self._place.compute, items, self._place.device)
         self._place.renderer.render(work, self._watch, hang_seconds=limit)
 
     def _begin_anew(self, death: ChildDied | ChildHung) -> None:
@@ -403,13 +406,17 @@ def memory_sharers(compute: Compute, device: str) -> int | None:
     return (compute.workers or 1) if device.partition(":")[0] == "cpu" else 1
 
 
-def hang_seconds(compute: Compute, items: Sequence[Item]) -> float:
+def hang_seconds(compute: Compute, items: Sequence[Item], device: str = "cpu") -> float:
     """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
 
-    Steps are the settings' `num_inference_steps`.
+    Steps are the settings' `num_inference_steps`. Where networks are compiled a step may take long.
     """
     if compute.hang_seconds is not None:
         return compute.hang_seconds
     seconds = (item.cost_seconds / settings_of(item).num_inference_steps for item in items)
     longest = max(seconds, default=0.0)
-    return max(MIN_HANG_SECONDS, STEPS_UNTIL_HUNG * most_together(compute) * longest)
+    compiles = compute.compile in ("reduce", "max") or (
+        compute.compile == "auto" and device.startswith("cuda")
+    )
+    least = MAX_COMPILING_SECONDS if compiles else MIN_HANG_SECONDS
+    return max(least, STEPS_UNTIL_HUNG * most_together(compute) * longest)

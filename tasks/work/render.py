@@ -84,6 +84,7 @@ def _loaded_backbone(work: ShardWork, models: ModelCache, watch: Watch) -> Backb
             message = f"the model cannot be loaded onto {work.device}: {error}"
             raise DeviceFault(message.partition("\n")[0][:500]) from error
         raise
+    backbone.techniques = replace(backbone.techniques, compile=work.compile)
     watch.loaded(seconds, device_name(str(backbone.device)))
     return backbone
 

@@ -50,6 +50,7 @@ class ShardWork:
         batch_size: items rendered together at most, to begin with.
         memory_sharers: workers that share the device's memory, where batches are as large as it has
             room for; None where only `batch_size` bounds them.
+        compile: whether networks run as compiled graphs, as of `compute.compile`.
         io_threads: that read and decode; as many more, at most one a core, measure and encode.
         scratch: a folder that exists; encoded pictures become files of it, named by key.
         png_strategy: of the run, see `RunRecord`.
@@ -62,6 +63,7 @@ class ShardWork:
     device: str
     batch_size: int
     memory_sharers: int | None = None
+    compile: Literal["auto", "off", "reduce", "max"] = "auto"
     io_threads: int
     scratch: Path
     png_strategy: Literal["default", "rle"]

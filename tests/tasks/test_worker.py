@@ -493,6 +493,8 @@ def test_a_renderer_may_be_silent_for_ten_steps_of_a_batch_by_the_estimate(pictu
     assert hang_seconds(Compute(batch_size=3), items) == pytest.approx(10 * 3 * 4000 / 20)
     assert hang_seconds(Compute(batch_size=3, hang_seconds=2), items) == 2
     assert hang_seconds(Compute(), ()) == 300
+    assert hang_seconds(Compute(), (), "cuda:1") == 1800, "it may have to compile"
+    assert hang_seconds(Compute.model_validate({"compile": False}), (), "cuda:1") == 300
 
 
 # ---------------------------------------------------------------------------- stored meanwhile
