@@ -112,13 +112,24 @@ def _distiller(
     settings = inputs.settings
     backbone, size = inputs.backbone, image_size or inputs.image_size
     extract = backbone.feature_extractor(settings.layers, size)
-    compile_ = _compilation(inputs, image_size)
+    compile_ = _compilation(inputs, image_size) if _graphs_recur(inputs) else None
     with extract:
         values = (extract, settings, inputs.regions, loss_scale(backbone.dtype))
         if compile_ is None:
             yield Distiller(*values)
         else:
             yield CompiledDistiller(*values, compile=compile_)
+
+
+def _graphs_recur(inputs: BatchInputs) -> bool:
+    """Whether other batches may use the graph of this one's optimisation step.
+
+    Each mask makes a graph of its own, and so does each size of a batch that items leave; compiling
+    takes minutes, so that `auto` leaves such steps as they are written.
+    """
+    is_asked_for = inputs.backbone.chosen_techniques.compile != "auto"
+    never_shrinks = inputs.settings.early_stopping_patience is None
+    return is_asked_for or (inputs.regions is None and never_shrinks)
 
 
 def _predictor(inputs: BatchInputs, image_size: tuple[int, int] | None = None) -> NoisePredictor:
