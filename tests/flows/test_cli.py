@@ -213,7 +213,7 @@ assert isinstance(COMMANDS, TyperGroup)
 def test_the_verbs_are_these():
     assert set(COMMANDS.commands) == {
         *("run", "plan", "work", "extend", "retry", "stop"),
-        *("status", "report", "render", "presets", "failures", "verify", "gc"),
+        *("status", "report", "render", "presets", "failures", "verify", "gc", "bench"),
     }
 
 

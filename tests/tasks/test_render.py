@@ -46,8 +46,9 @@ FEW: dict[str, Any] = {"limits": {"max_items": 3}}
 
 
 def one_shard(pictures: Path, **changes: Any) -> Any:
-    """A planned run with all six items in one shard."""
-    return prepare(pictures, compute={"device": "cpu", "shard_items": 6}, **changes)
+    """A planned run with all six items in one shard, four of them in its first batch."""
+    compute = {"device": "cpu", "shard_items": 6, "batch_size": 4}
+    return prepare(pictures, compute=compute, **changes)
 
 
 def render(run: Any) -> Audit:
@@ -257,7 +258,11 @@ def test_latents_that_really_stop_being_finite_are_that_items_numerics(pictures)
 def test_a_stopped_shard_is_given_up_and_rendered_the_next_time(pictures):
     run = one_shard(pictures)
     asked: list[bool] = []
-    found = work_here(run.uri, should_stop=lambda: len(asked) > 3 or asked.append(True) is not None)
+    found = work_here(
+        run.uri,
+        batch_size=1,
+        should_stop=lambda: len(asked) > 3 or asked.append(True) is not None,
+    )
     assert found.stopped
     assert audit(run.uri, published=False, complete=False).counts["pending"] == 6
     assert render(run).counts["ok"] == 6
