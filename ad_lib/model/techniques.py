@@ -20,7 +20,7 @@ class Techniques:
         constant_cross_attention: keys and values of the prompt that conditions the feature passes
             are computed once a render; None is where it pays, on CUDA.
         channels_last: the networks' memory is laid out as convolutions like it; None is where it
-            pays, on CUDA.
+            pays, on CUDA and on a CPU.
         compile: the optimisation step and the denoiser as compiled graphs. `auto` does so on CUDA,
             `reduce` everywhere and with CUDA graphs, which spare a small batch the launching of
             single kernels, `max` tries several kernels for each product and keeps the fastest.
@@ -42,7 +42,7 @@ class Techniques:
             self,
             early_exit=self.early_exit and compile_ == "off",
             constant_cross_attention=_chosen(self.constant_cross_attention, on_cuda),
-            channels_last=_chosen(self.channels_last, on_cuda),
+            channels_last=_chosen(self.channels_last, device_type in ("cuda", "cpu")),
             compile=compile_,
         )
 

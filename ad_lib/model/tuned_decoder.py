@@ -73,7 +73,9 @@ def finetune_decoder(
             losses.append(loss.detach())
     weights = {f"decoder.{name}": value for name, value in learner.decoder.state_dict().items()}
     trace = torch.stack(losses) if losses else torch.empty(0)
-    return TunedDecoder({name: value.cpu() for name, value in weights.items()}, trace.cpu())
+    return TunedDecoder(
+        {name: value.cpu().contiguous() for name, value in weights.items()}, trace.cpu()
+    )
 
 
 @contextmanager

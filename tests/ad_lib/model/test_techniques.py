@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ad_lib import load_backbone
 from ad_lib.model.techniques import Techniques
 
 PLAIN = Techniques(
@@ -41,16 +42,17 @@ def test_keys_and_values_that_are_computed_once_are_those_of_every_pass(
 def test_a_denoiser_hears_its_own_prompt_while_features_are_taken(tiny_backbone):
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     predict = tiny_backbone.noise_predictor((64, 64), tiny_backbone.encode_prompt("a red fox"))
-    expected = predict(latents, torch.tensor(500))
     try:
+        tiny_backbone.techniques = PLAIN
+        expected = predict(latents, torch.tensor(500))
         tiny_backbone.techniques = replace(PLAIN, constant_cross_attention=True)
         with tiny_backbone.feature_extractor() as extract:
             extract(latents, torch.tensor(500))
             heard = predict(latents, torch.tensor(500))
+        torch.testing.assert_close(heard, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(predict(latents, torch.tensor(500)), expected)
     finally:
         tiny_backbone.techniques = Techniques()
-    torch.testing.assert_close(heard, expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(predict(latents, torch.tensor(500)), expected)
 
 
 def test_convolutions_lie_channels_last_exactly_while_that_is_switched_on(tiny_backbone):
@@ -65,17 +67,28 @@ def test_convolutions_lie_channels_last_exactly_while_that_is_switched_on(tiny_b
         return {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
 
     predict = tiny_backbone.noise_predictor((64, 64))
-    expected = predict(latents, torch.tensor(500))
-    assert layouts() == {False}
     try:
+        tiny_backbone.techniques = PLAIN
+        expected = predict(latents, torch.tensor(500))
+        assert layouts() == {False}
         tiny_backbone.techniques = replace(PLAIN, channels_last=True)
         assert layouts() == {True}
         torch.testing.assert_close(
             predict(latents, torch.tensor(500)), expected, rtol=1e-4, atol=1e-5
         )
+        tiny_backbone.techniques = PLAIN
+        assert layouts() == {False}
     finally:
         tiny_backbone.techniques = Techniques()
-    assert layouts() == {False}
+
+
+def test_a_backbone_whose_convolutions_lie_channels_last_is_saved_and_read(tiny_backbone, tmp_path):
+    assert tiny_backbone.techniques.on("cpu").channels_last
+    tiny_backbone.save_pretrained(tmp_path)
+    again = load_backbone(str(tmp_path), device="cpu")
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (one.noise_predictor((64, 64)) for one in (tiny_backbone, again))
+    assert torch.equal(ours(latents, torch.tensor(500)), theirs(latents, torch.tensor(500)))
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "meta", "mps"])
