@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,9 @@ def _render(
         with using_kernels(loaded.device.type, deterministic=True):
             (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
     encoding: Any = {"uri": ".", "codec": codec}
-    write_whole(asked.output, encode_image(result.image, Output(**encoding)))
+    encoded = io.BytesIO()
+    encode_image(result.image, Output(**encoding), encoded)
+    write_whole(asked.output, encoded.getvalue())
     parts = [f"{asked.output}: {request.width}x{request.height}"]
     if result.style_losses:
         parts.append(f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import signal
 import threading
@@ -229,11 +230,27 @@ def test_a_run_that_began_before_keeps_the_bytes_of_its_png_files(tmp_path):
     work = planted(tmp_path, num_sound=1)
     image, files = Image.fromarray(picture(seed=4)), {}
     for strategy in ("default", "rle"):
-        files[strategy] = encoding.encode_image(image, work.job.output, strategy)
+        written = io.BytesIO()
+        encoding.encode_image(image, work.job.output, written, strategy)
+        files[strategy] = written.getvalue()
         assert Image.open(io.BytesIO(files[strategy])).tobytes() == image.tobytes()
     before = io.BytesIO()
     image.save(before, "PNG", compress_level=6)
     assert files["default"] == before.getvalue() != files["rle"]
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg", "webp"])
+def test_a_picture_is_written_piece_by_piece_as_in_memory(tmp_path, rendered, codec):
+    work = planted(tmp_path, num_sound=1)
+    output = work.job.output.model_copy(update={"codec": codec})
+    work = replace(work, job=work.job.model_copy(update={"output": output}))
+    (outcome,) = render(work).outcomes.values()
+    (file,) = outcome.outputs
+    stored, whole = (work.scratch / file.name).read_bytes(), io.BytesIO()
+    encoding.encode_image(Image.open(io.BytesIO(stored)), work.job.output, whole)
+    assert (file.sha256, file.bytes) == (hashlib.sha256(stored).hexdigest(), len(stored))
+    if codec != "jpg":
+        assert stored == whole.getvalue()
 
 
 def test_an_error_of_the_disk_while_encoding_is_the_items_own(tmp_path, rendered, monkeypatch):
