@@ -51,13 +51,12 @@ class Backbone(ABC):
 
     Attributes:
         layers: the attention modules that can be distilled, in execution order.
-        controlnet: adds to what the denoiser computes; None for families that have none.
         wraps_around: whether the denoiser can go on at the opposite side of a picture.
     """
 
     family: Family
     layers: Sequence[nn.Module]
-    controlnet: Any = None
+    _controlnet: Any = None
     wraps_around: bool = False
 
     def __init__(
@@ -111,6 +110,16 @@ class Backbone(ABC):
             vars(self).pop(of_device, None)
         self._lay_out()
         return self
+
+    @property
+    def controlnet(self) -> Any:
+        """Adds to what the denoiser computes; None where there is none."""
+        return self._controlnet
+
+    @controlnet.setter
+    def controlnet(self, network: Any) -> None:
+        self._controlnet = network
+        self._lay_out()
 
     @property
     def techniques(self) -> Techniques:

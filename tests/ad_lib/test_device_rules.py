@@ -51,7 +51,7 @@ def on_meta() -> Any:
     ("family", "task"),
     [
         *(("sd15", task) for task in PRESETS),
-        *(("sdxl", task) for task in ("style-transfer", "style-t2i")),
+        ("sdxl", "style-t2i"),
         ("flux2", "texture-sample"),
     ],
 )
