@@ -67,7 +67,8 @@ class Backbone(ABC):
         weights: Weights,
     ) -> None:
         for part, network in networks.items():
-            setattr(self, part, network.eval().requires_grad_(False))
+            name = "_controlnet" if part == "controlnet" else part  # laid out with all others below
+            setattr(self, name, network.eval().requires_grad_(False))
         self.text_encoders: list[Any] = [
             network for part, network in networks.items() if part.startswith("text_encoder")
         ]
