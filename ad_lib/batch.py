@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from ad_lib.algorithm.noise import NOISE, Noise
+from ad_lib.baselines import BASELINES, Compare
 from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
@@ -25,10 +28,10 @@ from ad_lib.model.backbone import Backbone
 from ad_lib.model.room import room
 from ad_lib.pictures.hashes import picture_digest
 from ad_lib.pictures.tensors import bands, tensor_to_image
-from ad_lib.presets import Algorithm, find_preset
+from ad_lib.presets import find_preset
 from ad_lib.requests import Request
 from ad_lib.settings import Settings
-from ad_lib.synthesis import ALGORITHMS
+from ad_lib.synthesis import ALGORITHMS, OnStepEnd, Synthesize
 
 _REFERENCE_PROPORTIONS = 1.5
 """Longer over shorter side of a reference that keeps its proportions, as most pictures have."""
@@ -42,18 +45,22 @@ class Result:
         image: 8-bit RGB, of exactly the size that was asked for.
         style_losses, content_losses: before each Adam step.
         seconds: this item's share of its batch's time.
+        synthesis_seconds: its share of the time without encoding and decoding; of a baseline all.
         seed: the request's seed.
         peak_memory_bytes: what its batch held on the accelerator at most; None on a CPU.
         degraded: whether a fallback changed pixels.
+        match_uncertainty: see `algorithm.matches`; None where nothing is distilled.
     """
 
     image: Image.Image
     style_losses: tuple[float, ...]
     content_losses: tuple[float, ...]
     seconds: float
+    synthesis_seconds: float
     seed: int
     peak_memory_bytes: int | None = None
     degraded: bool = False
+    match_uncertainty: float | None = None
 
 
 def render(
@@ -167,7 +174,7 @@ def plan_batches(
     return batches
 
 
-def _algorithm(request: Request) -> Algorithm:
+def _algorithm(request: Request) -> str:
     return find_preset(request.task).algorithm
 
 
@@ -203,26 +210,52 @@ def _render_batch(
     make = noise or NOISE[requests[0].settings.noise]
     drawn = [make(request.seed) for request in requests]
     inputs = BatchInputs(backbone, requests, drawn, encoded)
-    latents, trace = ALGORITHMS[_algorithm(requests[0])](
-        inputs, lambda done, total: on_step_end(done * len(requests), total)
-    )
-    _check_finite(latents)
-    images = finished(inputs, latents)
-    _check_finite(images)
-    losses = trace.of_items()
+    make_pictures = _MAKERS[_algorithm(requests[0])]
+    made = make_pictures(inputs, lambda done, total: on_step_end(done * len(requests), total))
+    _check_finite(made.images)
     seconds = (time.perf_counter() - started) / len(requests)
     peak_memory_bytes = _peak_memory(backbone.device)
     return [
         Result(
-            image=tensor_to_image(images[row]),
-            style_losses=tuple(losses[row][0]),
-            content_losses=tuple(losses[row][1]),
+            image=tensor_to_image(made.images[row]),
+            style_losses=tuple(made.losses[row][0]),
+            content_losses=tuple(made.losses[row][1]),
             seconds=seconds,
+            synthesis_seconds=made.synthesis_seconds / len(requests),
             seed=request.seed,
             peak_memory_bytes=peak_memory_bytes,
         )
         for row, request in enumerate(requests)
     ]
+
+
+class _Made(NamedTuple):
+    """The pictures of a batch; the style and the content losses of each, where it has any."""
+
+    images: Float[Tensor, "b 3 height width"]
+    losses: Sequence[tuple[Sequence[float], Sequence[float]]]
+    synthesis_seconds: float
+
+
+def _distilled(synthesize: Synthesize, inputs: BatchInputs, on_step_end: OnStepEnd) -> _Made:
+    inputs.encode()
+    started = time.perf_counter()
+    latents, trace = synthesize(inputs, on_step_end)
+    _check_finite(latents)
+    seconds = time.perf_counter() - started
+    return _Made(finished(inputs, latents), trace.of_items(), seconds)
+
+
+def _compared(compare: Compare, inputs: BatchInputs, on_step_end: OnStepEnd) -> _Made:
+    started = time.perf_counter()
+    images = compare(inputs, on_step_end)
+    return _Made(images, [((), ())] * len(images), time.perf_counter() - started)
+
+
+_MAKERS: Mapping[str, Callable[[BatchInputs, OnStepEnd], _Made]] = MappingProxyType(
+    {name: partial(_distilled, synthesize) for name, synthesize in ALGORITHMS.items()}
+    | {name: partial(_compared, compare) for name, compare in BASELINES.items()}
+)
 
 
 def _forget_peak_memory(device: torch.device) -> None:

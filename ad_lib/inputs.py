@@ -79,6 +79,10 @@ class BatchInputs:
             return None
         return self._encoded([[self._fitted("content", one)] for one in contents])
 
+    def encode(self) -> None:
+        """Encodes every picture now, so that what follows is the algorithm alone."""
+        _ = self.style, self.content
+
     @property
     def initial_latents(self) -> Tensor:
         """Where sampling starts, drawn under the tag `init`: noise, or the style under noise."""

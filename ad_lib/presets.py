@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ad_lib.errors import RequestError, unknown_name
 from ad_lib.settings import Settings, shown
 
 Algorithm = Literal["optimize", "sample", "expand"]
+Baseline = Literal["adain"]
+"""Other people's methods, to compare with; see `ad_lib.baselines`."""
 
 _EVERY_TASK = {
     "num_inference_steps",
@@ -26,12 +28,14 @@ _EVERY_TASK = {
     "rope",
 }
 _SAMPLING = {"guidance_scale", "adain", "start_time", "variant"}
-_READS: Mapping[Algorithm, set[str]] = {
-    "optimize": _EVERY_TASK | {"timesteps", "early_stopping_patience", "early_stopping_threshold"},
+_READS: Mapping[Algorithm | Baseline, set[str]] = {
+    "optimize": _EVERY_TASK
+    | {"timesteps", "early_stopping_patience", "early_stopping_threshold", "latents"},
     "sample": _EVERY_TASK | _SAMPLING | {"init"},
     "expand": _EVERY_TASK
     | _SAMPLING
     | {"view_size", "view_stride", "view_shift", "view_batch_size"},
+    "adain": {"style_weights", "reference_size"},
 }
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
@@ -78,7 +82,7 @@ class Preset:
         size: pixels of the result's shorter side when a request gives no size.
         algorithm: `optimize` moves latents towards the references (Algorithm 1), `sample` denoises
             them and moves them at every timestep (Algorithm 2), `expand` does that in overlapping
-            views of a large picture (MultiDiffusion).
+            views of a large picture (MultiDiffusion); others are a baseline's.
     """
 
     name: str
@@ -88,7 +92,12 @@ class Preset:
     optional_roles: tuple[str, ...] = ()
     takes_prompt: bool = False
     size: int = 512
-    algorithm: Algorithm = "optimize"
+    algorithm: Algorithm | Baseline = "optimize"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is another method than ours, to compare with."""
+        return self.algorithm in get_args(Baseline)
 
     @property
     def all_roles(self) -> tuple[str, ...]:
@@ -110,6 +119,8 @@ class Preset:
     def uses(self, setting: str) -> bool:
         """Whether the task reads a setting."""
         fields_used = {REQUEST_FIELDS[role] for role in self.all_roles}
+        if self.is_baseline:
+            return setting in _READS[self.algorithm]
         if setting == "content_weight":
             return not fields_used.isdisjoint({"content", "target_mask"})
         if setting == "controlnet_conditioning_scale":
@@ -260,6 +271,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 summary="a texture of any size up to 4096x4096, in overlapping views",
                 size=1024,
                 algorithm="expand",
+            ),
+            Preset(
+                name="baseline-adain",
+                roles=("content", "style"),
+                settings=Settings(),
+                summary="compare with: the content's latents with the style's statistics alone",
+                algorithm="adain",
             ),
         )
     }

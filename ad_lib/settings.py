@@ -45,6 +45,8 @@ class Settings:
         timesteps: Algorithm 1's order of timesteps (`descending` as published), or one timestep
             for the whole run. `spread` leaps among them by the golden ratio, so that every few
             steps see the whole range: four times fewer of them do.
+        latents: what Algorithm 1's network sees: `clean` latents, as published, or everything
+            `noised` to the timestep, the result and its references alike (Case 2 of Fig. 16).
         early_stopping_patience: Algorithm 1 ends for an item when the mean loss of so many Adam
             steps, 2 at least, is no longer below that of as many before; None never ends early.
             Losses of neighbouring steps must be alike for this: `timesteps` is `spread` or one.
@@ -83,6 +85,7 @@ class Settings:
     style_weights: tuple[float, ...] | None = None
     reference_size: int | None = None
     timesteps: Literal["descending", "ascending", "random", "spread"] | int = "descending"
+    latents: Literal["clean", "noised"] = "clean"
     early_stopping_patience: int | None = None
     early_stopping_threshold: float = 0.0
     guidance_scale: float = 1.0
@@ -117,6 +120,7 @@ class Settings:
             _check_choice("timesteps", self.timesteps, ORDERS)
         else:
             _check_whole("timesteps", self.timesteps, 0, MAX_TIMESTEPS)
+        _check_choice("latents", self.latents, ("clean", "noised"))
         _check_number("early_stopping_threshold", self.early_stopping_threshold, at_least=0.0)
         if self.early_stopping_threshold >= 1:
             raise RequestError(

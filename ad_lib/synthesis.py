@@ -21,7 +21,6 @@ from ad_lib.model.backbone import Backbone
 from ad_lib.model.compiling import Compiled
 from ad_lib.model.denoise import NoisePredictor
 from ad_lib.model.seamless import wrapped_axes
-from ad_lib.presets import Algorithm
 from ad_lib.settings import Seamless, Settings
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -97,7 +96,7 @@ def expanded(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossT
         )
 
 
-ALGORITHMS: Mapping[Algorithm, Synthesize] = {
+ALGORITHMS: Mapping[str, Synthesize] = {
     "optimize": optimized,
     "sample": sampled,
     "expand": expanded,

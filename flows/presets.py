@@ -57,6 +57,9 @@ def _inputs(preset: Preset) -> str:
 
 def _numbers(preset: Preset) -> str:
     settings = preset.settings
+    if preset.is_baseline:
+        changed = {name: value for name, value in asdict(settings).items() if preset.uses(name)}
+        return ", ".join([f"{preset.size} px", *(f"{name} {changed[name]}" for name in changed)])
     parts = [
         f"{preset.size} px",
         f"{settings.num_inference_steps} x {settings.num_optimization_steps} steps",

@@ -43,6 +43,7 @@ class Outcome:
         phash: 64 bits of what it looks like, in hex; near pictures differ in few of them.
         retries: how often it was made again, each time with the next seed.
         seconds, encode_seconds: of rendering, every retry included, and of encoding.
+        synthesis_seconds: of the picture that was kept, without encoding and decoding latents.
         peak_memory_bytes: what its batch held on the accelerator at most.
     """
 
@@ -54,6 +55,7 @@ class Outcome:
     phash: str | None = None
     retries: int = 0
     seconds: float | None = None
+    synthesis_seconds: float | None = None
     encode_seconds: float | None = None
     peak_memory_bytes: int | None = None
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-LOSS_COLUMNS = ("style_loss_first", "style_loss", "content_loss")
+RENDER_COLUMNS = ("style_loss_first", "style_loss", "content_loss", "match_uncertainty")
+"""What rendering tells of a picture; a picture that a baseline made has none of it."""
 
 CONTENT_FIGURES = ("ssim_luma", "edge_f1", "content_loss")
 """Figures that compare a picture with its content; a picture without a content lacks them."""
@@ -53,6 +54,7 @@ class Quality(BaseModel):
     style_loss_first: Bounds | None = None
     style_loss: Bounds | None = None
     content_loss: Bounds | None = None
+    match_uncertainty: Bounds | None = None
     swd_patch: Bounds | None = None
     gram_raw: Bounds | None = None
     color_emd: Bounds | None = None
@@ -67,7 +69,7 @@ class Quality(BaseModel):
 
     def bounds(self) -> dict[str, Bounds]:
         """The bounds that were set, by figure."""
-        found = ((name, getattr(self, name)) for name in (*LOSS_COLUMNS, *METRIC_COLUMNS))
+        found = ((name, getattr(self, name)) for name in (*RENDER_COLUMNS, *METRIC_COLUMNS))
         return {name: bounds for name, bounds in found if bounds is not None}
 
     def rejection(self, figures: Mapping[str, float]) -> str | None:
@@ -83,6 +85,6 @@ class Quality(BaseModel):
 
 
 METRIC_COLUMNS = tuple(
-    name for name in Quality.model_fields if name not in ("retries", *LOSS_COLUMNS)
+    name for name in Quality.model_fields if name not in ("retries", *RENDER_COLUMNS)
 )
 """What is measured of every picture; a test holds it to `ad_lib.pictures.measure.METRIC_NAMES`."""

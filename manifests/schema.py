@@ -2,11 +2,12 @@
 
 What changed, by `schema_version` of the footer:
 
+4. Rows say `match_uncertainty` and `synthesis_seconds`.
 3. An output has a `kind`, and the `offset` of its bytes in the tar, so that it can be read by
    range. Rows say their `generation`, and `dtype`, `device_type` and `deterministic`.
 2. Rows say `label`, `phash` and `peak_memory_bytes`; inputs say their `key`.
 
-Files of version 2 are read as rows of version 3 in which these are None, and every `kind` `image`.
+Earlier files are read as rows of this version in which these are None, and every `kind` `image`.
 """
 
 # pyright: standard
@@ -30,12 +31,13 @@ from manifests.outcomes import Outcome
 from manifests.parquet import parquet_batches, parquet_footer, parquet_rows, told_as_damage
 from manifests.plan import generation_of
 from manifests.plan_table import input_row
-from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
+from manifests.quality import METRIC_COLUMNS, RENDER_COLUMNS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 VOLATILE_COLUMNS = (
     "seconds",
+    "synthesis_seconds",
     "encode_seconds",
     "peak_memory_bytes",
     "worker",
@@ -95,10 +97,11 @@ METADATA_SCHEMA = pa.schema(
         pa.field("prompt", pa.string()),
         pa.field("negative_prompt", pa.string()),
         pa.field("outputs", pa.list_(_OUTPUT), nullable=False),
-        *(pa.field(name, pa.float32()) for name in (*LOSS_COLUMNS, *METRIC_COLUMNS)),
+        *(pa.field(name, pa.float32()) for name in (*RENDER_COLUMNS, *METRIC_COLUMNS)),
         pa.field("phash", pa.string()),
         pa.field("user", pa.string(), nullable=False),
         pa.field("seconds", pa.float64()),
+        pa.field("synthesis_seconds", pa.float64()),
         pa.field("encode_seconds", pa.float64()),
         pa.field("peak_memory_bytes", pa.int64()),
         pa.field("worker", pa.string()),
@@ -113,18 +116,26 @@ PLANNED_COLUMNS = ("item_id", "key", "shard", "task", "params", "label")
 """Columns that say the same as the plan."""
 
 _NEW_COLUMNS = ("generation", "dtype", "device_type", "deterministic")
+"""Of version 3."""
+_NEWEST_COLUMNS = ("match_uncertainty", "synthesis_seconds")
+"""Of version 4."""
 _NEW_OUTPUT_FIELDS: dict[str, Any] = {"kind": "image", "offset": None}
+
+
+def _schema_3() -> pa.Schema:
+    """The columns of files of version 3."""
+    return pa.schema([field for field in METADATA_SCHEMA if field.name not in _NEWEST_COLUMNS])
 
 
 def _schema_2() -> pa.Schema:
     """The columns of files of version 2."""
     old = pa.struct([field for field in _OUTPUT if field.name not in _NEW_OUTPUT_FIELDS])
-    fields = [field for field in METADATA_SCHEMA if field.name not in _NEW_COLUMNS]
+    fields = [field for field in _schema_3() if field.name not in _NEW_COLUMNS]
     outputs = pa.field("outputs", pa.list_(old), nullable=False)
     return pa.schema([outputs if field.name == "outputs" else field for field in fields])
 
 
-_SCHEMAS = {2: _schema_2(), 3: METADATA_SCHEMA}
+_SCHEMAS = {2: _schema_2(), 3: _schema_3(), 4: METADATA_SCHEMA}
 
 FINAL_SCHEMA = pa.schema(
     [
@@ -207,6 +218,7 @@ def write_metadata(outcomes: Sequence[Outcome], provenance: Provenance) -> bytes
             "phash": outcome.phash,
             "peak_memory_bytes": outcome.peak_memory_bytes,
             "seconds": outcome.seconds,
+            "synthesis_seconds": outcome.synthesis_seconds,
             "encode_seconds": outcome.encode_seconds,
         }
         for outcome in outcomes
@@ -264,10 +276,10 @@ def read_final_rows(data: bytes, name: str, planned: pa.Table, *, way_out: str) 
         RunFolderError: the file does not tell of these items.
     """
     schema, num_rows = _schema_of(data, name), planned.num_rows
-    if schema is METADATA_SCHEMA:
+    if schema.field("outputs").equals(METADATA_SCHEMA.field("outputs")):
         batches = parquet_batches(data, schema, name, num_rows=num_rows, way_out=way_out)
         with told_as_damage(name, way_out):
-            table = pa.Table.from_batches(list(batches)).cast(FINAL_SCHEMA)
+            table = _with_newest_columns(pa.Table.from_batches(list(batches)))
     else:
         rows = parquet_rows(data, schema, name, num_rows=num_rows, way_out=way_out)
         table = pa.Table.from_pylist([_of_this_version(row) for row in rows], FINAL_SCHEMA)
@@ -292,6 +304,15 @@ def _schema_of(data: bytes, name: str) -> pa.Schema:
     return _SCHEMAS.get(version or SCHEMA_VERSION, METADATA_SCHEMA)
 
 
+def _with_newest_columns(table: pa.Table) -> pa.Table:
+    """The table in this version's columns; those that it lacks hold None."""
+    for name in _NEWEST_COLUMNS:
+        if name not in table.column_names:
+            nothing = pa.nulls(table.num_rows, FINAL_SCHEMA.field(name).type)
+            table = table.append_column(name, nothing)
+    return table.select(FINAL_SCHEMA.names).cast(FINAL_SCHEMA)
+
+
 def _version(data: bytes) -> int | None:
     """The schema version that a file states; None where it states none, or cannot be read."""
     try:
@@ -303,7 +324,8 @@ def _version(data: bytes) -> int | None:
 def _of_this_version(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the columns that it lacks, as its version was an earlier one."""
     outputs = [output and {**_NEW_OUTPUT_FIELDS, **output} for output in row["outputs"]]
-    return {**dict.fromkeys(_NEW_COLUMNS), **row, "outputs": outputs}
+    missing = dict.fromkeys((*_NEW_COLUMNS, *_NEWEST_COLUMNS))
+    return {**missing, **row, "outputs": outputs}
 
 
 def _broken_rule(row: dict[str, Any], item: Item) -> str | None:

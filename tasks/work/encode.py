@@ -53,6 +53,7 @@ def finished_outcome(item: Item, rendered: Rendered, work: ShardWork, judge: Jud
         metrics=_figures(rendered, judge),
         phash=phash(result.image),
         seconds=result.seconds,
+        synthesis_seconds=result.synthesis_seconds,
         peak_memory_bytes=result.peak_memory_bytes,
     )
     if reason := (work.job.quality or Quality()).rejection(outcome.metrics):
@@ -131,16 +132,18 @@ class _HashedFile(io.RawIOBase):
 
 
 def _figures(rendered: Rendered, judge: Judge) -> dict[str, float]:
-    """The losses at the end of rendering, and what is measured of the picture."""
+    """What rendering tells at its end, and what is measured of the picture."""
     request, result = rendered.request, rendered.result
-    losses: dict[str, float] = {}
+    told: dict[str, float] = {}
+    if result.match_uncertainty is not None:
+        told["match_uncertainty"] = result.match_uncertainty
     if result.style_losses:
-        losses = {
+        told |= {
             "style_loss_first": result.style_losses[0],
             "style_loss": result.style_losses[-1],
             "content_loss": result.content_losses[-1],
         }
-    return losses | judge.measure(
+    return told | judge.measure(
         result.image,
         styles=request.styles,
         content=request.content,

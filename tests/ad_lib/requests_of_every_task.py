@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ad_lib import Request
+from ad_lib import PRESETS, Request
 from tests.bad_images import picture
 
 
@@ -44,14 +44,25 @@ PARTS: dict[str, Any] = {
     },
     "texture-layout": lambda seed: {"content": photo(seed)},
     "texture-expand": lambda seed: {},
+    "baseline-adain": lambda seed: {"content": photo(seed)},
 }
 """What each task needs besides its reference."""
+
+OWN_TASKS = sorted(name for name, preset in PRESETS.items() if not preset.is_baseline)
+"""The tasks of the method; the others are baselines."""
+
+SMALL: dict[str, dict[str, Any]] = {
+    "texture-expand": {
+        **{"view_size": 8, "view_stride": 6, "view_batch_size": 2, "reference_size": 64}
+    },
+}
+"""Settings that make a task quick."""
 
 
 def request(task: str, seed: int = 0, *, style: int = 50, **changes: Any) -> Request:
     """A request of a task, 72x64 pixels and two steps unless said otherwise."""
-    sizes: dict[str, Any] = {"width": 72, "height": 64, "num_inference_steps": 2}
-    if task == "texture-expand":
-        sizes |= {"view_size": 8, "view_stride": 6, "view_batch_size": 2, "reference_size": 64}
-    settings = sizes | PARTS[task](seed) | changes
+    sizes: dict[str, Any] = {"width": 72, "height": 64}
+    if PRESETS[task].uses("num_inference_steps"):
+        sizes["num_inference_steps"] = 2
+    settings = sizes | SMALL.get(task, {}) | PARTS[task](seed) | changes
     return Request.preset(task, styles=[photo(style)], seed=seed, **settings)

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 from ad_lib import random_backbone
 from ad_lib.algorithm.noise import NOISE
 from ad_lib.inputs import BatchInputs
-from ad_lib.presets import PRESETS, find_preset
+from ad_lib.presets import find_preset
 from ad_lib.synthesis import ALGORITHMS
-from tests.ad_lib.requests_of_every_task import request
+from tests.ad_lib.requests_of_every_task import OWN_TASKS, request
 
 
 class CopiesBetweenDevices(TorchDispatchMode):
@@ -50,7 +50,7 @@ def on_meta() -> Any:
 @pytest.mark.parametrize(
     ("family", "task"),
     [
-        *(("sd15", task) for task in PRESETS),
+        *(("sd15", task) for task in OWN_TASKS),
         ("sdxl", "style-t2i"),
         ("flux2", "texture-sample"),
     ],

@@ -15,7 +15,7 @@ from ad_lib.batch import plan_batches
 from ad_lib.inputs import BatchInputs
 from ad_lib.presets import PRESETS
 from ad_lib.synthesis import ALGORITHMS
-from tests.ad_lib.requests_of_every_task import request
+from tests.ad_lib.requests_of_every_task import OWN_TASKS, request
 from tests.conftest import TINY_BACKBONE
 from tests.rounding import (
     FLOOR,
@@ -26,7 +26,7 @@ from tests.rounding import (
     worst,
 )
 
-TASKS = sorted(PRESETS)
+TASKS = OWN_TASKS
 
 
 def inputs_of(backbone, requests) -> BatchInputs:

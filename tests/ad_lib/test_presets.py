@@ -80,8 +80,9 @@ DRAFTS = {
 """Presets of ours, and the published one that each is a draft of."""
 
 
-def test_every_preset_is_published_or_a_draft_of_one():
-    assert PRESETS.keys() == PUBLISHED.keys() | DRAFTS.keys()
+def test_every_preset_of_the_method_is_published_or_a_draft_of_one():
+    ours = {name for name, preset in PRESETS.items() if not preset.is_baseline}
+    assert ours == PUBLISHED.keys() | DRAFTS.keys()
     for draft, full in DRAFTS.items():
         ours, theirs = PRESETS[draft], PRESETS[full]
         assert (ours.all_roles, ours.size, ours.algorithm) == (

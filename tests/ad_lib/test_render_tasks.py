@@ -18,7 +18,7 @@ from ad_lib.pictures.images import fit_image
 from ad_lib.pictures.measure import measure
 from ad_lib.pictures.tensors import image_to_tensor
 from ad_lib.synthesis import ordered_timesteps
-from tests.ad_lib.requests_of_every_task import photo, request
+from tests.ad_lib.requests_of_every_task import OWN_TASKS, photo, request
 
 TASKS = sorted(PRESETS)
 
@@ -31,9 +31,9 @@ def rendered(backbone, *arguments, **changes):
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(task=st.sampled_from(TASKS), width=st.integers(64, 150), height=st.integers(64, 150))
 def test_every_task_gives_exactly_the_size_that_was_asked_for(tiny_backbone, task, width, height):
-    result = rendered(tiny_backbone, task, width=width, height=height, num_inference_steps=1)
+    result = rendered(tiny_backbone, task, width=width, height=height)
     assert result.image.size == (width, height)
-    assert result.style_losses
+    assert bool(result.style_losses) == (task in OWN_TASKS)
 
 
 @pytest.mark.parametrize("task", TASKS)

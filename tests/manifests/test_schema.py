@@ -14,7 +14,7 @@ from manifests.errors import RunFolderError
 from manifests.identity import seed_of
 from manifests.items import ErrorClass, Problem, Status
 from manifests.outcomes import Outcome, OutputFile
-from manifests.quality import LOSS_COLUMNS, METRIC_COLUMNS
+from manifests.quality import METRIC_COLUMNS, RENDER_COLUMNS
 from manifests.schema import (
     METADATA_SCHEMA,
     VOLATILE_COLUMNS,
@@ -60,7 +60,8 @@ PROVENANCE = Provenance(
 
 def another_run() -> bytes:
     outcomes = [
-        replace(one, seconds=9.0, encode_seconds=9.0, peak_memory_bytes=9) for one in OUTCOMES
+        replace(one, seconds=9.0, synthesis_seconds=9.0, encode_seconds=9.0, peak_memory_bytes=9)
+        for one in OUTCOMES
     ]
     volatile = dict.fromkeys(PROVENANCE.volatile, "other")
     return write_metadata(outcomes, replace(PROVENANCE, volatile=volatile))
@@ -106,7 +107,7 @@ def test_the_footer_says_which_run_and_plan_and_schema_it_is():
     footer = table_of(write_metadata(OUTCOMES, PROVENANCE)).schema.metadata
     assert footer[b"fingerprint"] == b"f" * 64
     assert footer[b"plan_digest"] == b"d" * 64
-    assert footer[b"schema_version"] == b"3"
+    assert footer[b"schema_version"] == b"4"
 
 
 def test_a_samples_json_is_the_deterministic_part_of_its_row():
@@ -125,7 +126,7 @@ def test_a_samples_json_repeats_byte_by_byte_in_another_run():
 
 def test_every_column_is_deterministic_or_volatile_or_a_metric():
     deterministic = deterministic_row(OUTCOMES[0], PROVENANCE).keys()
-    measured = {*LOSS_COLUMNS, *METRIC_COLUMNS, "phash"}
+    measured = {*RENDER_COLUMNS, *METRIC_COLUMNS, "phash"}
     assert {*deterministic, *measured, *VOLATILE_COLUMNS} == set(METADATA_SCHEMA.names)
     assert not deterministic & set(VOLATILE_COLUMNS)
 
@@ -168,10 +169,10 @@ def test_rows_of_the_earlier_version_are_read_with_what_they_lack():
 
 def test_rows_of_a_later_version_are_not_guessed_at():
     table = table_of(write_metadata(OUTCOMES, PROVENANCE))
-    metadata = {**table.schema.metadata, b"schema_version": b"4"}
+    metadata = {**table.schema.metadata, b"schema_version": b"5"}
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), file)
-    with pytest.raises(RunFolderError, match=r"newer stylefarm .* 4, .* reads 3\): update"):
+    with pytest.raises(RunFolderError, match=r"newer stylefarm .* 5, .* reads 4\): update"):
         read_back(file.getvalue())
 
 

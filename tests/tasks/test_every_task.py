@@ -35,6 +35,10 @@ from tests.tasks.runs import make_job, prepare, render_pending
 STEPS: dict[str, Any] = {"num_inference_steps": 2}
 
 
+def steps_of(task: str) -> dict[str, Any]:
+    return STEPS if PRESETS[task].uses("num_inference_steps") else {}
+
+
 def mask(*edges: int, size: tuple[int, int] = (128, 96)) -> Image.Image:
     """Red on the left, and another colour from each edge on."""
     image = Image.new("RGB", size, "red")
@@ -66,6 +70,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "texture-masked": {"texture": "style", "source_mask": "source", "target_mask": "target"},
     "texture-layout": {"texture": "style", "layout": "content"},
     "texture-expand": {"texture": "style"},
+    "baseline-adain": {"content": "content", "style": "style"},
 }
 SMALLER: dict[str, dict[str, Any]] = {
     "texture-expand": {"reference_size": 64, "view_size": 8, "view_stride": 8}
@@ -73,7 +78,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 
 
 def job_of(task: str, **changes: Any) -> dict[str, Any]:
-    settings = STEPS | SMALLER.get(task, {})
+    settings = steps_of(task) | SMALLER.get(task, {})
     return {"task": task, "inputs": INPUTS[task], "settings": settings, **changes}
 
 
@@ -138,7 +143,7 @@ def made_by_the_library(backbone: Backbone, row: dict[str, Any]) -> np.ndarray:
 def test_a_job_makes_what_the_library_makes_of_the_same_pictures(sources, tiny_backbone, task):
     Image.fromarray(picture(seed=5)).resize((300, 150)).save(sources / "style" / "y.png")
     mask(210, size=(300, 150)).save(sources / "source" / "y.png")
-    settings = STEPS | {"reference_size": 96} | SMALLER.get(task, {})
+    settings = steps_of(task) | {"reference_size": 96} | SMALLER.get(task, {})
     inputs = INPUTS[task] | {"style" if "style" in INPUTS[task] else "texture": "style/y.png"}
     changes = job_of(task, settings=settings, inputs=inputs, output={"uri": "run", "size": 64})
     found = render(sources, limits={"max_items": 1}, **changes)

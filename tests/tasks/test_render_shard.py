@@ -69,6 +69,7 @@ def made_up(
                 style_losses=(1.0,),
                 content_losses=(1.0,),
                 seconds=1.0,
+                synthesis_seconds=1.0,
                 seed=one.seed,
             )
             for one in requests

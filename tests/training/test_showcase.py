@@ -49,6 +49,7 @@ def test_a_transfer_is_measured_on_its_own_pictures(tiny_backbone, folder, monke
                 style_losses=(1.0, 0.2),
                 content_losses=(0.0, 0.4),
                 seconds=0.0,
+                synthesis_seconds=0.0,
                 seed=0,
             )
             for row, request in enumerate(requests)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.backends import cudnn
 
-from ad_lib import PRESETS, render
+from ad_lib import render
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.kernels import CUBLAS_WORKSPACES, DETERMINISTIC, FAST, kernels_for, using_kernels
 from ad_lib.model.random_weights import random_backbone
 from ad_lib.model.techniques import Techniques
-from tests.ad_lib.requests_of_every_task import request
+from tests.ad_lib.requests_of_every_task import OWN_TASKS, request
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
@@ -116,7 +116,7 @@ def test_the_words_for_a_choice_name_each_part_of_it():
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("task", sorted(PRESETS))
+@pytest.mark.parametrize("task", OWN_TASKS)
 def test_on_a_gpu_the_same_batch_twice_is_equal_to_the_bit(task, dtype):
     """Nothing raises either: every operation of every task has a form that repeats its results."""
     requests = [request(task, seed, num_inference_steps=6) for seed in range(3)]
