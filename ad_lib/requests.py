@@ -74,6 +74,8 @@ class Request:
         _check_pictures(self, preset)
         preset.check(self.settings)
         _check_sizes(self)
+        if preset.uses("patch_size"):
+            _check_patches(self)
         _check_prompt(self, preset)
         _check_combination(self, preset)
         if self.source_mask and self.target_mask:
@@ -201,6 +203,19 @@ def _check_sizes(request: Request) -> None:
             )
     for style in request.styles:
         fitted_size("style", style.size, (request.width, request.height), request.settings)
+
+
+def _check_patches(request: Request) -> None:
+    result_size = (request.width, request.height)
+    references = [
+        fitted_size("style", style.size, result_size, request.settings) for style in request.styles
+    ]
+    smallest = min(min(size) for size in (result_size, *references))
+    if request.settings.patch_size > smallest:
+        raise RequestError(
+            f"patch_size {request.settings.patch_size} is larger than the smallest side of the "
+            f"result and its references, {smallest} pixels: choose a smaller one"
+        )
 
 
 def _check_prompt(request: Request, preset: Preset) -> None:

@@ -32,8 +32,9 @@ class Settings:
 
     Attributes:
         num_inference_steps: timesteps visited, from high to low, 1..999.
-        num_optimization_steps: Adam steps at each timestep, at least 0.
-        learning_rate: of Adam on the latents, above 0.
+        num_optimization_steps: Adam steps at each timestep, at least 0; of `baseline-gpdm` at each
+            scale; of `baseline-swd` L-BFGS steps with each draw of directions.
+        learning_rate: of Adam on the latents, above 0; of `baseline-gpdm` on pixels in [-1, 1].
         content_weight: the paper's lambda, the weight of the content loss, at least 0.
         attn_scale: factor on the query inside the distilled attention, above 0; larger picks
             fewer style tokens per query.
@@ -74,6 +75,12 @@ class Settings:
         rope: where a style's tokens lie for the queries of the result, in models with rotary
             positions: `shared` at the places that they have in their own picture, so that queries
             prefer what lies where they lie; `none` at no place; `shifted` beside the result.
+        patch_size: side of the patches that baselines compare or lay side by side, in pixels.
+        num_projections: random directions onto which sets are projected before they are sorted;
+            None is as many as their vectors have numbers.
+        num_draws: how often the directions of `baseline-swd` are drawn anew.
+        pyramid_factor: of `baseline-gpdm`: each scale over the next finer one, above 0, below 1.
+        coarsest_patches: of `baseline-gpdm`: shorter side of the coarsest scale, in patches.
     """
 
     num_inference_steps: int = 200
@@ -103,6 +110,11 @@ class Settings:
     colors: Literal["result", "content", "style"] = "result"
     decoder_epochs: int = 0
     rope: Rope = "shared"
+    patch_size: int = 8
+    num_projections: int | None = None
+    num_draws: int = 20
+    pyramid_factor: float = 0.85
+    coarsest_patches: int = 3
 
     def __post_init__(self) -> None:
         _check_whole("num_inference_steps", self.num_inference_steps, 1, MAX_TIMESTEPS)
@@ -149,6 +161,17 @@ class Settings:
         _check_choice("colors", self.colors, ("result", "content", "style"))
         _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
         _check_choice("rope", self.rope, ("shared", "none", "shifted"))
+        _check_whole("patch_size", self.patch_size, 2, 512)
+        if self.num_projections is not None:
+            _check_whole("num_projections", self.num_projections, 1, 4096)
+        _check_whole("num_draws", self.num_draws, 1, 1000)
+        _check_number("pyramid_factor", self.pyramid_factor, above=0.0)
+        if self.pyramid_factor >= 1:
+            raise RequestError(
+                "pyramid_factor must be below 1, as coarser scales are smaller; got "
+                f"{shown(self.pyramid_factor)}"
+            )
+        _check_whole("coarsest_patches", self.coarsest_patches, 1, 1000)
 
     def updated(self, overrides: Mapping[str, Any]) -> Settings:
         """These settings with some replaced.
@@ -169,9 +192,11 @@ MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
         "attention_scale": "attn_scale",
         "batch": "compute.batch_size",
         "batch_size": "compute.batch_size",
+        "block_size": "patch_size",
         "cfg": "guidance_scale",
         "cfg_scale": "guidance_scale",
         "cn_scale": "controlnet_conditioning_scale",
+        "coarse_dim": "coarsest_patches",
         "codec": "output.codec",
         "color": "colors",
         "conditioning_scale": "controlnet_conditioning_scale",
@@ -193,9 +218,12 @@ MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
         "negative": "inputs.negative_prompt",
         "negative_prompt": "inputs.negative_prompt",
         "num_iterations": "num_optimization_steps",
+        "num_proj": "num_projections",
         "num_steps": "num_inference_steps",
         "optimization_steps": "num_optimization_steps",
+        "patch": "patch_size",
         "prompt": "inputs.prompt",
+        "pyr_factor": "pyramid_factor",
         "resolution": "output.size",
         "sampling_steps": "num_inference_steps",
         "scale": "guidance_scale",
