@@ -21,8 +21,9 @@ from ad_lib.model.loading import load_backbone
 from tests.bad_images import picture
 from tests.command_line import cli, prefect_server
 from tests.s3_server import s3_bucket, s3_server
+from tests.tasks.compared import compared_runs
 
-__all__ = ["cli", "prefect_server", "s3_bucket", "s3_server"]
+__all__ = ["cli", "compared_runs", "prefect_server", "s3_bucket", "s3_server"]
 
 GOLDEN = Path(__file__).parent / "golden" / "public"
 TINY_BACKBONE = GOLDEN / "models" / "tiny-sd"
