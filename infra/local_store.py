@@ -58,7 +58,9 @@ class LocalStore:
                     _sync_folder(path.parent)
                     return True
                 with contextlib.suppress(ObjectNotFound):  # deleted meanwhile: link again
-                    return self.get(key) == data
+                    is_ours = self.get(key) == data
+                    _sync_folder(path.parent)  # its writer may have died before it did so
+                    return is_ours
         raise StoreBusy(f"{path} comes and goes while it is written: try again")
 
     def get(self, key: str) -> bytes:
