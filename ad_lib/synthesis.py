@@ -14,6 +14,7 @@ from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.guide import sample_with_distillation
 from ad_lib.algorithm.multidiffusion import Views, expand_with_distillation
 from ad_lib.algorithm.optimize import optimize_latents
+from ad_lib.algorithm.seen import Show, UnderNoise, clean
 from ad_lib.algorithm.step import Distiller, loss_scale
 from ad_lib.algorithm.trace import LossTrace
 from ad_lib.inputs import BatchInputs
@@ -44,6 +45,7 @@ def optimized(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, Loss
             content.one_per_item() if content else inputs.initial_latents,
             inputs.style,
             content,
+            show=_shown(inputs),
             on_step_end=lambda step: on_step_end(1, len(timesteps)),
         )
 
@@ -103,6 +105,14 @@ ALGORITHMS: Mapping[str, Synthesize] = {
 }
 
 
+def _shown(inputs: BatchInputs) -> Show:
+    """What optimisation looks at, by the setting `latents`."""
+    if inputs.settings.latents == "clean":
+        return clean
+    steps = inputs.settings.num_inference_steps
+    return UnderNoise(inputs.backbone.dynamics(steps, inputs.image_size), inputs.noise)
+
+
 @contextmanager
 def _distiller(
     inputs: BatchInputs, image_size: tuple[int, int] | None = None
@@ -124,8 +134,11 @@ def _graphs_recur(inputs: BatchInputs) -> bool:
     """Whether other batches may use the graph of this one's optimisation step.
 
     Each mask makes a graph of its own, and so does each size of a batch that items leave; compiling
-    takes minutes, so that `auto` leaves such steps as they are written.
+    takes minutes, so that `auto` leaves such steps as they are written. A step that puts latents
+    under noise is never compiled.
     """
+    if inputs.settings.latents == "noised":
+        return False
     is_asked_for = inputs.backbone.chosen_techniques.compile != "auto"
     never_shrinks = inputs.settings.early_stopping_patience is None
     return is_asked_for or (inputs.regions is None and never_shrinks)

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ad_lib.algorithm.dynamics import Timestep
 from ad_lib.algorithm.features import References
+from ad_lib.algorithm.seen import Show, clean
 from ad_lib.algorithm.step import AdamState, Distiller
 
 
@@ -38,6 +40,7 @@ class MovingItems:
         latents: where its items start.
         style: z_s, the clean latents of the references.
         content: z_c, the clean latents of each item's content, one per item.
+        show: what the network sees of them.
 
     Attributes:
         num_steps: Adam steps of each item so far.
@@ -49,8 +52,10 @@ class MovingItems:
         latents: Float[Tensor, "b c h w"],
         style: References,
         content: References | None,
+        show: Show = clean,
     ) -> None:
         self._distiller, self._style, self._content = distiller, style, content
+        self._show = show
         self._state = distiller.init(latents)
         self._ended = self._state.latents
         self._rows: list[int] = list(range(len(latents)))
@@ -65,13 +70,20 @@ class MovingItems:
         return everywhere
 
     def visit(
-        self, rates: Float[Tensor, "m 3"], timestep: Tensor, losses: Float[Tensor, "m 2 b"]
+        self,
+        step: int,
+        rates: Float[Tensor, "m 3"],
+        timestep: Timestep,
+        losses: Float[Tensor, "m 2 b"],
     ) -> None:
         """All optimisation steps of one timestep; `losses` are written for the items that move."""
         if not self._rows:
             return
-        self._state, losses[..., self._places] = self._distiller.visit(
-            self._state, rates, timestep, self._style, self._content
+        seen = self._show(
+            step, timestep, self._rows, self._state.latents, self._style, self._content
+        )
+        self._state, losses[..., self._places] = self._distiller.showing(seen.show).visit(
+            self._state, rates, timestep.tensor, seen.style, seen.content
         )
         for row in self._rows:
             self.num_steps[row] += len(rates)

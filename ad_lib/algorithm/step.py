@@ -7,7 +7,7 @@ whole step may be compiled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -30,6 +30,11 @@ from ad_lib.settings import Settings
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 """Of Adam: Kingma and Ba 2015 (arXiv:1412.6980), with PyTorch's defaults."""
+
+
+def unchanged(latents: Tensor) -> Tensor:
+    """Latents as they are."""
+    return latents
 
 
 def loss_scale(dtype: torch.dtype) -> float:
@@ -90,12 +95,14 @@ class Distiller:
         settings: `attn_scale` and `rope` are read, and what `learning_rates` are made of.
         regions: which tokens of the style each item's queries may attend to; None is all.
         loss_scale: of the network's precision; gradients are divided by it again in float32.
+        show: how the latents become what the network sees; the references are given as they are.
     """
 
     extract_features: ExtractFeatures
     settings: Settings
     regions: Regions | None = None
     loss_scale: float = 1.0
+    show: Callable[[Tensor], Tensor] = unchanged
 
     @property
     def attend(self) -> Attend:
@@ -110,6 +117,10 @@ class Distiller:
     def of_items(self, rows: Sequence[int]) -> Distiller:
         """The same step for some items of the batch."""
         return replace(self, regions=self.regions and self.regions.of_items(rows))
+
+    def showing(self, show: Callable[[Tensor], Tensor]) -> Distiller:
+        """The same step with latents shown in another way."""
+        return self if show is self.show else replace(self, show=show)
 
     def init(self, latents: Float[Tensor, "b c h w"]) -> AdamState:
         """The state before the first step."""
@@ -175,12 +186,13 @@ class Distiller:
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "2 b"]]:
         """The gradient of L_AD + lambda L_content, summed over items; and the two losses."""
         leaf = latents.detach().requires_grad_()
-        current = self.extract_features(leaf, timestep)  # Q, K, V and Self-Attn(Q, K, V)
+        shown = self.show(leaf)
+        current = self.extract_features(shown, timestep)  # Q, K, V and Self-Attn(Q, K, V)
         style_loss = attention_distillation_loss(current, references.style, self.attend)
         kept_loss = torch.zeros_like(style_loss)
         if references.content_latents is not None:
             kept_loss = content_loss(current, references.content)
-            kept_loss = kept_loss * moved(latents, references.content_latents)
+            kept_loss = kept_loss * moved(shown, references.content_latents)
         loss = style_loss + content_weight * kept_loss
         (gradient,) = torch.autograd.grad(self.loss_scale * loss.sum(), leaf)
         return gradient / self.loss_scale, torch.stack([style_loss, kept_loss]).detach()
