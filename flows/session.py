@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.bars import progress_shown
+from flows.cost_table import cost_document, show_cost_table
 from flows.crew import LocalCrew
 from flows.crews import crew_of
 from flows.observing import Observer
@@ -23,6 +24,7 @@ from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
 from tasks.inputs.devices import DeviceType, devices_for
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
+from tasks.results.cost_table import cost_table
 from tasks.results.failures import find_failures
 from tasks.results.publishing import publish
 from tasks.runs.committed import open_committed
@@ -164,14 +166,20 @@ def show_failed_items(terminal: Terminal, job: Job, uri: str, index: Index) -> N
     )
 
 
-def show_report(terminal: Terminal, uri: str, show: bool, *, as_json: bool = False) -> None:
-    """Makes the page again and says where it is."""
+def show_report(
+    terminal: Terminal, uri: str, show: bool, *, with_table: bool = False, as_json: bool = False
+) -> None:
+    """Makes the page again and says where it is, and where it is asked for what entries cost."""
     index = publish(uri)
     page = join_uri(uri, REPORT_NAME)
+    table = cost_table(open_committed(*open_run(uri))) if with_table else None
     if as_json:
-        terminal.print_json(_report_document(uri, page, index))
+        costs = {"table": cost_document(table)} if table else {}
+        terminal.print_json(_report_document(uri, page, index) | costs)
     else:
         terminal.say(page)
+        if table:
+            show_cost_table(terminal, table)
     if show and _has_screen():
         webbrowser.open(page if "://" in page else Path(page).as_uri())
 

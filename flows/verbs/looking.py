@@ -23,6 +23,12 @@ def report(
     context: typer.Context,
     run_uri: RunUri,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    with_table: Annotated[
+        bool,
+        typer.Option(
+            "--table", help="Print seconds and memory of each entry, as Table 1 of the paper does."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring index.json and report.html up to date, and say where the page is."""
@@ -30,7 +36,7 @@ def report(
     uri = run_folder(run_uri)
     from flows import session
 
-    session.show_report(call.terminal, uri, show, as_json=as_json)
+    session.show_report(call.terminal, uri, show, with_table=with_table, as_json=as_json)
 
 
 def failures(

@@ -6,7 +6,8 @@ Derived from commits like the report, so that making it again writes nothing.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from infra.store import Store
@@ -26,7 +27,44 @@ MAX_KEY = 40
 """Maximum letters of an input's key under its picture."""
 MAX_WIDTH = 12_000
 """Pixels; with many columns each of them is narrow."""
-LARGEST_SIDE, SMALLEST_SIDE = 256, 96
+USUAL_SIDE, SMALLEST_SIDE = 256, 96
+USUAL_WIDTH = 2048
+"""Pixels; where columns leave room in it, large results are drawn larger."""
+SMALLEST_SHARE = 0.125
+"""Of its cell that an example takes at least which is drawn to the scale of a larger result."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How the sheet tells a column of the metadata.
+
+    Attributes:
+        name: in short, under the picture.
+        digits: as a format.
+        meaning: in the legend.
+    """
+
+    name: str
+    digits: str
+    meaning: str
+
+
+FIGURES: Mapping[str, Figure] = {
+    "style_loss": Figure(
+        "style loss", ".3f", "attention distillation loss at the end, low is good"
+    ),
+    "content_loss": Figure("content loss", ".3f", "of the queries, low keeps the content"),
+    "swd_patch": Figure("swd", ".4f", "distance to the reference's patches, low is good"),
+    "ssim_luma": Figure("ssim", ".2f", "1 has the content's structure"),
+    "chroma_gain": Figure("chroma", ".2f", "1 is as colourful as the reference"),
+    "patch_copy": Figure("copied", ".2f", "share of patches taken verbatim, low is good"),
+    "match_uncertainty": Figure("match", ".2f", "uncertainty of matches in the style, low is good"),
+    "seam_ratio_x": Figure("seam x", ".2f", "1 continues on the opposite side"),
+    "seam_ratio_y": Figure("seam y", ".2f", "the same from top to bottom"),
+    "synthesis_seconds": Figure("seconds", ".1f", "of synthesis, without encoding and decoding"),
+    "peak_memory_bytes": Figure("memory", "", "of the accelerator at most"),
+}
+"""The figures of a picture that the sheet shows, by column, in the order in which it does."""
 
 T = TypeVar("T")
 Found = dict[str, tuple[dict[str, Any], Commit]]
@@ -47,7 +85,7 @@ def render_contact_sheet(committed: Committed) -> bytes | None:
     shown = _evenly(combinations, MAX_ROWS)
     entries = _evenly(job.sweep_entries, MAX_ENTRIES)
     roles = _input_columns([items[0] for items in shown])
-    side = min(LARGEST_SIDE, max(SMALLEST_SIDE, MAX_WIDTH // (len(roles) + len(entries))))
+    side = _side(len(roles) + len(entries), [items[0] for items in shown])
 
     found = _found(committed, {item.item_id for items in shown for item in items})
     rows: list[list[Cell]] = []
@@ -58,10 +96,11 @@ def render_contact_sheet(committed: Committed) -> bytes | None:
         rows.append(cells)
     sheet = Sheet(
         title=job.name or f"{job.task}: a sweep",
-        subtitle=_subtitle(run, job, len(shown), len(combinations), len(entries)),
+        subtitle=_subtitle(run, job, shown, len(combinations), len(entries)),
         headings=[*(role.replace("_", " ") for role in roles), *(entry.label for entry in entries)],
         rows=rows,
         num_inputs=len(roles),
+        legend=_legend([row for row, _ in found.values()]),
     )
     file = io.BytesIO()
     draw_sheet(sheet, side).save(file, "JPEG", quality=90, subsampling=0)
@@ -90,13 +129,26 @@ def _found(committed: Committed, wanted: set[str]) -> Found:
     return found
 
 
+def _side(num_columns: int, items: Sequence[Item]) -> int:
+    """Pixels of a cell: the usual, more for few large results, less for many columns."""
+    largest = max((max(item.width, item.height) for item in items), default=0)
+    roomy = max(USUAL_SIDE, min(largest, USUAL_WIDTH // num_columns))
+    return max(SMALLEST_SIDE, min(roomy, MAX_WIDTH // num_columns))
+
+
 def _subtitle(
-    run: RunRecord, job: Job, num_shown: int, num_combinations: int, num_entries: int
+    run: RunRecord,
+    job: Job,
+    shown: Sequence[Sequence[Item]],
+    num_combinations: int,
+    num_entries: int,
 ) -> str:
     parts = [f"{job.task} on {run.model_id}"]
+    sizes = {f"{item.width}×{item.height} pixels" for items in shown for item in items}
+    parts += sizes if len(sizes) == 1 else []
     parts += [f"{name} {value}" for name, value in job.settings.items()]
-    if num_shown < num_combinations:
-        parts.append(f"{num_shown} of {num_combinations} combinations")
+    if len(shown) < num_combinations:
+        parts.append(f"{len(shown)} of {num_combinations} combinations")
     if num_entries < len(job.sweep_entries):
         parts.append(f"{num_entries} of {len(job.sweep_entries)} entries of the sweep")
     return " · ".join(parts)
@@ -126,8 +178,19 @@ def _input_cells(item: Item, columns: Sequence[str], max_pixels: int, side: int)
             continue
         inputs.remove(item_input)
         picture = input_picture(item_input, (side, side), max_pixels=max_pixels)
-        cells.append(Cell(picture, text="no longer there", figures=(item_input.key[:MAX_KEY],)))
+        share = _share(item, picture.size) if picture and column == "texture" else 1.0
+        key = item_input.key[:MAX_KEY]
+        cells.append(Cell(picture, text="no longer there", figures=(key,), share=share))
     return cells
+
+
+def _share(item: Item, size: tuple[int, int]) -> float:
+    """The share of its cell in which an example has the scale of the result."""
+    reference_size = settings_in(item.params).reference_size
+    if reference_size is None:
+        return 1.0
+    longer_side = reference_size * max(size) / min(size)
+    return min(1.0, max(SMALLEST_SHARE, longer_side / max(item.width, item.height)))
 
 
 def _result_cell(store: Store, item: Item | None, found: Found, side: int) -> Cell:
@@ -142,18 +205,30 @@ def _result_cell(store: Store, item: Item | None, found: Found, side: int) -> Ce
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
-    """The main figures of a picture in short lines; low losses and distances are good."""
-    style = [("style loss", "style_loss", ".3f"), ("swd", "swd_patch", ".4f")]
-    likeness = [("ssim", "ssim_luma", ".2f"), ("chroma", "chroma_gain", ".2f")]
-    cost = [f"{row['seconds']:.1f} s"] if row["seconds"] is not None else []
-    if row["peak_memory_bytes"]:
-        cost.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
-    if settings_in(row["params"]).seamless != "none":
-        likeness += [("seams", "seam_ratio_x", ".2f"), ("and", "seam_ratio_y", ".2f")]
-    lines = [_figure_line(row, style), _figure_line(row, likeness), "   ".join(cost)]
-    return [line for line in lines if line]
+    """The main figures of a picture, those that it has."""
+    return [_told(column, row[column]) for column in FIGURES if _has(row, column)]
 
 
-def _figure_line(row: dict[str, Any], figures: list[tuple[str, str, str]]) -> str:
-    known = [(name, row[column], form) for name, column, form in figures]
-    return "   ".join(f"{name} {value:{form}}" for name, value, form in known if value is not None)
+def _has(row: dict[str, Any], column: str) -> bool:
+    if column.startswith("seam_ratio") and settings_in(row["params"]).seamless == "none":
+        return False
+    # A task without a content has a content loss of exactly 0.
+    return bool(row[column]) if column == "content_loss" else row[column] is not None
+
+
+def _told(column: str, value: float) -> str:
+    if column == "synthesis_seconds":
+        return f"{value:.1f} s"
+    if column == "peak_memory_bytes":
+        return f"{value / 1e9:.1f} GB"
+    return f"{FIGURES[column].name} {value:{FIGURES[column].digits}}"
+
+
+def _legend(rows: Sequence[dict[str, Any]]) -> str:
+    """What the figures mean that at least one of the pictures has."""
+    told = [
+        f"{figure.name}: {figure.meaning}"
+        for column, figure in FIGURES.items()
+        if any(_has(row, column) for row in rows)
+    ]
+    return " · ".join(told)

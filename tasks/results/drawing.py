@@ -14,9 +14,12 @@ MARGIN, GAP, INPUT_GAP = 28, 12, 30
 TITLE, HEADING, FIGURE = 24, 15, 13
 """Heights of letters in pixels."""
 
-
 MAX_CELL_LETTERS = 2000
 """Maximum letters of a text; more would not fit into any cell."""
+MAX_LINES = 12
+"""Maximum lines of a title or a heading."""
+SPACE = "   "
+"""Between two figures on one line."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,29 @@ class Cell:
     """One place of the table.
 
     Attributes:
-        picture: drawn as large as the cell.
+        picture: drawn into the cell.
         text: shown where there is no picture.
-        figures: lines under it.
+        figures: short texts under it, as many to a line as there is room for.
         is_bad: whether the text reports a failure.
+        share: how much of the cell's side the picture takes, above 0 to 1.
     """
 
     picture: Image.Image | None = None
     text: str = ""
     figures: tuple[str, ...] = ()
     is_bad: bool = False
+    share: float = 1.0
+
+    def size(self, side: int) -> tuple[int, int]:
+        """Width and height of what is drawn, in a cell of `side` pixels."""
+        if self.picture is None:
+            return side, side // 2
+        scale = self.share * side / max(self.picture.size)
+        return max(1, round(self.picture.width * scale)), max(1, round(self.picture.height * scale))
+
+    def lines(self, side: int) -> list[str]:
+        """What stands under it, in lines of `side` pixels."""
+        return _filled(self.figures, FIGURE, side)
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,7 @@ class Sheet:
         headings: one per column.
         rows: a cell per column each.
         num_inputs: number of columns at the left that show inputs; a wider gap follows them.
+        legend: what the figures mean, under the table.
     """
 
     title: str
@@ -51,6 +68,7 @@ class Sheet:
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     num_inputs: int
+    legend: str = ""
 
 
 def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
@@ -60,13 +78,16 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
         for column in range(len(sheet.headings))
     ]
     width = max(lefts[-1] + side + MARGIN, 640)
-    headings = [_wrapped(text, HEADING, side, 4) for text in sheet.headings]
-    title = _wrapped(sheet.title, TITLE, width - 2 * MARGIN, 1)
-    subtitle = _wrapped(sheet.subtitle, FIGURE, width - 2 * MARGIN, 3)
+    headings = [_wrapped(text, HEADING, side, MAX_LINES) for text in sheet.headings]
+    title, subtitle, legend = (
+        _wrapped(text, size, width - 2 * MARGIN, MAX_LINES)
+        for text, size in ((sheet.title, TITLE), (sheet.subtitle, FIGURE), (sheet.legend, FIGURE))
+    )
     top = MARGIN + _height(title, TITLE) + _height(subtitle, FIGURE) + 20
     bottom_of_headings = top + max(_height(lines, HEADING) for lines in headings)
     heights = [_row_height(row, side) for row in sheet.rows]
-    height = bottom_of_headings + sum(heights) + (GAP + 4) * len(heights) + MARGIN
+    bottom_of_rows = bottom_of_headings + 8 + sum(heights) + (GAP + 4) * len(heights)
+    height = bottom_of_rows + _height(legend, FIGURE) + MARGIN
 
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
@@ -82,7 +103,8 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
         y += row_height + GAP + 4
     if 0 < sheet.num_inputs < len(lefts):
         x = lefts[sheet.num_inputs] - INPUT_GAP // 2
-        draw.line([(x, top), (x, height - MARGIN)], fill=LINE)
+        draw.line([(x, top), (x, bottom_of_rows - GAP)], fill=LINE)
+    _write(draw, (MARGIN, bottom_of_rows), legend, FIGURE, SOFT_INK)
     return image
 
 
@@ -90,28 +112,19 @@ def _draw_cell(
     image: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, place: tuple[int, int], side: int
 ) -> None:
     x, y = place
-    height = _cell_height(cell, side)
+    width, height = cell.size(side)
     if cell.picture is None:
         draw.rectangle([x, y, x + side - 1, y + height - 1], fill=EMPTY)
         lines = _wrapped(cell.text, FIGURE, side - 20, height // _line_height(FIGURE) - 1)
         _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else INK)
     else:
-        shown = cell.picture.resize(_shown_size(cell.picture, side), Image.Resampling.LANCZOS)
-        image.paste(shown, (x + (side - shown.width) // 2, y))
-    _write(draw, (x, y + height + 5), cell.figures, FIGURE, SOFT_INK)
+        shown = cell.picture.resize((width, height), Image.Resampling.LANCZOS)
+        image.paste(shown, (x + (side - width) // 2, y))
+    _write(draw, (x, y + height + 5), cell.lines(side), FIGURE, SOFT_INK)
 
 
 def _row_height(row: Sequence[Cell], side: int) -> int:
-    return max(_cell_height(cell, side) + 5 + _height(cell.figures, FIGURE) for cell in row)
-
-
-def _cell_height(cell: Cell, side: int) -> int:
-    return _shown_size(cell.picture, side)[1] if cell.picture is not None else side // 2
-
-
-def _shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
-    scale = side / max(picture.size)
-    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return max(cell.size(side)[1] + 5 + _height(cell.lines(side), FIGURE) for cell in row)
 
 
 def _write(
@@ -138,6 +151,18 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
             lines.append(word)
     if len(lines) > most:
         lines = [*lines[: most - 1], lines[most - 1] + " …"]
+    return lines
+
+
+def _filled(texts: Sequence[str], size: int, width: int) -> list[str]:
+    """The texts in lines of `width` pixels, none of them on two lines unless it is too long."""
+    lines: list[str] = []
+    for text in texts:
+        longer = f"{lines[-1]}{SPACE}{text}" if lines else ""
+        if longer and font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines += _wrapped(text, size, width, MAX_LINES)
     return lines
 
 

@@ -32,7 +32,10 @@ from tasks.runs.faults import ScratchFull
 from tasks.runs.scratch import file_sha256
 
 BLOCK_BYTES = 512
-"""A tar is made of these: a header is one, and each member is filled up to whole ones."""
+"""A tar is made of these: headers are whole ones, and each member is filled up to whole ones."""
+
+TAR_FORMAT = tarfile.PAX_FORMAT
+"""A header is one block, as in ustar; of a name longer than ustar's 100 letters, three blocks."""
 
 COMMIT_FILE = "commit.json"
 """What a packed shard's commit is called in scratch."""
@@ -178,7 +181,7 @@ def write_tar(
     if not made:
         return list(outcomes)
     placed: dict[str, Outcome] = {}
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(path, "w", format=TAR_FORMAT) as tar:
         for outcome in made:
             outcome = _placed(outcome, tar.offset, provenance)
             sample = {f"{outcome.item.key}.json": sample_json(outcome, provenance)}
@@ -211,7 +214,7 @@ def _placed(outcome: Outcome, start: int, provenance: Provenance) -> Outcome:
         sizes[f"{outcome.item.key}.json"] = len(sample_json(outcome, provenance))
         found, end = {}, start
         for name, size in sorted(sizes.items()):
-            found[name] = end + BLOCK_BYTES
+            found[name] = end + len(_member(name, size).tobuf(TAR_FORMAT))
             end = found[name] + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if all(found[name] == offset for name, offset in offsets.items()):
             return outcome

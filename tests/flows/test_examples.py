@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from flows.verbs.options import pairs_of
 from infra.store import open_store
 from manifests.examples.pack import IMAGES, pack
 from manifests.job import Job, load_job
@@ -46,38 +48,38 @@ def test_every_example_runs_as_it_is_written(stylefarm: Stylefarm, examples: Pat
 
 
 RECIPES = sorted(path.name for path in (EXAMPLES / "paper").glob("*.yaml"))
+FEW = {"num_inference_steps": 1, "num_optimization_steps": 1, "decoder_epochs": 1}
 
 
 def few_steps(sweep: Any) -> Any:
     """The sweep with the same entries, and hardly a step in any of them."""
     if isinstance(sweep, dict):
-        steps = range(1, 1 + len(sweep.get("num_inference_steps", ())))
-        return sweep | ({"num_inference_steps": list(steps)} if steps else {})
-    return [entry | {"num_inference_steps": 1} for entry in sweep]
+        return sweep
+    return [entry | {name: FEW[name] for name in entry if name in FEW} for entry in sweep]
 
 
 def small_recipe(name: str, uri: Path) -> Job:
     """A recipe of the paper at a size and number of steps that a test can wait for."""
     path = EXAMPLES / "paper" / name
     written = yaml.safe_load(path.read_text())
-    settings = {"num_inference_steps": 1, "num_optimization_steps": 1}
+    settings = {"num_inference_steps": 2, "num_optimization_steps": 1}
     if written["task"] == "texture-expand":
         settings |= {"reference_size": 64, "view_size": 8, "view_stride": 8}
-    swept = written["sweep"]
-    if isinstance(swept, list) or "num_inference_steps" in swept:
-        swept, settings = few_steps(swept), settings | {"num_inference_steps": 2}
+    swept = few_steps(written["sweep"])
     changes = {
         **{"backbone": str(TINY_BACKBONE), "output.uri": str(uri), "output.size": "64"},
-        **{"limits.max_items": "1", "compute.device": "cpu"},
+        **{"limits.max_items": "1", "variants": "1", "compute.device": "cpu"},
         **{f"settings.{setting}": str(value) for setting, value in settings.items()},
         "sweep": yaml.safe_dump(swept, default_flow_style=True, width=10_000),
     }
     return load_job(path, changes)
 
 
-def test_every_figure_that_was_promised_has_its_recipe():
-    figures = [11, 14, 15, 16, 17, 22, 23, 24, 25, 26]
-    assert [f"fig{number}.yaml" for number in figures] == RECIPES
+def test_every_experiment_of_the_paper_has_its_recipe():
+    shown = {name.removesuffix(".yaml").partition("-")[0] for name in RECIPES}
+    figures = [11, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26]
+    assert shown | {"fig19"} == {f"fig{number}" for number in figures}
+    assert {"fig16-top.yaml", "fig16-bottom.yaml"} < set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -91,11 +93,49 @@ def test_every_recipe_of_the_paper_makes_its_contact_sheet(name: str, tmp_path: 
         assert sheet.width > 256 * len(job.sweep_entries)
 
 
+def published_command(path: Path) -> list[str]:
+    """The words of the command in a recipe's comment, after `stylefarm run`."""
+    lines = [
+        line.removeprefix("#").strip() for line in path.read_text().splitlines() if line[:1] == "#"
+    ]
+    text = "\n".join(lines).replace("\\\n", " ")
+    (command,) = (line for line in text.splitlines() if line.startswith("stylefarm run "))
+    return shlex.split(command)[2:]
+
+
+TINY = {"sd15": TINY_BACKBONE, "sdxl": TINY_BACKBONE.parent / "tiny-sdxl"}
+OWN_NUMBERS = {"fig16-bottom.yaml": {"num_inference_steps": 50, "num_optimization_steps": 4}}
+"""Where the paper tries other numbers than its default ones."""
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "fig19.yaml"])
+def test_the_command_in_a_recipe_asks_for_the_published_numbers(name: str):
+    """Everything but the weights, which are tiny ones of the same classes."""
+    path, *options = published_command(EXAMPLES / "paper" / name)
+    assert path == f"manifests/examples/paper/{name}"
+    assert options[0] == "--output"
+    assert set(options[2::2]) == {"--set"}
+    changes = pairs_of(options[3::2])
+    assert TINY.keys() >= {changes["backbone"]}
+    changes |= {"backbone": str(TINY[changes["backbone"]]), "compute.device": "cpu"}
+    job = load_job(EXAMPLES / "paper" / name, changes)
+    resolved = resolve_job(job, str(EXAMPLES / "paper"))
+    own = resolved.preset.settings.updated(OWN_NUMBERS.get(name, {}))
+    assert resolved.settings == own
+    items = list(plan_items(resolved).iter_items())
+    assert not any(item.problem for item in items)
+    sides = {min(item.width, item.height) for item in items}
+    wanted = 4096 if name == "fig26.yaml" else resolved.preset.size
+    assert sides == {wanted}
+
+
 @pytest.mark.slow
 def test_a_recipe_is_one_command(stylefarm: Stylefarm, examples: Path):
-    answer = stylefarm("run", examples / "paper" / "fig16.yaml", *SMALL[:6], "--limit", "1")
+    recipe = examples / "paper" / "fig16-bottom.yaml"
+    few = ("--set", "settings.num_optimization_steps=1", "--limit", "1")
+    answer = stylefarm("run", recipe, *SMALL[:6], *few)
     assert answer.code == 0, answer
-    (sheet,) = (examples.parents[1] / "runs" / "paper" / "fig16").glob("contact_sheet.jpg")
+    (sheet,) = (examples.parents[1] / "runs" / "paper" / "fig16-bottom").glob("contact_sheet.jpg")
     assert "side by side:" in answer.out
     assert sheet.name in answer.out
 

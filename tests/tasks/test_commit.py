@@ -54,6 +54,7 @@ def packed(folder: Path, outcomes: list[Outcome]) -> PackedShard:
     return pack_shard(Attempt(SHARD, "1"), outcomes, PROVENANCE, folder, ShardStats())
 
 
+KEYS = st.text("ab", min_size=1) | st.text("ab", min_size=90, max_size=240)
 FILES = st.dictionaries(
     st.sampled_from(["png", "jpg", "normal.png", "a"]), st.integers(1, 3000), max_size=3
 )
@@ -61,7 +62,7 @@ FILES = st.dictionaries(
 
 @given(
     st.lists(
-        st.tuples(st.text("ab", min_size=1), st.integers(0, 1200), FILES),
+        st.tuples(KEYS, st.integers(0, 1200), FILES),
         min_size=1,
         max_size=6,
         unique_by=lambda one: one[0],
