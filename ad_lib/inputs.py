@@ -93,9 +93,14 @@ class BatchInputs:
         shape = (self.backbone.latent_channels, height, width)
         return draw_together(self.noise, "init", shape).to(self.backbone.device)
 
-    def style_pixels(self, item: int) -> Tensor:
-        """(1, 3, h, w) an item's first reference, in [0, 1]."""
-        return image_to_tensor(self._fitted("style", self.requests[item].styles[0]))
+    def style_pixels(self, item: int, number: int = 0) -> Tensor:
+        """(1, 3, h, w) one of an item's references, in [0, 1]."""
+        return image_to_tensor(self._fitted("style", self.requests[item].styles[number]))
+
+    def style_pictures(self, item: int) -> list[Tensor]:
+        """Each (1, 3, h, w) all of an item's references, in [0, 1]."""
+        numbers = range(len(self.requests[item].styles))
+        return [self.style_pixels(item, number) for number in numbers]
 
     def content_pixels(self, item: int) -> Tensor:
         """(1, 3, height, width) an item's content, in [0, 1]."""

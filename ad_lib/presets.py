@@ -11,7 +11,7 @@ from ad_lib.errors import RequestError, unknown_name
 from ad_lib.settings import Settings, shown
 
 Algorithm = Literal["optimize", "sample", "expand"]
-Baseline = Literal["adain"]
+Baseline = Literal["adain", "gpdm", "swd"]
 """Other people's methods, to compare with; see `ad_lib.baselines`."""
 
 _EVERY_TASK = {
@@ -36,6 +36,11 @@ _READS: Mapping[Algorithm | Baseline, set[str]] = {
     | _SAMPLING
     | {"view_size", "view_stride", "view_shift", "view_batch_size"},
     "adain": {"style_weights", "reference_size"},
+    "gpdm": {
+        *("num_optimization_steps", "learning_rate", "reference_size", "noise", "patch_size"),
+        *("num_projections", "pyramid_factor", "coarsest_patches"),
+    },
+    "swd": {"num_optimization_steps", "reference_size", "noise", "num_draws"},
 }
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
@@ -278,6 +283,25 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 settings=Settings(),
                 summary="compare with: the content's latents with the style's statistics alone",
                 algorithm="adain",
+            ),
+            Preset(
+                name="baseline-gpdm",
+                roles=("texture",),
+                settings=Settings(
+                    num_optimization_steps=300, learning_rate=0.01, patch_size=7, noise="by_draw"
+                ),
+                summary="compare with: a texture's patches matched, pixels moved without a network",
+                algorithm="gpdm",
+            ),
+            Preset(
+                name="baseline-swd",
+                roles=("texture",),
+                settings=Settings(num_optimization_steps=64, noise="by_draw"),
+                summary=(
+                    "compare with: a texture's features matched, the VAE encoder's in place of "
+                    "VGG-19's"
+                ),
+                algorithm="swd",
             ),
         )
     }

@@ -33,7 +33,7 @@ class Settings:
     Attributes:
         num_inference_steps: timesteps visited, from high to low, 1..999.
         num_optimization_steps: Adam steps at each timestep, at least 0; of `baseline-gpdm` at each
-            scale; of `baseline-swd` L-BFGS steps with each draw of directions.
+            scale; of `baseline-swd` evaluations of L-BFGS with each draw of directions.
         learning_rate: of Adam on the latents, above 0; of `baseline-gpdm` on pixels in [-1, 1].
         content_weight: the paper's lambda, the weight of the content loss, at least 0.
         attn_scale: factor on the query inside the distilled attention, above 0; larger picks
@@ -76,8 +76,7 @@ class Settings:
             positions: `shared` at the places that they have in their own picture, so that queries
             prefer what lies where they lie; `none` at no place; `shifted` beside the result.
         patch_size: side of the patches that baselines compare or lay side by side, in pixels.
-        num_projections: random directions onto which sets are projected before they are sorted;
-            None is as many as their vectors have numbers.
+        num_projections: random directions onto which `baseline-gpdm` projects patches at each step.
         num_draws: how often the directions of `baseline-swd` are drawn anew.
         pyramid_factor: of `baseline-gpdm`: each scale over the next finer one, above 0, below 1.
         coarsest_patches: of `baseline-gpdm`: shorter side of the coarsest scale, in patches.
@@ -111,7 +110,7 @@ class Settings:
     decoder_epochs: int = 0
     rope: Rope = "shared"
     patch_size: int = 8
-    num_projections: int | None = None
+    num_projections: int = 64
     num_draws: int = 20
     pyramid_factor: float = 0.85
     coarsest_patches: int = 3
@@ -162,8 +161,7 @@ class Settings:
         _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
         _check_choice("rope", self.rope, ("shared", "none", "shifted"))
         _check_whole("patch_size", self.patch_size, 2, 512)
-        if self.num_projections is not None:
-            _check_whole("num_projections", self.num_projections, 1, 4096)
+        _check_whole("num_projections", self.num_projections, 1, 1024)
         _check_whole("num_draws", self.num_draws, 1, 1000)
         _check_number("pyramid_factor", self.pyramid_factor, above=0.0)
         if self.pyramid_factor >= 1:

@@ -45,6 +45,8 @@ PARTS: dict[str, Any] = {
     "texture-layout": lambda seed: {"content": photo(seed)},
     "texture-expand": lambda seed: {},
     "baseline-adain": lambda seed: {"content": photo(seed)},
+    "baseline-gpdm": lambda seed: {},
+    "baseline-swd": lambda seed: {},
 }
 """What each task needs besides its reference."""
 
@@ -55,6 +57,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "texture-expand": {
         **{"view_size": 8, "view_stride": 6, "view_batch_size": 2, "reference_size": 64}
     },
+    "baseline-gpdm": {"num_optimization_steps": 2, "pyramid_factor": 0.5},
+    "baseline-swd": {"num_optimization_steps": 3, "num_draws": 2},
 }
 """Settings that make a task quick."""
 

@@ -27,6 +27,7 @@ from manifests.quality import CONTENT_FIGURES, METRIC_COLUMNS
 from tasks.inputs.resolving import resolve_job
 from tasks.plans.items import SHAPING_ROLES
 from tasks.plans.planning import open_prepared, plan_items
+from tests.ad_lib.requests_of_every_task import SMALL
 from tests.audit import Audit, audit
 from tests.bad_images import picture
 from tests.conftest import TINY_BACKBONE
@@ -71,9 +72,13 @@ INPUTS: dict[str, dict[str, Any]] = {
     "texture-layout": {"texture": "style", "layout": "content"},
     "texture-expand": {"texture": "style"},
     "baseline-adain": {"content": "content", "style": "style"},
+    "baseline-gpdm": {"texture": "style"},
+    "baseline-swd": {"texture": "style"},
 }
 SMALLER: dict[str, dict[str, Any]] = {
-    "texture-expand": {"reference_size": 64, "view_size": 8, "view_stride": 8}
+    "texture-expand": {"reference_size": 64, "view_size": 8, "view_stride": 8},
+    "baseline-gpdm": SMALL["baseline-gpdm"],
+    "baseline-swd": SMALL["baseline-swd"],
 }
 
 
