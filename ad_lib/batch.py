@@ -205,6 +205,7 @@ def _render_batch(
     encoded: EncodedPictures,
 ) -> list[Result]:
     started = time.perf_counter()
+    find_preset(requests[0].task).check_family(backbone.family)
     backbone.check(requests[0].settings, (requests[0].height, requests[0].width))
     _forget_peak_memory(backbone.device)
     make = noise or NOISE[requests[0].settings.noise]

@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from ad_lib.errors import RequestError, unknown_name
+from ad_lib.model.families.family import Family
 from ad_lib.settings import Settings, shown
 
 Algorithm = Literal["optimize", "sample", "expand"]
-Baseline = Literal["adain", "gpdm", "swd"]
+Baseline = Literal["adain", "gpdm", "styleid", "swd"]
 """Other people's methods, to compare with; see `ad_lib.baselines`."""
 
 _EVERY_TASK = {
@@ -41,6 +42,10 @@ _READS: Mapping[Algorithm | Baseline, set[str]] = {
         *("num_projections", "pyramid_factor", "coarsest_patches"),
     },
     "swd": {"num_optimization_steps", "reference_size", "noise", "num_draws"},
+    "styleid": {
+        *("num_inference_steps", "layers", "query_preservation", "attention_temperature"),
+        *("style_weights", "reference_size"),
+    },
 }
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
@@ -133,6 +138,19 @@ class Preset:
         if setting == "noise":
             return not self.starts_from_content
         return setting in _READS[self.algorithm]
+
+    def check_family(self, family: Family) -> None:
+        """Refuses models that the task is not defined for.
+
+        Raises:
+            RequestError: one of them; the message says what would do.
+        """
+        if self.algorithm == "styleid" and family.has_joint_attention:
+            raise RequestError(
+                f"{self.name} puts a style's keys and values into self-attention, and in "
+                f"{family.title} words and picture attend together: load a model with a U-Net, "
+                "such as sd15, or drop the task"
+            )
 
     def settings_with(self, overrides: Mapping[str, Any]) -> Settings:
         """The published numbers with some replaced.
@@ -302,6 +320,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     "VGG-19's"
                 ),
                 algorithm="swd",
+            ),
+            Preset(
+                name="baseline-styleid",
+                roles=("content", "style"),
+                settings=Settings(num_inference_steps=50),
+                summary="compare with: StyleID, which draws the content with the style's keys",
+                algorithm="styleid",
             ),
         )
     }

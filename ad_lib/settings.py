@@ -75,6 +75,10 @@ class Settings:
         rope: where a style's tokens lie for the queries of the result, in models with rotary
             positions: `shared` at the places that they have in their own picture, so that queries
             prefer what lies where they lie; `none` at no place; `shifted` beside the result.
+        query_preservation: of `baseline-styleid`, the paper's gamma: the content's share of each
+            query, 0 to 1; larger keeps more of the content's structure.
+        attention_temperature: of `baseline-styleid`, the paper's tau: factor on the logits of its
+            attention to the style, above 0; larger picks fewer tokens per query.
         patch_size: side of the patches that baselines compare or lay side by side, in pixels.
         num_projections: random directions onto which `baseline-gpdm` projects patches at each step.
         num_draws: how often the directions of `baseline-swd` are drawn anew.
@@ -109,6 +113,8 @@ class Settings:
     colors: Literal["result", "content", "style"] = "result"
     decoder_epochs: int = 0
     rope: Rope = "shared"
+    query_preservation: float = 0.75
+    attention_temperature: float = 1.5
     patch_size: int = 8
     num_projections: int = 64
     num_draws: int = 20
@@ -160,6 +166,13 @@ class Settings:
         _check_choice("colors", self.colors, ("result", "content", "style"))
         _check_whole("decoder_epochs", self.decoder_epochs, 0, 10_000)
         _check_choice("rope", self.rope, ("shared", "none", "shifted"))
+        _check_number("query_preservation", self.query_preservation, at_least=0.0)
+        if self.query_preservation > 1:
+            raise RequestError(
+                "query_preservation is a share and must be at most 1; got "
+                f"{shown(self.query_preservation)}"
+            )
+        _check_number("attention_temperature", self.attention_temperature, above=0.0)
         _check_whole("patch_size", self.patch_size, 2, 512)
         _check_whole("num_projections", self.num_projections, 1, 1024)
         _check_whole("num_draws", self.num_draws, 1, 1000)
@@ -202,6 +215,7 @@ MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
         "device": "compute.device",
         "epochs": "decoder_epochs",
         "format": "output.codec",
+        "gamma": "query_preservation",
         "guidance": "guidance_scale",
         "height": "output.size",
         "inference_steps": "num_inference_steps",
@@ -230,6 +244,8 @@ MEANT_SETTINGS: Mapping[str, str] = MappingProxyType(
         "steps": "num_inference_steps",
         "strength": "content_weight",
         "stride": "view_stride",
+        "tau": "attention_temperature",
+        "temperature": "attention_temperature",
         "tile": "seamless",
         "tileable": "seamless",
         "tiling": "seamless",

@@ -60,6 +60,21 @@ class Dynamics(Protocol):
         """
         ...
 
+    def step_back(
+        self,
+        prediction: Float[Tensor, "b c h w"],
+        timestep: Timestep,
+        latents: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The latents one step earlier, under more noise: what inversion is made of.
+
+        Args:
+            prediction: the network's output for these latents.
+            timestep: where this step arrives.
+            latents: at the noise level of `after(timestep)`.
+        """
+        ...
+
     def add_noise(
         self,
         latents: Float[Tensor, "*b c h w"],

@@ -5,7 +5,7 @@ A batch holds each distinct reference once, and its features are computed once a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log
 from typing import Protocol, runtime_checkable
@@ -96,6 +96,15 @@ class References:
     def one_per_item(self) -> Float[Tensor, "b c h w"]:
         """The references of items that have one each, all of one size."""
         return torch.stack([self.latents[row] for (row,) in self.index])
+
+    def changed(self, change: Callable[[Float[Tensor, "b c h w"]], Tensor]) -> References:
+        """With other latents; those of one size are changed together."""
+        latents = list(self.latents)
+        for rows in self._rows_by_size():
+            changed = change(torch.stack([self.latents[row] for row in rows]))
+            for row, one in zip(rows, changed, strict=True):
+                latents[row] = one
+        return References(latents, self.index, self.weights)
 
     @torch.no_grad()
     def features(self, extract: ExtractFeatures, timestep: Tensor) -> list[AttentionFeatures]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ad_lib.baselines.adain import restyled_by_adain
 from ad_lib.baselines.gpdm import textured_by_gpdm
+from ad_lib.baselines.styleid import restyled_by_injection
 from ad_lib.baselines.swd import textured_by_swd
 from ad_lib.inputs import BatchInputs
 from ad_lib.presets import Baseline
@@ -21,5 +22,10 @@ Compare = Callable[[BatchInputs, Callable[[int, int], None]], Tensor]
 """Makes a batch's pictures, (b, 3, height, width) in [0, 1]; tells how many steps are done."""
 
 BASELINES: Mapping[Baseline, Compare] = MappingProxyType(
-    {"adain": restyled_by_adain, "gpdm": textured_by_gpdm, "swd": textured_by_swd}
+    {
+        "adain": restyled_by_adain,
+        "gpdm": textured_by_gpdm,
+        "styleid": restyled_by_injection,
+        "swd": textured_by_swd,
+    }
 )

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.algorithm.adain import adain
+from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs
 
 
@@ -30,7 +31,6 @@ def restyled_by_adain(
         Pictures in [0, 1].
     """
     assert inputs.content is not None, "the task has a content"
-    height, width = inputs.image_size
     latents = adain(inputs.content.one_per_item(), inputs.style)
     on_step_end(1, 1)
-    return inputs.backbone.decode(latents)[..., :height, :width]
+    return finished(inputs, latents)

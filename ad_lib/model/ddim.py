@@ -1,14 +1,16 @@
 """DDIM: how do latents become noise in Stable Diffusion, and noise latents?
 
-The numbers are those of diffusers' own scheduler.
+The numbers are those of diffusers' own schedulers.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,6 +58,26 @@ class DDIM:
         """The latents one step later, from the noise (or what the model predicts) in them."""
         number = int(timestep.number)
         return self._scheduler.step(prediction, number, latents, return_dict=False)[0]
+
+    @torch.no_grad()
+    def step_back(
+        self,
+        prediction: Float[Tensor, "b c h w"],
+        timestep: Timestep,
+        latents: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The latents at `timestep`, from those one step later: equation 12 towards noise."""
+        number = int(timestep.number)
+        return self._inverse.step(prediction, number, latents, return_dict=False)[0]
+
+    @cached_property
+    def _inverse(self) -> Any:
+        """The scheduler for inversion, at the noise levels of the one for sampling."""
+        inverse: Any = DDIMInverseScheduler.from_config(self._scheduler.config)
+        inverse.num_inference_steps = self._scheduler.num_inference_steps
+        inverse.alphas_cumprod = self._scheduler.alphas_cumprod
+        inverse.initial_alpha_cumprod = self._scheduler.final_alpha_cumprod
+        return inverse
 
     def add_noise(
         self,

@@ -60,6 +60,15 @@ class FlowMatching:
         """The latents at the next level, along the predicted velocity."""
         return latents + (_sigma(self.after(timestep)) - _sigma(timestep)) * prediction
 
+    def step_back(
+        self,
+        prediction: Float[Tensor, "b c h w"],
+        timestep: Timestep,
+        latents: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The latents at `timestep` from those at the next level, against the velocity."""
+        return latents + (_sigma(timestep) - _sigma(self.after(timestep))) * prediction
+
     def add_noise(
         self,
         latents: Float[Tensor, "*b c h w"],

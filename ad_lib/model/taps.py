@@ -1,13 +1,14 @@
-"""How are the features of attention layers recorded: query, key, value and output?
+"""How are the features of attention layers recorded, and how are others put in their place?
 
-Invariant: the network is left as it was found. Nothing behind the last wanted layer is run.
+Features are query, key, value and output. Invariant: the network is left as it was found. Nothing
+behind the last wanted layer is run for features.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ad_lib.algorithm.features import AttentionFeatures
+
+Inject = Callable[[AttentionFeatures], AttentionFeatures]
+"""From a layer's own query, key and value to those that it attends with."""
 
 
 class FeatureExtractor:
@@ -69,6 +73,20 @@ class FeatureExtractor:
         with self:
             return self._seen(latents, timestep, projections_only)
 
+    @contextmanager
+    def injecting(self, inject: Sequence[Inject]) -> Iterator[None]:
+        """Within it each layer attends with what its function makes of its query, key and value.
+
+        Args:
+            inject: one for each of the layers, in execution order.
+        """
+        with self if not self._found else nullcontext():
+            self._tap.inject = dict(zip(self._layers, inject, strict=True))
+            try:
+                yield
+            finally:
+                self._tap.inject = None
+
     def _seen(
         self, latents: Tensor, timestep: Tensor, projections_only: bool
     ) -> list[AttentionFeatures]:
@@ -98,11 +116,15 @@ class Tap(ABC):
     Attributes:
         sink: where it writes; without one it only attends, as the layer's own processor does.
         projections_only: of the last layer only query, key and value are wanted.
+        inject: for each layer, what it attends with instead of its own; None is its own.
     """
+
+    inject: Mapping[Any, Inject] | None
 
     def __init__(self, last: Any, *, ends_early: bool = True) -> None:
         self.sink: list[AttentionFeatures] | None = None
         self.projections_only = False
+        self.inject = None
         self._last = last
         self._ends_early = ends_early
 

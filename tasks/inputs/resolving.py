@@ -194,6 +194,8 @@ def resolve_job(
     check(found.model)
     for settings in (found.chosen.settings, *(one.settings for one in found.chosen.variations)):
         found.model.family.check(settings)
+    for one in (preset, *(variation.preset for variation in found.chosen.variations)):
+        one.check_family(found.model.family)
     return ResolvedJob(
         job=job,
         preset=preset,

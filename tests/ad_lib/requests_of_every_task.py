@@ -47,6 +47,7 @@ PARTS: dict[str, Any] = {
     "baseline-adain": lambda seed: {"content": photo(seed)},
     "baseline-gpdm": lambda seed: {},
     "baseline-swd": lambda seed: {},
+    "baseline-styleid": lambda seed: {"content": photo(seed)},
 }
 """What each task needs besides its reference."""
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from ad_lib import random_backbone
 from ad_lib.algorithm.noise import NOISE
+from ad_lib.baselines import BASELINES
 from ad_lib.inputs import BatchInputs
 from ad_lib.presets import find_preset
 from ad_lib.synthesis import ALGORITHMS
@@ -72,6 +73,21 @@ def test_no_step_waits_for_the_device_or_copies_to_it(on_meta, family, task):
     with copies:
         latents, trace = ALGORITHMS[algorithm](inputs, on_step_end)
     assert latents.device.type == trace.style.device.type == "meta"
+    assert copies.step > 1
+    assert not {step: names for step, names in copies.by_step.items() if step > 0}
+
+
+def test_no_step_of_a_baseline_that_runs_the_network_waits_or_copies(on_meta):
+    requests = [request("baseline-styleid", seed) for seed in range(2)]
+    inputs = BatchInputs(on_meta("sd15"), requests, [NOISE["by_draw"](seed) for seed in range(2)])
+    copies = CopiesBetweenDevices()
+
+    def on_step_end(num_done: int, num_steps: int) -> None:
+        copies.step += num_done
+
+    with copies:
+        pictures = BASELINES["styleid"](inputs, on_step_end)
+    assert pictures.device.type == "meta"
     assert copies.step > 1
     assert not {step: names for step, names in copies.by_step.items() if step > 0}
 

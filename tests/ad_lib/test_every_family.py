@@ -69,6 +69,15 @@ def test_its_sampler_has_falling_levels_and_ends_without_noise(backbone, latents
     assert backbone.timesteps(5).shape == (5,)
 
 
+def test_a_step_back_undoes_a_step_with_the_same_prediction(backbone, latents):
+    dynamics = backbone.dynamics(5, SIZE)
+    prediction = torch.randn_like(latents)
+    for t in dynamics.timesteps:
+        down = dynamics.step(prediction, t, latents)
+        up = dynamics.step_back(prediction, t, down)
+        torch.testing.assert_close(up, latents, atol=1e-4, rtol=1e-4)
+
+
 def test_a_style_that_is_the_picture_itself_has_no_loss(backbone, latents):
     extract = backbone.feature_extractor(image_size=SIZE)
     timestep = backbone.dynamics(5, SIZE).timesteps[2].tensor

@@ -74,6 +74,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "baseline-adain": {"content": "content", "style": "style"},
     "baseline-gpdm": {"texture": "style"},
     "baseline-swd": {"texture": "style"},
+    "baseline-styleid": {"content": "content", "style": "style"},
 }
 SMALLER: dict[str, dict[str, Any]] = {
     "texture-expand": {"reference_size": 64, "view_size": 8, "view_stride": 8},

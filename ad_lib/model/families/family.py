@@ -33,6 +33,7 @@ class Family:
         pixels_per_token: along one axis, in each of the layers that are distilled by default.
         prompt_task: the preset with its published numbers for pictures of a prompt.
         has_rotary_positions: whether its attention turns queries and keys by their places.
+        has_joint_attention: whether the tokens of picture and prompt attend together.
         checkpoint_key: what some tensor's name begins with in a single file in the original
             layout; None where such files are not read.
     """
@@ -50,6 +51,7 @@ class Family:
     pixels_per_token: tuple[int, ...]
     prompt_task: str
     has_rotary_positions: bool = False
+    has_joint_attention: bool = False
     checkpoint_key: str | None = None
 
     @property

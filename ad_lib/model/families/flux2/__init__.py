@@ -20,4 +20,5 @@ FLUX2 = Family(
     pixels_per_token=(16,),
     prompt_task="style-t2i",
     has_rotary_positions=True,
+    has_joint_attention=True,
 )

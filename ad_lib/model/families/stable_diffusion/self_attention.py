@@ -1,4 +1,4 @@
-"""Which self-attention layers has a U-Net, and how are their features recorded?"""
+"""Which self-attention layers has a U-Net, and how are features recorded and injected there?"""
 
 from __future__ import annotations
 
@@ -58,12 +58,17 @@ class SelfAttentionTap(Tap):
         )
         if self.sink is not None and self.is_unread(attn):
             self.write(attn, AttentionFeatures(query, key, value, None))
-        out = F.scaled_dot_product_attention(query, key, value)
+        out = self._attended(attn, AttentionFeatures(query, key, value, None))
         if self.sink is not None and not self.is_unread(attn):
             self.write(attn, AttentionFeatures(query, key, value, out))
         merged = out.transpose(1, 2).flatten(2)
         project, dropout = attn.to_out
         return dropout(project(merged))
+
+    def _attended(self, attn: Any, own: AttentionFeatures) -> Tensor:
+        """(b, heads, tokens, d) with what is injected into the layer, or its own."""
+        used = own if self.inject is None else self.inject[attn](own)
+        return F.scaled_dot_product_attention(used.query, used.key, used.value, attn_mask=used.bias)
 
 
 def _split_heads(tokens: Tensor, heads: int) -> Tensor:
