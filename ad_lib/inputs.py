@@ -108,6 +108,12 @@ class BatchInputs:
         assert content is not None, "a request that keeps its content's colours has a content"
         return image_to_tensor(self._fitted("content", content))
 
+    def external_pixels(self, item: int) -> Tensor:
+        """(1, 3, height, width) the picture that another program has made of an item, in [0, 1]."""
+        external = self.requests[item].external
+        assert external is not None, "the task has such a picture"
+        return image_to_tensor(self._fitted("external", external))
+
     def noise_predictor(self, image_size: tuple[int, int] | None = None) -> NoisePredictor:
         """The denoiser under the items' prompts, at (height, width) pixels or the result's."""
         return self.backbone.noise_predictor(

@@ -12,7 +12,7 @@ from ad_lib.model.families.family import Family
 from ad_lib.settings import Settings, shown
 
 Algorithm = Literal["optimize", "sample", "expand"]
-Baseline = Literal["adain", "gpdm", "styleid", "swd"]
+Baseline = Literal["adain", "external", "gpdm", "styleid", "swd"]
 """Other people's methods, to compare with; see `ad_lib.baselines`."""
 
 _EVERY_TASK = {
@@ -46,6 +46,7 @@ _READS: Mapping[Algorithm | Baseline, set[str]] = {
         *("num_inference_steps", "layers", "query_preservation", "attention_temperature"),
         *("style_weights", "reference_size"),
     },
+    "external": set(),
 }
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
@@ -74,6 +75,7 @@ REQUEST_FIELDS: Mapping[str, str] = MappingProxyType(
         "source_mask": "source_mask",
         "target_mask": "target_mask",
         "control": "control_image",
+        "external": "external",
     }
 )
 """The field of a request that holds a role's images; a layout is the content of its texture."""
@@ -327,6 +329,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 settings=Settings(num_inference_steps=50),
                 summary="compare with: StyleID, which draws the content with the style's keys",
                 algorithm="styleid",
+            ),
+            Preset(
+                name="external",
+                roles=("external",),
+                optional_roles=(
+                    *("content", "layout", "style", "texture"),
+                    *("source_mask", "target_mask", "control"),
+                ),
+                settings=Settings(),
+                summary="compare with: a picture that another program has made, as it is",
+                algorithm="external",
             ),
         )
     }

@@ -49,6 +49,7 @@ class Request:
         source_mask, target_mask: which label each pixel of the texture and of the result has; every
             colour is a label.
         control_image: what a ControlNet sees.
+        external: a picture that another program has made of all this, which is shown as it is.
         prompt: what is drawn.
         negative_prompt: what guidance leads away from; None is the model's own default.
 
@@ -66,6 +67,7 @@ class Request:
     source_mask: Image.Image | None = None
     target_mask: Image.Image | None = None
     control_image: Image.Image | None = None
+    external: Image.Image | None = None
     prompt: str = ""
     negative_prompt: str | None = None
 
@@ -91,6 +93,7 @@ class Request:
         source_mask: Image.Image | None = None,
         target_mask: Image.Image | None = None,
         control_image: Image.Image | None = None,
+        external: Image.Image | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
         width: int | None = None,
@@ -117,6 +120,7 @@ class Request:
             source_mask=source_mask,
             target_mask=target_mask,
             control_image=control_image,
+            external=external,
             prompt=prompt,
             negative_prompt=negative_prompt,
             width=width,
@@ -169,13 +173,13 @@ def fitted_size(
 
 
 def _check_pictures(request: Request, preset: Preset) -> None:
-    if not request.styles:
+    needed = {REQUEST_FIELDS[role] for role in preset.roles}
+    known = {REQUEST_FIELDS[role] for role in preset.all_roles}
+    if not request.styles and "styles" in needed:
         raise RequestError(
             f"{request.task} needs at least one {preset.reference_role} image; give styles=[...]"
         )
-    needed = {REQUEST_FIELDS[role] for role in preset.roles}
-    known = {REQUEST_FIELDS[role] for role in preset.all_roles}
-    for name in ("content", "source_mask", "target_mask", "control_image"):
+    for name in ("content", "source_mask", "target_mask", "control_image", "external"):
         given = getattr(request, name) is not None
         if name in needed and not given:
             raise RequestError(f"{request.task} needs a {name} image; give {name}=...")
@@ -219,6 +223,8 @@ def _check_patches(request: Request) -> None:
 
 
 def _check_prompt(request: Request, preset: Preset) -> None:
+    if request.external is not None:
+        return  # another program has drawn the prompt, if there was any
     if not preset.takes_prompt:
         if request.prompt or request.negative_prompt:
             raise RequestError(

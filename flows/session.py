@@ -145,7 +145,7 @@ def show_outcome(terminal: Terminal, job: Job, uri: str, index: Index) -> None:
     parts.append(f"{seconds:.0f} s rendering ({seconds / max(1, counts.ok):.1f} s an image)")
     terminal.say(" · ".join(parts))
     terminal.say(f"report: {join_uri(uri, REPORT_NAME)}")
-    if job.sweep_entries:
+    if job.columns:
         terminal.say(f"side by side: {join_uri(uri, CONTACT_SHEET_NAME)}")
 
 

@@ -14,6 +14,7 @@ from flows.presets import warn_of_prompts
 from flows.stopping import Stopping
 from flows.terminal import Terminal
 from manifests.errors import JobError
+from manifests.items import EXTERNAL
 from manifests.wording import safe_text
 from manifests.yaml_text import parse_value
 
@@ -59,6 +60,10 @@ def render_one(terminal: Terminal, stopping: Stopping, asked: OnePicture) -> Non
     """
     codec = _codec(asked.output)
     preset = find_preset(asked.preset)
+    if preset.name == EXTERNAL:
+        raise RequestError(
+            f"{EXTERNAL} renders nothing; a job file names folders of pictures of other programs"
+        )
     settings = checked_settings(preset, asked.settings)
     _check_roles(preset, asked.files)
     size = _parsed_size(asked.size)

@@ -24,6 +24,7 @@ NOT_IDENTITY = {
     "limits.stop_when_failing": "stops a run, does not change it",
     "compute": "speed only; the frozen plan keeps its shards, and `device_type` says the kind",
     "settings": "replaced by the preset's settings with these in them",
+    "external": "its names stand under `settings.sweep`, and its pictures are inputs of items",
     "sweep": "replaced by the settings of every entry, under `settings.sweep`",
 }
 """Fields of a job that its fingerprint leaves out, each with the reason."""
@@ -97,12 +98,20 @@ def item_id(
     prompt: str | None = None,
     negative_prompt: str | None = None,
     noise_of: str | None = None,
+    external: str | None = None,
 ) -> str:
     """32 hex digits that identify an item: its inputs, its settings and the model.
 
-    An item of a sweep uses the noise of the item `noise_of`, so that the two can be compared.
+    An item of a sweep uses the noise of the item `noise_of`, so that the two can be compared. One
+    that shows a picture of another program has the name of that as `external`: two programs may
+    have made the same picture, or both none.
     """
-    words = {"prompt": prompt, "negative_prompt": negative_prompt, "noise_of": noise_of}
+    words = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "noise_of": noise_of,
+        "external": external,
+    }
     identity: dict[str, Any] = {
         "inputs": [input_identity(item_input) for item_input in inputs],
         "task": task,

@@ -13,6 +13,9 @@ from manifests.wording import safe_line
 REFERENCE_ROLES = ("style", "texture")
 """The roles of the images whose look is distilled; the others say what is drawn, and where."""
 
+EXTERNAL = "external"
+"""The role of a picture that another program has made, and the task of the item that shows it."""
+
 
 class Status(StrEnum):
     """What became of a planned item; a committed shard has no pending ones."""
@@ -104,7 +107,8 @@ class Item:
         params: canonical JSON of the settings and the size.
         cost_seconds: what rendering it is expected to take.
         prompt, negative_prompt: what is drawn, and what guidance leads away from.
-        label: of its sweep entry; empty where there is no sweep.
+        label: of its sweep entry, or the program that has made its picture; empty where there is no
+            sweep.
         user: canonical JSON of the table columns that are the user's own.
         problem: why it cannot be rendered; such an item gets its row all the same.
         replaces: the item_id of an earlier generation's item that no longer counts.
@@ -129,6 +133,11 @@ class Item:
     shard: str = ""
     replaces: str | None = None
     first_retry: int = 0
+
+    @property
+    def case_inputs(self) -> tuple[Input, ...]:
+        """The inputs without the picture that another program has made of them."""
+        return tuple(found for found in self.inputs if found.role != EXTERNAL)
 
     def of_role(self, role: str) -> list[Input]:
         """The item's inputs of one role, in order."""

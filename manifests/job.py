@@ -27,14 +27,17 @@ from manifests.job_parts import (
     Source,
     backbone_of,
     check_ray_address,
+    external_role,
+    job_key,
     longhand,
     pairing_of,
+    source_of,
 )
 from manifests.job_values import Count, Name, NonEmpty, Whole
 from manifests.job_wording import Places, sentences
 from manifests.limits import MAX_JOB_BYTES, MAX_VARIANTS
 from manifests.quality import Quality
-from manifests.sweep import SweepEntry, sweep_entries
+from manifests.sweep import SweepEntry, external_entries, refuse_twins, sweep_entries
 from manifests.yaml_text import YamlError, compose, value_of
 
 __all__ = [
@@ -49,7 +52,9 @@ __all__ = [
     "Role",
     "Source",
     "check_ray_address",
+    "external_role",
     "job_from_dict",
+    "job_key",
     "load_job",
 ]
 
@@ -57,6 +62,14 @@ __all__ = [
 def _sweep(value: Any) -> Any:
     sweep_entries(value)  # refuses what is no sweep
     return value
+
+
+def _external(value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):  # pyright: ignore
+        raise ValueError("give {NAME: FOLDER}, such as {StyTR2: results/stytr2}")
+    named: dict[str, Any] = {**value}
+    external_entries(named)  # refuses names that no column can have
+    return {name: source_of(source) for name, source in named.items()}
 
 
 class Job(Part):
@@ -69,6 +82,8 @@ class Job(Part):
         seed: every item's seed follows from it.
         variants: pictures per combination of inputs, with different seeds.
         sweep: tries settings, and tasks, side by side on every combination of inputs.
+        external: pictures that other programs have made of the same inputs, a source under the
+            name of each; they stand beside those of the job, as columns of a sweep do.
         quality: what a picture must be like to be kept.
     """
 
@@ -84,6 +99,9 @@ class Job(Part):
     seed: Whole = 0
     variants: Annotated[Count, Field(le=MAX_VARIANTS)] = 1
     sweep: Annotated[Any, BeforeValidator(_sweep)] = None
+    external: Annotated[dict[str, Source], BeforeValidator(_external)] = Field(
+        default_factory=dict[str, Source]
+    )
     quality: Quality | None = None
 
     @property
@@ -91,10 +109,30 @@ class Job(Part):
         """The columns of the sweep; none where there is no sweep."""
         return sweep_entries(self.sweep)
 
+    @property
+    def external_entries(self) -> tuple[SweepEntry, ...]:
+        """The columns of pictures that other programs have made."""
+        return external_entries(self.external)
+
+    @property
+    def columns(self) -> tuple[SweepEntry, ...]:
+        """What stands side by side; none where the job makes one picture of each combination.
+
+        Without a sweep the job's own column has no label, so that its items have the keys that
+        they have alone.
+        """
+        own = self.sweep_entries or (SweepEntry("", self.task),)
+        return (*own, *self.external_entries) if self.external else self.sweep_entries
+
     @model_validator(mode="after")
     def _table_has_its_own_pairs(self) -> Job:
         if self.inputs.table is not None and "pairing" in self.model_fields_set:
             raise ValueError("a table's rows are its pairs; drop pairing")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Job:
+        refuse_twins(self.columns)
         return self
 
 

@@ -18,11 +18,23 @@ from pydantic import (
     model_validator,
 )
 
+from manifests.items import EXTERNAL
 from manifests.job_values import Count, Name, NonEmpty, Seconds, Side, Text, Whole, number
 from manifests.limits import MAX_ITEMS
 
 Role = Literal["content", "layout", "style", "texture", "source_mask", "target_mask", "control"]
 ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def external_role(name: str) -> str:
+    """The role under which the pictures of another program are listed: where a job names them."""
+    return f"{EXTERNAL}.{name}"
+
+
+def job_key(role: str) -> str:
+    """Where a job names the source of a role, with dots."""
+    return role if role.startswith(f"{EXTERNAL}.") else f"inputs.{role}"
+
 
 MAX_PIXELS = 1_000_000_000
 """The highest `limits.max_pixels`: a picture of so many pixels takes 3 GB as it is decoded."""

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -102,7 +102,13 @@ def _line_of(node: yaml.Node, keys: list[str]) -> int | None:
 def _known_keys(model: type[BaseModel], keys: list[str]) -> list[str]:
     part: Any = model
     for key in keys:
+        if get_origin(part) is dict:  # its keys are the user's own
+            part = get_args(part)[1]
+            continue
         annotation = part.model_fields[key].annotation
+        if get_origin(annotation) is dict:
+            part = annotation
+            continue
         options = getattr(annotation, "__args__", (annotation,))
         part = next(option for option in options if hasattr(option, "model_fields"))
     return list(part.model_fields)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from manifests.items import ErrorClass
+from manifests.items import EXTERNAL, ErrorClass
 from manifests.job import Role
 from manifests.plan import SHARD_PATTERN
 
@@ -145,7 +145,7 @@ def _input_rules(rows: pa.RecordBatch) -> Iterator[Broken]:
         ),
     )
     yield of_rows(
-        ~(lacking | _among(role, get_args(Role))),
+        ~(lacking | _among(role, (*get_args(Role), EXTERNAL))),
         lambda place: f"{text(role, place)!r} is no role of an input",
     )
     length = _lengths(uri)

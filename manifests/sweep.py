@@ -1,8 +1,11 @@
-"""What a sweep tries: every combination of listed settings, or the listed overrides."""
+"""What stands side by side: the entries of a sweep, and pictures that other programs have made.
+
+A sweep tries every combination of listed settings, or the listed overrides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -10,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from manifests.items import distinct_slug
+from manifests.items import EXTERNAL, distinct_slug
 from manifests.limits import MAX_SWEEP_ENTRIES
 from manifests.wording import unusable_letter
 
@@ -20,7 +23,7 @@ MAX_LABEL = 120
 
 @dataclass(frozen=True, slots=True)
 class SweepEntry:
-    """One column of a sweep.
+    """One column of a sweep, or of pictures that another program has made.
 
     Attributes:
         label: for people; the sample keys hold it in their own letters.
@@ -35,7 +38,7 @@ class SweepEntry:
     @property
     def suffix(self) -> str:
         """The label in the letters that sample keys allow."""
-        return distinct_slug(self.label, MAX_LABEL)
+        return distinct_slug(self.label, MAX_LABEL) if self.label else ""
 
 
 def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
@@ -59,8 +62,45 @@ def sweep_entries(sweep: Any) -> tuple[SweepEntry, ...]:
         raise ValueError("give {setting: [values]}, or a list of {setting: value}")
     if not entries:
         raise ValueError("name at least one setting with a list of values")
-    _refuse_twins(entries)
+    refuse_twins(entries)
     return tuple(entries)
+
+
+def external_entries(names: Iterable[str]) -> tuple[SweepEntry, ...]:
+    """The columns of pictures that other programs have made.
+
+    Args:
+        names: of a job's `external`.
+
+    Raises:
+        ValueError: a name that no label can be.
+    """
+    for name in names:
+        if not name.strip():
+            raise ValueError("a name is empty: name the method, such as {StyTR2: results/stytr2}")
+        if letter := unusable_letter(name):
+            raise ValueError(f"a name holds {letter}")
+    entries = tuple(SweepEntry(name, EXTERNAL) for name in names)
+    _refuse_many(len(entries))
+    return entries
+
+
+def refuse_twins(entries: Iterable[SweepEntry]) -> None:
+    """Refuses entries that cannot be told apart.
+
+    Raises:
+        ValueError: a label is too long, or two would have the same keys.
+    """
+    seen: dict[str, SweepEntry] = {}
+    for entry in entries:
+        if len(entry.label) > MAX_LABEL:
+            raise ValueError(f"the label {entry.label[:40]!r}… is longer than {MAX_LABEL}")
+        if entry.suffix in seen:
+            raise ValueError(
+                f"the entries {seen[entry.suffix].label!r} and {entry.label!r} would have the same "
+                "keys: give each a label that differs in letters or digits"
+            )
+        seen[entry.suffix] = entry
 
 
 def _grid(sweep: Mapping[Any, Any]) -> list[SweepEntry]:
@@ -107,16 +147,3 @@ def _written(value: Any) -> str:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     return text.removesuffix("...\n").strip()
-
-
-def _refuse_twins(entries: list[SweepEntry]) -> None:
-    seen: dict[str, SweepEntry] = {}
-    for entry in entries:
-        if len(entry.label) > MAX_LABEL:
-            raise ValueError(f"the label {entry.label[:40]!r}… is longer than {MAX_LABEL}")
-        if entry.suffix in seen:
-            raise ValueError(
-                f"the entries {seen[entry.suffix].label!r} and {entry.label!r} would have the same "
-                "keys: give each a label that differs in letters or digits"
-            )
-        seen[entry.suffix] = entry

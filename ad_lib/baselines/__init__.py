@@ -12,6 +12,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from ad_lib.baselines.adain import restyled_by_adain
+from ad_lib.baselines.external import shown_as_given
 from ad_lib.baselines.gpdm import textured_by_gpdm
 from ad_lib.baselines.styleid import restyled_by_injection
 from ad_lib.baselines.swd import textured_by_swd
@@ -24,6 +25,7 @@ Compare = Callable[[BatchInputs, Callable[[int, int], None]], Tensor]
 BASELINES: Mapping[Baseline, Compare] = MappingProxyType(
     {
         "adain": restyled_by_adain,
+        "external": shown_as_given,
         "gpdm": textured_by_gpdm,
         "styleid": restyled_by_injection,
         "swd": textured_by_swd,

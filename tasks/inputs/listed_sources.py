@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from manifests.job import external_role
 from manifests.source_table import SourceRow
 from tasks.inputs.resolving import ListedInputs
 
@@ -18,7 +19,8 @@ def listed_sources(inputs: ListedInputs) -> list[SourceRow]:
 
 
 def _files(inputs: ListedInputs) -> Iterator[SourceRow]:
-    for role, files in inputs.files.items():
+    given = {external_role(name): one.files for name, one in inputs.external.items()}
+    for role, files in {**inputs.files, **given}.items():
         for file in files:
             yield SourceRow(role, file.name, file.uri, file.size, file.etag)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ad_lib.errors import BackboneError
 from ad_lib.model.hub import HUB_IDS, is_hub_id
 from ad_lib.model.weight_files import SINGLE_FILE
 from ad_lib.model.weights import EMBEDDED
-from ad_lib.presets import Preset, find_preset
+from ad_lib.presets import PRESETS, Preset, find_preset
 from ad_lib.settings import Settings
 from infra.store import StoredObject, UriError, open_store
 from manifests.commits import RunRecord
@@ -27,7 +27,8 @@ from manifests.identity import (
     settings_before,
     with_fast_kernels_as_default,
 )
-from manifests.job import BackboneChoice, Job
+from manifests.items import EXTERNAL
+from manifests.job import BackboneChoice, Job, external_role
 from manifests.quality import CONTENT_FIGURES
 from tasks.inputs.dated_output import dated_runs, new_run_uri, output_place
 from tasks.inputs.devices import (
@@ -38,6 +39,7 @@ from tasks.inputs.devices import (
     devices_for,
     dtype_of,
 )
+from tasks.inputs.external import External, list_external
 from tasks.inputs.named_files import known_objects
 from tasks.inputs.output_place import OutputPlace
 from tasks.inputs.passed_over import PassedOver
@@ -59,7 +61,8 @@ class Variation:
     """A task with its settings; every combination of inputs is rendered with each.
 
     Attributes:
-        label: of the sweep entry; empty where there is no sweep.
+        label: of the sweep entry, or the name of the program whose pictures are shown; empty where
+            there is no sweep.
         suffix: the label in the letters of sample keys.
     """
 
@@ -67,6 +70,11 @@ class Variation:
     suffix: str
     preset: Preset
     settings: Settings
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its pictures come from another program."""
+        return self.preset.name == EXTERNAL
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class ListedInputs:
             before any of them was read.
         passed_over: by role, what its source holds and is not taken; complete once the tars of the
             source have been read.
+        external: pictures that other programs have made, by their names.
     """
 
     files: Mapping[str, list[SourceFile]]
@@ -92,6 +101,7 @@ class ListedInputs:
     passed_over: Mapping[str, PassedOver]
     table_uri: str | None = None
     known: Mapping[str, StoredObject] = field(default_factory=dict[str, StoredObject])
+    external: Mapping[str, External] = field(default_factory=dict[str, External])
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,8 @@ class ResolvedJob:
 
     Attributes:
         preset, settings: of the job itself.
-        variations: what is done with each combination of inputs: the sweep's entries, or the job.
+        variations: what is done with each combination of inputs: the sweep's entries, or the job;
+            then what other programs have made of it.
         dtype, device_type: the precision and the kind of device, as the job alone decides them.
         place: where the runs of the job lie, one of them or one for each day.
         output_uri: the run folder; it may hold the run, or not be there yet.
@@ -180,7 +191,7 @@ def resolve_job(
         RunFolderError: the record of the run folder is damaged.
         StoreError: a store refuses or does not answer.
     """
-    preset = find_preset(job.task)
+    preset = _rendered_preset(job.task)
     chosen = _chosen(job, preset)
     check_device(job.compute.device)
     place = output_place(job.output.uri, base)
@@ -188,7 +199,7 @@ def resolve_job(
     if will_render and job.compute.runner == "local":
         device_type = found.device_type if record is None else record.device_type
         devices_for(device_type, job.compute.device, None)
-    inputs = _list_inputs(job, preset, base, place.uri)
+    inputs = _with_external(_list_inputs(job, preset, base, place.uri), job, base, place.uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
     check(found.model)
@@ -288,11 +299,16 @@ def _chosen(job: Job, preset: Preset, kept: Mapping[str, Any] = MappingProxyType
 def _variations(
     job: Job, preset: Preset, settings: Settings, kept: Mapping[str, Any]
 ) -> tuple[Variation, ...]:
+    external = replace(PRESETS[EXTERNAL], size=preset.size)
+    given = [
+        Variation(entry.label, entry.suffix, external, external.settings)
+        for entry in job.external_entries
+    ]
     if not job.sweep_entries:
-        return (Variation("", "", preset, settings),)
+        return (Variation("", "", preset, settings), *given)
     variations: list[Variation] = []
     for entry in job.sweep_entries:
-        swept = find_preset(entry.task) if entry.task else preset
+        swept = _rendered_preset(entry.task) if entry.task else preset
         if set(swept.roles) != set(preset.roles) or swept.takes_prompt != preset.takes_prompt:
             raise JobError(
                 f"sweep: {entry.label!r} takes {_taken(swept)}, but {preset.name} takes "
@@ -300,7 +316,17 @@ def _variations(
             )
         tried = swept.settings_with({**kept, **job.settings, **entry.settings})
         variations.append(Variation(entry.label, entry.suffix, swept, tried))
-    return tuple(variations)
+    return (*variations, *given)
+
+
+def _rendered_preset(task: str) -> Preset:
+    """The preset of a task that a job can name."""
+    if task == EXTERNAL:
+        raise JobError(
+            "the task external renders nothing: name the folders of pictures beside the task, "
+            "external: {NAME: FOLDER}"
+        )
+    return find_preset(task)
 
 
 def _taken(preset: Preset) -> str:
@@ -309,7 +335,10 @@ def _taken(preset: Preset) -> str:
 
 def _identity_settings(chosen: _Chosen) -> dict[str, object]:
     swept = {
-        variation.label: {"task": variation.preset.name, **settings_in_ids(variation.settings)}
+        variation.label: {
+            "task": variation.preset.name,
+            **({} if variation.is_external else settings_in_ids(variation.settings)),
+        }
         for variation in chosen.variations
         if variation.label
     }
@@ -372,6 +401,16 @@ def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> Listed
     passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
     files = _files(job, preset, base, output_uri, passed_over)
     return ListedInputs(files, [], prompts, job.inputs.negative_prompt, passed_over)
+
+
+def _with_external(listed: ListedInputs, job: Job, base: str, output_uri: str) -> ListedInputs:
+    """The inputs, and the pictures that other programs have made of them."""
+    external = {
+        name: list_external(name, source, base, run_folder=output_uri)
+        for name, source in job.external.items()
+    }
+    told = {external_role(name): one.passed_over for name, one in external.items()}
+    return replace(listed, external=external, passed_over={**listed.passed_over, **told})
 
 
 def _files(

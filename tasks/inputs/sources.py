@@ -27,7 +27,7 @@ from infra.store import (
 )
 from manifests.errors import JobError
 from manifests.items import ErrorClass, Input, Problem
-from manifests.job import Source
+from manifests.job import Source, job_key
 from manifests.limits import MAX_EXPANDED_URIS
 from tasks.inputs.expansion import (
     expand_braces,
@@ -113,7 +113,7 @@ def list_files(
     """The files of one role's source; none of them is read.
 
     Args:
-        role: what the images are for.
+        role: what the images are for; `external.NAME` of pictures that another program has made.
         source: as the job names it.
         base: the folder that relative paths start from.
         run_folder: of the job, which is never its own input.
@@ -134,7 +134,7 @@ def list_files(
         named = look_up(listing.file_uris(names))
         files = [file for name in names for file in listing.files(name, named)]
     except UriError as error:
-        raise JobError(f"inputs.{role}: {error}") from None
+        raise JobError(f"{job_key(role)}: {error}") from None
     return [replace(file, license=source.license, attribution=source.attribution) for file in files]
 
 
@@ -279,7 +279,7 @@ class _Listing:
                 self.passed_over.add(file.key, kind)
 
     def _error(self, sentence: str) -> JobError:
-        return JobError(f"inputs.{self.role}: {sentence}")
+        return JobError(f"{job_key(self.role)}: {sentence}")
 
 
 _APART = "keep sources and runs apart, or choose another output.uri"

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from infra.store import store_and_key
 from manifests.errors import JobError
 from manifests.items import ErrorClass, Input
+from manifests.job import job_key
 from tasks.inputs.formats import pictures_among
 from tasks.inputs.passed_over import PassedOver
 from tasks.inputs.tar_headers import Kind, TarDamaged, TarMember, another_follows, read_members
@@ -57,7 +58,7 @@ def tar_members(
     except TarDamaged as error:
         last = error.member or (members[-1].name if members else "its start")
         raise JobError(
-            f"inputs.{role}: {uri} is damaged or cut off after {last} ({error.reason}): "
+            f"{job_key(role)}: {uri} is damaged or cut off after {last} ({error.reason}): "
             "restore the shard, or take it out of the job"
         ) from None
     passed_over = PassedOver() if passed_over is None else passed_over
@@ -73,7 +74,7 @@ def _refuse_compressed(role: str, uri: str, beginning: bytes) -> None:
     for name, (pattern, program) in _COMPRESSIONS.items():
         if re.match(pattern, beginning):
             raise JobError(
-                f"inputs.{role}: {uri} is compressed with {name}, and images are read in place "
+                f"{job_key(role)}: {uri} is compressed with {name}, and images are read in place "
                 f"from uncompressed tars only: unpack it with '{program}' and name the tar or "
                 "folder that comes out"
             )

@@ -6,7 +6,7 @@ A combination is a few numbers of images, so that a million combinations take li
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -55,6 +55,10 @@ class Combinations:
         """The combination in one place, as if a table had named it."""
         inputs = tuple(self.images[number] for number in self.image_numbers(place))
         return replace(self.rows[self.row_numbers[place]], inputs=inputs)
+
+    def each_row(self) -> Iterator[TableRow]:
+        """All combinations in order, as if a table had named them."""
+        return map(self.row, range(len(self)))
 
     def picked(self, places: Sequence[int]) -> Combinations:
         """The combinations in some places, and the images that they use."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from manifests.errors import JobError
 from manifests.generations import Generation
 from manifests.items import Input, Item
+from manifests.job import external_role
 from manifests.source_table import write_sources
 from tasks.inputs.listed_sources import listed_sources
 from tasks.inputs.resolving import ResolvedJob, Variation
@@ -20,9 +21,10 @@ from tasks.inputs.sources import images_in
 from tasks.inputs.tables import TableRow
 from tasks.plans.combinations import limited
 from tasks.plans.extended_rows import ExtendedRow, extended_rows
+from tasks.plans.given_pictures import Given, given_pictures
 from tasks.plans.growing import add_generation
 from tasks.plans.items import key_stem, make_item, sample_key
-from tasks.plans.known_items import JOINING_ROLES, Contents, KnownItems, Name, contents_of
+from tasks.plans.known_items import JOINING_ROLES, KnownItems, Name, contents_of
 from tasks.plans.planning import PreparedRun, open_prepared
 from tasks.plans.preflight import inspect_inputs
 from tasks.plans.source_changes import newest_listing
@@ -135,9 +137,14 @@ class _NewItems:
             found = [ExtendedRow(self._recalled_row(row)) for row in self._resolved.inputs.table]
         else:
             found = list(extended_rows(self._resolved, self._images(), self._known))
-        rows = self._limited(found)
-        self._inspect(found for one in rows for found in one.row.inputs)
-        return [item for one in rows for item in self._of_row(one)]
+        rows = self._inspected_rows(self._limited(found))
+        given = self._given_pictures(rows)
+        return [
+            item
+            for number, one in enumerate(rows)
+            for variation, variant, picture in self._columns(number, given)
+            if (item := self._item(one, variation, variant, picture)) is not None
+        ]
 
     def sentences(self) -> tuple[str, ...]:
         """What is not planned, though it has changed."""
@@ -243,19 +250,41 @@ class _NewItems:
             return name, None
         return name, sample_key(row, key_stem(row, (), variation), variant, "")
 
-    def _of_row(self, one: ExtendedRow) -> Iterator[Item]:
-        """The items of a row that the run lacks, each variation and variant."""
-        row = replace(one.row, inputs=tuple(self._inspect(one.row.inputs)))
-        for variation in self._resolved.variations:
-            for variant in range(self._resolved.job.variants):
-                item = self._item(replace(one, row=row), variation, variant)
-                if item is not None:
-                    yield item
+    def _inspected_rows(self, rows: list[ExtendedRow]) -> list[ExtendedRow]:
+        self._inspect(found for one in rows for found in one.row.inputs)
+        return [
+            replace(one, row=replace(one.row, inputs=tuple(self._inspect(one.row.inputs))))
+            for one in rows
+        ]
 
-    def _item(self, one: ExtendedRow, variation: Variation, variant: int) -> Item | None:
+    def _given_pictures(self, rows: list[ExtendedRow]) -> Given:
+        """What other programs have made of the rows, as it is found now."""
+        images: dict[str, list[Input]] = {}
+        for name, external in self._resolved.inputs.external.items():
+            images[name] = [
+                self._recalled(image, external_role(name), file.name, file.size, file.etag)
+                for file in external.files
+                for image in images_in(file, external.passed_over)
+            ]
+        given = given_pictures(self._resolved, (one.row for one in rows), images)
+        return {name: self._inspect(pictures) for name, pictures in given.items()}
+
+    def _columns(self, number: int, given: Given) -> Iterator[tuple[Variation, int, Input | None]]:
+        """Each variation and variant of a row, with the picture that was given of it, if any."""
+        num_variants = self._resolved.job.variants
+        for variation in self._resolved.variations:
+            for variant in range(num_variants):
+                case = number * num_variants + variant
+                picture = given[variation.label][case] if variation.is_external else None
+                yield variation, variant, picture
+
+    def _item(
+        self, one: ExtendedRow, variation: Variation, variant: int, given: Input | None
+    ) -> Item | None:
         """The item to plan; None where it is planned, or where it would replace a better one."""
         row, known = one.row, self._known
-        contents = contents_of(row.inputs, row.prompt, row.negative_prompt)
+        inputs = row.inputs if given is None else (*row.inputs, given)
+        contents = contents_of(inputs, row.prompt, row.negative_prompt)
         name, key = self._name(row, variation, variant)
         found = known.take(name, key, contents)
         if found is not None and found.contents == contents:
@@ -263,7 +292,8 @@ class _NewItems:
         if found is None and one.stands_for is not None:
             name = known.name(one.stands_for, row.prompt, variation.label, variant)
             found = known.take(name, None, contents)
-        item = self._ranked_item(self._with_problems(row), contents, variation, variant)
+        given = given and self._explained(given)
+        item = self._ranked_item(self._with_problems(row), given, variation, variant)
         if found is not None and item.problem is not None:
             self.kept[item.problem.message] = None
             return None
@@ -272,18 +302,20 @@ class _NewItems:
 
     def _with_problems(self, row: TableRow) -> TableRow:
         """The row, after its unusable inputs were read again for what is wrong with them."""
-        inputs = tuple(
-            one if one.width or one.problem else self._inspect([replace(one, sha256=None)])[0]
-            for one in row.inputs
-        )
-        return replace(row, inputs=inputs)
+        return replace(row, inputs=tuple(map(self._explained, row.inputs)))
+
+    def _explained(self, image: Input) -> Input:
+        if image.width or image.problem:
+            return image
+        return self._inspect([replace(image, sha256=None)])[0]
 
     def _ranked_item(
-        self, row: TableRow, contents: Contents, variation: Variation, variant: int
+        self, row: TableRow, given: Input | None, variation: Variation, variant: int
     ) -> Item:
         """The item, with a rank that makes it another one than all of the same contents."""
+        contents = contents_of(row.inputs, row.prompt, row.negative_prompt)
         while True:
             rank = self._known.next_rank(contents, variation.label, variant)
-            item = make_item(self._resolved, row, variation, variant, rank)
+            item = make_item(self._resolved, row, variation, variant, rank, given)
             if item.item_id not in self._known.item_ids:
                 return item

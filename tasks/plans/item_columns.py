@@ -26,6 +26,8 @@ from manifests.plan_table import INPUT_FIELDS, PLAN_SCHEMA, ROWS_PER_GROUP, inpu
 from tasks.inputs.resolving import ResolvedJob
 from tasks.inputs.tables import TableRow
 from tasks.plans.combinations import Combinations
+from tasks.plans.given_numbers import NOT_GIVEN, GivenNumbers
+from tasks.plans.given_pictures import Given
 from tasks.plans.item_ids import ID_BYTES, ItemIds, seed_bytes
 from tasks.plans.item_looks import NO_PROBLEM, UNSWEPT, ItemLooks
 from tasks.plans.items import is_unswept, key_stem, sample_key
@@ -50,13 +52,14 @@ class ItemColumns:
         JobError: not one item can be rendered, or two would have the same key.
     """
 
-    def __init__(self, resolved: ResolvedJob, combinations: Combinations) -> None:
+    def __init__(self, resolved: ResolvedJob, combinations: Combinations, given: Given) -> None:
         self._combinations = combinations
+        self._given = GivenNumbers(resolved, combinations, given)
         self._variations = resolved.variations
         self._num_variants = resolved.job.variants
         self._are_unswept = [is_unswept(resolved, one) for one in resolved.variations]
-        self._looks = ItemLooks(resolved, combinations)
-        self._ids = ItemIds(resolved, combinations.images)
+        self._looks = ItemLooks(resolved, combinations, self._given)
+        self._ids = ItemIds(resolved, self._given.images)
         self._names = [slug(image.key) for image in combinations.images]
         self._id_bytes, self._seed_bytes = bytearray(), bytearray()
         self._key_hashes = array("q")
@@ -72,7 +75,7 @@ class ItemColumns:
         costs = self._looks.costs(order // self._num_variants)
         numbers = shard_numbers(costs, shard_seconds=shard_seconds, shard_items=shard_items)
         shards = np.fromiter(numbers, dtype=np.int64, count=len(order))
-        common = _CommonColumns(self._combinations, self._looks)
+        common = _CommonColumns(self._combinations, self._looks, self._given)
         for start, stop in pairwise(_cuts(shards)):
             yield self._table(order[start:stop], shards[start:stop], common)
 
@@ -84,26 +87,40 @@ class ItemColumns:
             for variation in range(len(self._variations)):
                 stem = self._stem(numbers, row, variation)
                 for variant in range(self._num_variants):
-                    identity, base = self._identity(head, numbers, row, variation, variant)
+                    parts = Parts(place, variation, variant)
+                    identity, base = self._identity(head, numbers, row, parts, variant)
                     self._id_bytes += identity
                     self._seed_bytes += seed_bytes(base)
                     self._key_hashes.append(hash(sample_key(row, stem, variant, identity.hex())))
 
     def _identity(
-        self, head: bytes, numbers: list[int], row: TableRow, variation: int, variant: int
+        self, head: bytes, numbers: list[int], row: TableRow, parts: Parts, ranked: int
     ) -> tuple[bytes, str]:
-        """An item's id, and the id that its seed follows from: the one that it has unswept."""
+        """An item's id, and the id that its seed follows from: the one that it has unswept.
+
+        Args:
+            head: of the combination.
+            numbers: of its images.
+            row: what it has besides images.
+            parts: of the item.
+            ranked: its variant with the rank of twins in it.
+        """
         shapes = self._looks.shapes
         base_shape = shapes[self._looks.shape_number(UNSWEPT, numbers)]
-        base = self._ids.identity(head, base_shape, row, variant)
-        if self._are_unswept[variation]:
+        base = self._ids.identity(head, base_shape, row, ranked)
+        if self._are_unswept[parts.variation]:
             return base, base.hex()
-        shape = shapes[self._looks.shape_number(variation, numbers)]
+        shape = shapes[self._looks.shape_number(parts.variation, numbers)]
+        if given := self._given.of(*parts):
+            head = self._ids.head([*numbers, *given], row, shape.label)
         noise_of = base.hex()
-        return self._ids.identity(head, shape, row, variant, noise_of), noise_of
+        return self._ids.identity(head, shape, row, ranked, noise_of), noise_of
 
     def _twin_ranks(self) -> Integers:
-        """How many items before each have the same bytes, under other names."""
+        """How many items before each have the same bytes, under other names.
+
+        What another program has made of an item has the rank of the item.
+        """
         high, low = self._id_columns()
         order = np.lexsort((low, high))  # items of one id stay in their order
         differs = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
@@ -111,15 +128,17 @@ class ItemColumns:
         sizes = np.diff([*first.tolist(), len(order)])
         ranks = np.empty(len(order), dtype=np.int64)
         ranks[order] = np.arange(len(order)) - np.repeat(first, sizes)
+        of_cases = ranks.reshape(len(self._combinations), len(self._variations), -1)
+        of_cases[:, self._given.variations] = of_cases[:, :1]
         return ranks
 
     def _tell_twins_apart(self) -> None:
         for item in np.flatnonzero(self._ranks).tolist():
-            place, variation, variant = self._parts(item)
-            numbers, row = self._combinations.image_numbers(place), self._row(place)
+            parts = self._parts(item)
+            numbers, row = self._combinations.image_numbers(parts.place), self._row(parts.place)
             head = self._ids.head(numbers, row)
-            ranked = variant + int(self._ranks[item]) * self._num_variants
-            identity, base = self._identity(head, numbers, row, variation, ranked)
+            ranked = parts.variant + int(self._ranks[item]) * self._num_variants
+            identity, base = self._identity(head, numbers, row, parts, ranked)
             self._id_bytes[ID_BYTES * item : ID_BYTES * (item + 1)] = identity
             self._seed_bytes[SEED_BYTES * item : SEED_BYTES * (item + 1)] = seed_bytes(base)
             self._key_hashes[item] = hash(self._key(item, identity.hex()))
@@ -161,7 +180,9 @@ class ItemColumns:
             "replaces": pa.nulls(len(listed), pa.string()),
             "first_retry": np.zeros(len(listed), dtype=np.int32),
             **common.of_looks(looks),
+            **common.of_problems(items),
             **common.of_places(looks // len(self._variations)),
+            "inputs": common.inputs(looks // len(self._variations), self._given.of_items(items)),
         }
         return pa.table([columns[name] for name in PLAN_SCHEMA.names], schema=PLAN_SCHEMA)
 
@@ -195,11 +216,11 @@ class ItemColumns:
 class _CommonColumns:
     """The columns of which many items have the same values, as tables that rows are taken from."""
 
-    def __init__(self, combinations: Combinations, looks: ItemLooks) -> None:
+    def __init__(self, combinations: Combinations, looks: ItemLooks, given: GivenNumbers) -> None:
         self._combinations = combinations
         self._shape_numbers = np.frombuffer(looks.shape_numbers, dtype=np.int32)
         self._problem_numbers = np.frombuffer(looks.problem_numbers, dtype=np.int32)
-        self._images = pa.array(map(input_row, combinations.images), pa.struct(INPUT_FIELDS))
+        self._images = pa.array(map(input_row, given.images), pa.struct(INPUT_FIELDS))
         self._shapes = _table_of(
             {
                 "task": [shape.task for shape in looks.shapes],
@@ -226,23 +247,32 @@ class _CommonColumns:
 
     def of_looks(self, looks: Integers) -> dict[str, Any]:
         """The columns that follow from combination and variation."""
-        numbers = self._problem_numbers[looks]
-        problems = self._problems.take(pa.array(numbers, mask=numbers == NO_PROBLEM))
-        shapes = self._shapes.take(pa.array(self._shape_numbers[looks]))
-        return {**_columns(shapes), **_columns(problems)}
+        return _columns(self._shapes.take(pa.array(self._shape_numbers[looks])))
+
+    def of_problems(self, items: Integers) -> dict[str, Any]:
+        """The columns that say what is wrong with items."""
+        numbers = self._problem_numbers[items]
+        return _columns(self._problems.take(pa.array(numbers, mask=numbers == NO_PROBLEM)))
 
     def of_places(self, places: Integers) -> dict[str, Any]:
         """The columns that follow from the combination."""
+        return _columns(self._words.take(pa.array(self._combinations.row_numbers[places])))
+
+    def inputs(self, places: Integers, given: Integers) -> pa.ListArray:
+        """The images of combinations, each with the picture that was given, or `NOT_GIVEN`."""
         starts = self._combinations.starts[places]
         sizes = self._combinations.starts[places + 1] - starts
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
-        numbers = self._combinations.numbers[np.repeat(starts, sizes) + steps]
-        inputs = pa.ListArray.from_arrays(
+        is_given = given != NOT_GIVEN
+        offsets = np.concatenate([[0], np.cumsum(sizes + is_given)])
+        steps = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        numbers = np.empty(offsets[-1], dtype=np.int32)
+        numbers[np.repeat(offsets[:-1], sizes) + steps] = self._combinations.numbers[
+            np.repeat(starts, sizes) + steps
+        ]
+        numbers[offsets[1:][is_given] - 1] = given[is_given]
+        return pa.ListArray.from_arrays(
             pa.array(offsets, pa.int32()), self._images.take(pa.array(numbers))
         )
-        words = self._words.take(pa.array(self._combinations.row_numbers[places]))
-        return {"inputs": inputs, **_columns(words)}
 
 
 def _table_of(columns: dict[str, Any]) -> pa.Table:

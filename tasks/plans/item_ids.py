@@ -29,17 +29,18 @@ class ItemIds:
         self._seed = b',"seed":' + _json(resolved.job.seed)
         self._shapes: dict[Shape, tuple[bytes, bytes]] = {}
 
-    def head(self, numbers: Sequence[int], row: TableRow) -> bytes:
+    def head(self, numbers: Sequence[int], row: TableRow, external: str | None = None) -> bytes:
         """The text up to the words that depend on the shape.
 
         Args:
             numbers: of the row's images.
             row: what it has besides images.
+            external: the program that has made the last of them.
         """
         images = b",".join([self._images[number] for number in numbers])
-        return b"".join(
-            (b'{"inputs":[', images, self._model, _words("negative_prompt", row.negative_prompt))
-        )
+        start = b"{" if external is None else b'{"external":%s,' % _json(external)
+        negative = _words("negative_prompt", row.negative_prompt)
+        return b"".join((start, b'"inputs":[', images, self._model, negative))
 
     def identity(
         self, head: bytes, shape: Shape, row: TableRow, variant: int, noise_of: str = ""

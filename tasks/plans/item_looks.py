@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from manifests.plan import bucket_of, references_of
 from tasks.inputs.resolving import ResolvedJob
 from tasks.inputs.tables import TableRow
 from tasks.plans.combinations import Combinations
+from tasks.plans.given_numbers import GivenNumbers
 from tasks.plans.items import Shape, problem_of, shape_of, shaping_place, unswept
 from tasks.runs.requests import is_stretched
 
@@ -36,17 +38,21 @@ class ItemLooks:
 
     Attributes:
         shapes, problems: each different one once.
-        shape_numbers, problem_numbers: of the combinations in each variation, in these lists.
+        shape_numbers: of the combinations in each variation, in `shapes`.
+        problem_numbers: of each item, in `problems`, or `NO_PROBLEM`.
     """
 
-    def __init__(self, resolved: ResolvedJob, combinations: Combinations) -> None:
-        images = combinations.images
+    def __init__(
+        self, resolved: ResolvedJob, combinations: Combinations, given: GivenNumbers
+    ) -> None:
+        images = given.images
         self.shapes: list[Shape] = []
         self.problems: list[Problem] = []
         self.shape_numbers = array("i")
         self.problem_numbers = array("i")
         self._resolved = resolved
         self._combinations = combinations
+        self._given = given
         self._variations = [*resolved.variations, unswept(resolved)]
         self._roles = [image.role for image in images]
         self._are_sound = [
@@ -77,8 +83,9 @@ class ItemLooks:
         for variation in range(len(self._resolved.variations)):
             shape = self.shape_number(variation, numbers)
             self.shape_numbers.append(shape)
-            problem = self._problem_number(place, variation, shape, numbers, row)
-            self.problem_numbers.append(problem)
+            for variant in range(self._resolved.job.variants):
+                whole = (*numbers, *self._given.of(place, variation, variant))
+                self.problem_numbers.append(self._problem_number(variation, shape, whole, row))
 
     def shape_number(self, variation: int, numbers: Sequence[int]) -> int:
         """The shape that images have in a variation, or `UNSWEPT`."""
@@ -131,9 +138,9 @@ class ItemLooks:
         return np.frombuffer(self.shape_numbers, dtype=np.int32)[looks].astype(np.int64)
 
     def _problem_number(
-        self, place: int, variation: int, shape: int, numbers: Sequence[int], row: TableRow
+        self, variation: int, shape: int, numbers: Sequence[int], row: TableRow
     ) -> int:
-        """The problem of a look; sound images of one shape and the same roles fit or do not."""
+        """The problem of an item; sound images of one shape and the same roles fit or do not."""
         are_sound = self._are_sound[variation]
         roles = tuple(self._roles[number] for number in numbers)
         has_prompt = bool(row.prompt and row.prompt.strip())
@@ -141,7 +148,8 @@ class ItemLooks:
         is_sound = row.problem is None and all([are_sound[number] for number in numbers])
         if is_sound and kind in self._fitting:
             return NO_PROBLEM
-        problem = problem_of(self._combinations.row(place), self.shapes[shape])
+        images = tuple(self._given.images[number] for number in numbers)
+        problem = problem_of(replace(row, inputs=images), self.shapes[shape])
         if problem is not None:
             return _number(self._different_problems, problem, self.problems)
         if "source_mask" not in roles:  # a mask must have the size of its texture

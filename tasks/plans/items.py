@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ad_lib.model.weights import EMBEDDED
 from ad_lib.pictures.images import scaled_size
@@ -20,6 +20,9 @@ from tasks.runs.requests import refusal
 SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
 """Rough seconds of one step at 512x512 by (is embedded, device); used only to size the shards."""
 SECONDS_PER_STEP_ELSEWHERE = 0.05
+
+SECONDS_PER_GIVEN = 0.1
+"""Rough seconds at 512x512 to fetch, measure and encode a picture of another program."""
 
 MIN_SIDE, MAX_SIDE = 64, 8192
 
@@ -58,7 +61,12 @@ class Shape:
 
 
 def make_item(
-    resolved: ResolvedJob, row: TableRow, variation: Variation, variant: int, rank: int = 0
+    resolved: ResolvedJob,
+    row: TableRow,
+    variation: Variation,
+    variant: int,
+    rank: int = 0,
+    given: Input | None = None,
 ) -> Item:
     """The item of an inspected row; its shard is not known yet.
 
@@ -68,27 +76,32 @@ def make_item(
         variation: what is done with the row.
         variant: which of the pictures of the variation.
         rank: how many items before it have the same inputs, under other names.
+        given: the picture that another program has made of it, where the variation shows that.
     """
     shape = shape_of(resolved, variation, row.inputs)
     numbered = variant + rank * resolved.job.variants
-    identity, seed = _identity_and_seed(resolved, row, variation, numbered)
+    whole = row if given is None else replace(row, inputs=(*row.inputs, given))
+    base = base_identity(resolved, row, numbered)
+    identity = base
+    if not is_unswept(resolved, variation):
+        identity = _identity(resolved, whole, variation, numbered, noise_of=base)
     names = [slug(item_input.key) for item_input in row.inputs]
     return Item(
         item_id=identity,
         key=sample_key(row, key_stem(row, names, variation), variant, identity),
-        seed=seed,
+        seed=seed_of(base),
         task=shape.task,
         params=shape.params,
         variant=numbered,
         width=shape.width,
         height=shape.height,
-        inputs=row.inputs,
+        inputs=whole.inputs,
         cost_seconds=shape.cost_seconds,
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         label=shape.label,
         user=row.user,
-        problem=problem_of(row, shape),
+        problem=problem_of(whole, shape),
     )
 
 
@@ -173,18 +186,13 @@ def problem_of(row: TableRow, shape: Shape) -> Problem | None:
     )
 
 
-def _identity_and_seed(
-    resolved: ResolvedJob, row: TableRow, variation: Variation, variant: int
-) -> tuple[str, int]:
-    """An item's id, and the seed that follows from it.
+def base_identity(resolved: ResolvedJob, row: TableRow, variant: int) -> str:
+    """The id that an item has without a sweep.
 
-    In a sweep it follows from the id that the item would have without one, so that all columns
-    start from the same noise and differ in nothing but what is swept.
+    The seed of every column follows from it, so that all start from the same noise and differ in
+    nothing but what is swept.
     """
-    base = _identity(resolved, row, unswept(resolved), variant)
-    if is_unswept(resolved, variation):
-        return base, seed_of(base)
-    return _identity(resolved, row, variation, variant, noise_of=base), seed_of(base)
+    return _identity(resolved, row, unswept(resolved), variant)
 
 
 def _identity(
@@ -205,6 +213,7 @@ def _identity(
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         noise_of=noise_of,
+        external=variation.label if variation.is_external else None,
     )
 
 
@@ -223,6 +232,8 @@ def result_size(output: Output, preset: Preset, shaping: Input | None) -> tuple[
 
 def _cost_seconds(resolved: ResolvedJob, variation: Variation, width: int, height: int) -> float:
     compute = resolved.job.compute
+    if variation.is_external:
+        return round(SECONDS_PER_GIVEN * width * height / 512**2, 3)
     if compute.seconds_per_item is not None:
         return compute.seconds_per_item
     kind = (resolved.model.backbone.model_id == EMBEDDED, resolved.device_type)

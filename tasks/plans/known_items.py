@@ -1,8 +1,8 @@
 """What a run has planned already, as an extension must know it.
 
 An item is known by the names of its inputs, its prompt, its column of a sweep and its variant, and
-by the bytes of its inputs. Of items that are replaced only the ids are known, so that none is used
-twice.
+by the bytes of its inputs. What a picture of another program is called says nothing. Of items that
+are replaced only the ids are known, so that none is used twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from manifests.errors import JobError
-from manifests.items import REFERENCE_ROLES, Input, Item
+from manifests.items import EXTERNAL, REFERENCE_ROLES, Input, Item
+from manifests.job import external_role
 from tasks.runs.run_plan import RunPlan
 
 Name = bytes
@@ -38,7 +39,7 @@ class KnownItems:
     """The items of a run.
 
     Attributes:
-        inputs: by role and name, as the newest generation has them.
+        inputs: by the role under which they are listed and name, as the newest generation has them.
         drawn: by the name of what references were drawn for, the names of those, in plan order.
         item_ids: of all items that were ever planned.
         keys: of the items that count.
@@ -65,11 +66,18 @@ class KnownItems:
             if item.item_id not in plan.contested.replaced and item.item_id not in self.item_ids:
                 self._learn_counting(item)
             self.item_ids.add(item.item_id)
-            self.inputs.update(((one.role, self.name_of(one)), one) for one in item.inputs)
+            self.inputs.update(((one.role, self.name_of(one)), one) for one in item.case_inputs)
+            given = item.of_role(EXTERNAL)
+            role = external_role(item.label)
+            self.inputs.update(((role, self.name_of(one)), one) for one in given)
 
     def name_of(self, item_input: Input) -> str:
-        """What an input is called: its key within its source, or the URI that a table names."""
-        return item_input.full_uri if self._is_table else item_input.key
+        """What an input is called: its key within its source, or the URI that a table names.
+
+        Pictures of another program may share a key, so these are called by their URI as well.
+        """
+        is_given = item_input.role.startswith(EXTERNAL)
+        return item_input.full_uri if self._is_table or is_given else item_input.key
 
     def name(self, inputs: Sequence[Input], prompt: str | None, label: str, variant: int) -> Name:
         """The name of an item; its rank among twins is no part of it."""
@@ -123,10 +131,10 @@ class KnownItems:
     def _learn_counting(self, item: Item) -> None:
         contents = contents_of(item.inputs, item.prompt, item.negative_prompt)
         known = Known(item.item_id, item.key, contents)
-        name = self.name(item.inputs, item.prompt, item.label, item.variant)
+        name = self.name(item.case_inputs, item.prompt, item.label, item.variant)
         self._by_name[name].append(known)
         self.keys[item.key] = known
-        drawing = [one for one in item.inputs if one.role not in JOINING_ROLES]
+        drawing = [one for one in item.case_inputs if one.role not in JOINING_ROLES]
         references = [one for one in item.inputs if one.role in REFERENCE_ROLES]
         if len(drawing) == len(references) == 1:
             self.drawn[drawing[0].key].setdefault(references[0].key)

@@ -20,6 +20,7 @@ from tasks.inputs.dated_output import new_run_uri
 from tasks.inputs.listed_sources import listed_sources
 from tasks.inputs.resolving import ResolvedJob, differences_to
 from tasks.plans.combinations import list_combinations
+from tasks.plans.given_pictures import given_pictures
 from tasks.plans.item_columns import ItemColumns
 from tasks.plans.preflight import inspect_inputs
 from tasks.runs.committed import sound_commits
@@ -56,14 +57,22 @@ def plan_items(
     """
     compute = resolved.job.compute
     listed = list_combinations(resolved)
-    inspected = inspect_inputs(
-        listed.images,
-        max_pixels=resolved.job.limits.max_pixels,
-        num_threads=compute.io_threads,
-        on_inspected=on_inspected,
-    )
-    images = [inspected[image] for image in listed.images]
-    tables = ItemColumns(resolved, replace(listed, images=images)).tables(
+
+    def inspect(images: Iterable[Input]) -> dict[Input, Input]:
+        return inspect_inputs(
+            images,
+            max_pixels=resolved.job.limits.max_pixels,
+            num_threads=compute.io_threads,
+            on_inspected=on_inspected,
+        )
+
+    found = inspect(listed.images)
+    listed = replace(listed, images=[found[image] for image in listed.images])
+    external = {name: one.images() for name, one in resolved.inputs.external.items()}
+    given = given_pictures(resolved, listed.each_row(), external)
+    found = inspect(image for pictures in given.values() for image in pictures)
+    given = {name: [found[image] for image in pictures] for name, pictures in given.items()}
+    tables = ItemColumns(resolved, listed, given).tables(
         shard_seconds=compute.shard_seconds, shard_items=compute.shard_items
     )
     try:

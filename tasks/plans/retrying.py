@@ -19,7 +19,7 @@ from manifests.commits import RunRecord
 from manifests.errors import JobError
 from manifests.generations import Generation
 from manifests.identity import canonical_json
-from manifests.items import ErrorClass, Input, Item, Status
+from manifests.items import EXTERNAL, ErrorClass, Input, Item, Status
 from manifests.job import BackboneChoice, Compute, Job
 from manifests.records import first_problem
 from manifests.yaml_text import YamlError, compose, value_of
@@ -268,7 +268,8 @@ def _with_inputs(item: Item, inputs: tuple[Input, ...], job: Job) -> Item:
     """The item with inputs that may not have been there when it was planned."""
     place = shaping_place([found.role for found in inputs])
     shaping = None if place is None else inputs[place]
-    width, height = result_size(job.output, find_preset(item.task), shaping)
+    task = job.task if item.task == EXTERNAL else item.task
+    width, height = result_size(job.output, find_preset(task), shaping)
     params = canonical_json({**json.loads(item.params), "width": width, "height": height})
     cost = item.cost_seconds * width * height / max(1, item.width * item.height)
     row = TableRow(inputs, "", "{}", prompt=item.prompt, negative_prompt=item.negative_prompt)

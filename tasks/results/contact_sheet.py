@@ -72,18 +72,18 @@ Found = dict[str, tuple[dict[str, Any], Commit]]
 
 
 def render_contact_sheet(committed: Committed) -> bytes | None:
-    """The sheet of a run as JPEG bytes; None where the run has no sweep.
+    """The sheet of a run as JPEG bytes; None where nothing stands side by side.
 
     Raises:
         RunFolderError: a committed file is damaged.
     """
     store, run = committed.plan.store, committed.plan.run
     job = recorded_job(run)
-    if not job.sweep_entries:
+    if not job.columns:
         return None
     combinations = _combinations(committed.plan.counting_items())
     shown = _evenly(combinations, MAX_ROWS)
-    entries = _evenly(job.sweep_entries, MAX_ENTRIES)
+    entries = _evenly(job.columns, MAX_ENTRIES)
     roles = _input_columns([items[0] for items in shown])
     side = _side(len(roles) + len(entries), [items[0] for items in shown])
 
@@ -95,9 +95,12 @@ def render_contact_sheet(committed: Committed) -> bytes | None:
         cells += [_result_cell(store, by_label.get(entry.label), found, side) for entry in entries]
         rows.append(cells)
     sheet = Sheet(
-        title=job.name or f"{job.task}: a sweep",
+        title=job.name or f"{job.task}, side by side",
         subtitle=_subtitle(run, job, shown, len(combinations), len(entries)),
-        headings=[*(role.replace("_", " ") for role in roles), *(entry.label for entry in entries)],
+        headings=[
+            *(role.replace("_", " ") for role in roles),
+            *(entry.label or job.task for entry in entries),
+        ],
         rows=rows,
         num_inputs=len(roles),
         legend=_legend([row for row, _ in found.values()]),
@@ -111,7 +114,7 @@ def _combinations(items: Iterable[Item]) -> list[list[Item]]:
     """The items of each combination of inputs and variant, in the order of the inputs' keys."""
     by_inputs: dict[Any, list[Item]] = {}
     for item in items:
-        keys = [(item_input.key, item_input.full_uri) for item_input in item.inputs]
+        keys = [(item_input.key, item_input.full_uri) for item_input in item.case_inputs]
         by_inputs.setdefault((*keys, item.prompt or "", item.user, item.variant), []).append(item)
     return [by_inputs[key] for key in sorted(by_inputs, key=repr)]
 
@@ -149,8 +152,8 @@ def _subtitle(
     parts += [f"{name} {value}" for name, value in job.settings.items()]
     if len(shown) < num_combinations:
         parts.append(f"{len(shown)} of {num_combinations} combinations")
-    if num_entries < len(job.sweep_entries):
-        parts.append(f"{num_entries} of {len(job.sweep_entries)} entries of the sweep")
+    if num_entries < len(job.columns):
+        parts.append(f"{num_entries} of {len(job.columns)} columns")
     return " · ".join(parts)
 
 
@@ -158,7 +161,7 @@ def _input_columns(items: Sequence[Item]) -> list[str]:
     """The columns of what goes in: a role as often as some item has it, and the prompt."""
     columns: list[str] = []
     for item in items:
-        roles = [item_input.role for item_input in item.inputs]
+        roles = [item_input.role for item_input in item.case_inputs]
         for role in dict.fromkeys(roles):
             columns += [role] * (roles.count(role) - columns.count(role))
     columns = columns[:MAX_INPUTS]

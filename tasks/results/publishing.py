@@ -126,7 +126,7 @@ class Publication:
         return index.model_copy(update={"metadata": files})
 
     def _has_page(self, index: Index) -> bool:
-        if recorded_job(self._run).sweep_entries and not self._store.find(CONTACT_SHEET_NAME):
+        if recorded_job(self._run).columns and not self._store.find(CONTACT_SHEET_NAME):
             return False
         return page_shows(self._store, index)
 

@@ -81,7 +81,7 @@ def render_report(committed: Committed, index: Index) -> str:
         rows=rows,
         settings=run.settings,
         statuses=Counter(row.status for row in rows),
-        contact_sheet=CONTACT_SHEET_NAME if job.sweep_entries else "",
+        contact_sheet=CONTACT_SHEET_NAME if job.columns else "",
         seconds_per_item=index.stats.render_seconds / max(1, index.counts.ok),
     )
 

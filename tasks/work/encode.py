@@ -17,7 +17,7 @@ from ad_lib.batch import Result
 from ad_lib.pictures.hashes import phash
 from ad_lib.pictures.measure import Judge
 from ad_lib.requests import Request
-from manifests.items import ErrorClass, Item, Problem
+from manifests.items import EXTERNAL, ErrorClass, Item, Problem
 from manifests.job import Output
 from manifests.outcomes import Outcome, OutputFile
 from manifests.quality import Quality
@@ -47,14 +47,15 @@ def finished_outcome(item: Item, rendered: Rendered, work: ShardWork, judge: Jud
     """
     started = time.perf_counter()
     result = rendered.result
+    is_given = item.task == EXTERNAL  # what another program took is not known
     outcome = Outcome(
         item,
         degraded=result.degraded,
         metrics=_figures(rendered, judge),
         phash=phash(result.image),
         seconds=result.seconds,
-        synthesis_seconds=result.synthesis_seconds,
-        peak_memory_bytes=result.peak_memory_bytes,
+        synthesis_seconds=None if is_given else result.synthesis_seconds,
+        peak_memory_bytes=None if is_given else result.peak_memory_bytes,
     )
     if reason := (work.job.quality or Quality()).rejection(outcome.metrics):
         return replace(outcome, problem=Problem(ErrorClass.REJECTED, reason))

@@ -48,6 +48,7 @@ PARTS: dict[str, Any] = {
     "baseline-gpdm": lambda seed: {},
     "baseline-swd": lambda seed: {},
     "baseline-styleid": lambda seed: {"content": photo(seed)},
+    "external": lambda seed: {"external": photo(seed)},
 }
 """What each task needs besides its reference."""
 

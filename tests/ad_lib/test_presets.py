@@ -281,7 +281,7 @@ def test_a_misspelt_setting_names_the_nearest_one(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_misspelt_preset_names_the_nearest_one(name):
-    misspelt = name.replace("-", "_")
+    misspelt = name.replace("-", "_") if "-" in name else f"{name}s"
     with pytest.raises(RequestError, match=f"unknown preset '{misspelt}'; did you mean '{name}'"):
         find_preset(misspelt)
 

@@ -36,7 +36,7 @@ def test_every_task_gives_exactly_the_size_that_was_asked_for(tiny_backbone, tas
     assert bool(result.style_losses) == (task in OWN_TASKS)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "external"])
 def test_the_style_changes_the_picture(tiny_backbone, task):
     one, other = (rendered(tiny_backbone, task, style=style) for style in (50, 51))
     assert one.image.tobytes() != other.image.tobytes()

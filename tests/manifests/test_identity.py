@@ -43,6 +43,7 @@ JOB: dict[str, Any] = {
     "seed": 0,
     "variants": 1,
     "sweep": {"learning_rate": [0.1, 0.2]},
+    "external": {"theirs": "theirs/"},
     "quality": {"style_loss": {"max": 1.0}},
 }
 FOUND: dict[str, Any] = {
@@ -80,6 +81,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "variants": 2,
     "sweep": {"learning_rate": [0.1, 0.3]},
+    "external": {"theirs": "elsewhere/"},
     "quality": {"style_loss": {"max": 2.0}},
 }
 """Another value for each field of a job, by dotted name."""

@@ -21,7 +21,7 @@ from ad_lib.pictures.measure import METRIC_NAMES
 from ad_lib.presets import PRESETS, REQUEST_FIELDS
 from ad_lib.requests import Request
 from manifests.errors import FingerprintMismatch, JobError
-from manifests.items import ErrorClass
+from manifests.items import EXTERNAL, ErrorClass
 from manifests.job import ROLES
 from manifests.quality import CONTENT_FIGURES, METRIC_COLUMNS
 from tasks.inputs.resolving import resolve_job
@@ -99,9 +99,9 @@ def items_of(base: Path, **changes: Any):
 
 
 def test_every_role_of_every_task_is_a_role_of_a_job():
-    assert set(ROLES) == set(REQUEST_FIELDS)
+    assert {*ROLES, EXTERNAL} == set(REQUEST_FIELDS)
     assert set(SHAPING_ROLES) < set(ROLES)
-    assert INPUTS.keys() == PRESETS.keys()
+    assert {*INPUTS, EXTERNAL} == PRESETS.keys()
 
 
 def test_the_columns_of_figures_are_what_is_measured():
@@ -109,7 +109,7 @@ def test_the_columns_of_figures_are_what_is_measured():
     assert set(CONTENT_FIGURES) - {"content_loss"} < set(METRIC_NAMES)
 
 
-@pytest.mark.parametrize("task", PRESETS)
+@pytest.mark.parametrize("task", INPUTS)
 def test_every_task_renders_from_a_job_with_figures_for_every_picture(sources, task):
     found = render(sources, limits={"max_items": 2}, **job_of(task))
     assert found.counts["ok"] == len(found.rows) == 2, [row["error_message"] for row in found.rows]
@@ -145,7 +145,7 @@ def made_by_the_library(backbone: Backbone, row: dict[str, Any]) -> np.ndarray:
     return np.int16(ad_lib.render(backbone, [request])[0].image)
 
 
-@pytest.mark.parametrize("task", PRESETS)
+@pytest.mark.parametrize("task", INPUTS)
 def test_a_job_makes_what_the_library_makes_of_the_same_pictures(sources, tiny_backbone, task):
     Image.fromarray(picture(seed=5)).resize((300, 150)).save(sources / "style" / "y.png")
     mask(210, size=(300, 150)).save(sources / "source" / "y.png")
