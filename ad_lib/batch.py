@@ -24,6 +24,7 @@ from ad_lib.encoded import EncodedPictures
 from ad_lib.errors import NumericsError
 from ad_lib.finish import finished
 from ad_lib.inputs import BatchInputs
+from ad_lib.matching import matches_of_batch
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.room import room
 from ad_lib.pictures.hashes import picture_digest
@@ -49,7 +50,7 @@ class Result:
         seed: the request's seed.
         peak_memory_bytes: what its batch held on the accelerator at most; None on a CPU.
         degraded: whether a fallback changed pixels.
-        match_uncertainty: see `algorithm.matches`; None where nothing is distilled.
+        match_uncertainty: 0 to 1, see `algorithm.matches`; None where nothing is distilled.
     """
 
     image: Image.Image
@@ -225,17 +226,19 @@ def _render_batch(
             synthesis_seconds=made.synthesis_seconds / len(requests),
             seed=request.seed,
             peak_memory_bytes=peak_memory_bytes,
+            match_uncertainty=made.matches[row] if made.matches else None,
         )
         for row, request in enumerate(requests)
     ]
 
 
 class _Made(NamedTuple):
-    """The pictures of a batch; the style and the content losses of each, where it has any."""
+    """The pictures of a batch; each one's style and content losses and matches, if it has any."""
 
     images: Float[Tensor, "b 3 height width"]
     losses: Sequence[tuple[Sequence[float], Sequence[float]]]
     synthesis_seconds: float
+    matches: Sequence[float] = ()
 
 
 def _distilled(synthesize: Synthesize, inputs: BatchInputs, on_step_end: OnStepEnd) -> _Made:
@@ -244,7 +247,8 @@ def _distilled(synthesize: Synthesize, inputs: BatchInputs, on_step_end: OnStepE
     latents, trace = synthesize(inputs, on_step_end)
     _check_finite(latents)
     seconds = time.perf_counter() - started
-    return _Made(finished(inputs, latents), trace.of_items(), seconds)
+    matches = matches_of_batch(inputs, latents).tolist()
+    return _Made(finished(inputs, latents), trace.of_items(), seconds, matches)
 
 
 def _compared(compare: Compare, inputs: BatchInputs, on_step_end: OnStepEnd) -> _Made:

@@ -82,7 +82,7 @@ def expanded(inputs: BatchInputs, on_step_end: OnStepEnd) -> tuple[Tensor, LossT
     )
     rows, columns = views.shape(height, width)
     view_pixels = (rows * backbone.vae_scale_factor, columns * backbone.vae_scale_factor)
-    axes = _axes_inside_a_view(settings, latents)
+    axes = axes_inside_a_view(settings, latents)
     dynamics = backbone.dynamics(settings.num_inference_steps, view_pixels)
     total = views.count(height, width, len(dynamics.timesteps))
     with backbone.seamless(axes), _distiller(inputs, view_pixels) as distiller:
@@ -176,7 +176,7 @@ def ordered_timesteps(
     return timesteps
 
 
-def _axes_inside_a_view(settings: Settings, latents: Tensor) -> Seamless:
+def axes_inside_a_view(settings: Settings, latents: Tensor) -> Seamless:
     """Where a view is as long as the picture, it is the network that must wrap around."""
     rows, columns = (
         wraps and side <= settings.view_size
