@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from flows.exit_codes import DEBUG_VARIABLE, ExitCode, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal, prepare_streams
-from flows.verbs import cleaning, looking, making, measuring, mending, picture
+from flows.verbs import cleaning, looking, making, measuring, mending, picture, studying
 from flows.verbs.options import Call
 
 app = typer.Typer(
@@ -43,13 +44,25 @@ VERBS = {
 """Every command, under the heading that the help has for it."""
 
 
+study = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
 def _add_verbs() -> None:
-    """Makes commands of the verbs; a paragraph of help is folded to the terminal, not to ours."""
+    """Makes commands of the verbs, those around a study in a group of their own."""
     for heading, verbs in VERBS.items():
         for verb in verbs:
-            paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
-            folded = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-            app.command(help=folded, rich_help_panel=heading)(verb)
+            app.command(help=_folded(verb), rich_help_panel=heading)(verb)
+    for verb in studying.VERBS:
+        study.command(help=_folded(verb))(verb)
+    app.add_typer(
+        study, name="study", help="Ask people which pictures are better.", rich_help_panel="Look"
+    )
+
+
+def _folded(verb: Callable[..., None]) -> str:
+    """What a verb does, in paragraphs that are folded to the terminal, not to ours."""
+    paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 _add_verbs()

@@ -35,6 +35,8 @@ OVERALL = "overall"
 DECOY = "decoy"
 """What an attention trial shows instead of a competitor; no entry may be called so."""
 
+MAX_CONSENT_LETTERS = 20_000
+
 WAY_OUT = "restore it, or build the study again in another folder"
 
 Side = Literal["left", "right"]
@@ -114,7 +116,7 @@ class Study(SealedRecord):
 
     schema_version: Literal[1] = STUDY_SCHEMA_VERSION
     title: Words
-    consent: Annotated[str, Field(max_length=20_000)]
+    consent: Annotated[str, Field(max_length=MAX_CONSENT_LETTERS)]
     seed: Count
     ours: Name
     question: Literal["overall", "criteria"]
@@ -163,6 +165,12 @@ class Study(SealedRecord):
     def digest(self) -> str:
         """The sha256 of `study.json`; every vote names it."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def pictures(self) -> frozenset[str]:
+        """The names of all pictures, which lie in the study's folder."""
+        references = (shown.picture for case in self.cases for shown in case.references)
+        return frozenset([*references, *(p for case in self.cases for p in case.results.values())])
 
     def case(self, trial: Trial) -> Case:
         """The case that a trial shows."""

@@ -208,23 +208,29 @@ def test_presets_lists_every_task_with_what_it_takes():
 
 COMMANDS = typer.main.get_command(app)
 assert isinstance(COMMANDS, TyperGroup)
+COMMANDS_WITH_THEIR_OWN = COMMANDS.commands | {
+    f"{name} {own}": command
+    for name, group in COMMANDS.commands.items()
+    if isinstance(group, TyperGroup)
+    for own, command in group.commands.items()
+}
 
 
 def test_the_verbs_are_these():
     assert set(COMMANDS.commands) == {
         *("run", "plan", "work", "extend", "retry", "stop"),
-        *("status", "report", "render", "presets", "failures", "verify", "gc", "bench"),
+        *("status", "report", "render", "presets", "failures", "verify", "gc", "bench", "study"),
     }
 
 
-@pytest.mark.parametrize("command", COMMANDS.commands)
+@pytest.mark.parametrize("command", COMMANDS_WITH_THEIR_OWN)
 def test_every_command_explains_itself_and_its_options(command: str):
-    answer = CliRunner().invoke(app, [command, "--help"])
+    answer = CliRunner().invoke(app, [*command.split(), "--help"])
     assert answer.exit_code == 0
-    explanation = COMMANDS.commands[command].help or ""
+    explanation = COMMANDS_WITH_THEIR_OWN[command].help or ""
     assert explanation
     assert "\n" not in explanation.replace("\n\n", ""), "a paragraph has ends of lines in it"
-    for parameter in COMMANDS.commands[command].params:
+    for parameter in COMMANDS_WITH_THEIR_OWN[command].params:
         assert getattr(parameter, "help", None), f"{command}: {parameter.name} is not explained"
 
 

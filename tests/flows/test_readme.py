@@ -46,6 +46,8 @@ def test_the_commands_of_the_readme_exist_with_their_options():
     assert called
     for _, name, *arguments in called:
         command = group.commands[name]
+        if isinstance(command, TyperGroup):
+            command = command.commands[arguments[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {argument for argument in arguments if argument.startswith("-")} <= known
 

@@ -1,0 +1,123 @@
+"""The commands around a user study: build, results.
+
+`VERBS` is what the command line has under `stylefarm study`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.verbs.options import Call
+
+
+class Question(StrEnum):
+    """What a person is asked about a pair."""
+
+    OVERALL = "overall"
+    CRITERIA = "criteria"
+
+
+def build(
+    context: typer.Context,
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="The folder or S3 URI that becomes the study.")
+    ],
+    ours: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=RUN#LABEL",
+            help="A run of ours, or an entry of its sweep. Repeat it for another task, under the "
+            "same name.",
+        ),
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=RUN#LABEL",
+            help="A competitor in a run, or a whole sweep as RUN; it competes with ours of the "
+            "same inputs. With TASK: before it, with ours of that task alone. May be repeated.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    external: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="A competitor whose pictures another program has made, named by the items of "
+            "ours. TASK: before it as above. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    cases: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cases of each task, drawn by the seed; up to 50 unless given."),
+    ] = None,
+    people: Annotated[
+        int, typer.Option(min=1, max=1000, help="For how many people trials are laid out.")
+    ] = 20,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=500, help="Comparisons that each person sees; all up to 30 unless given."
+        ),
+    ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Of these, shown once more to each person with the sides swapped."
+        ),
+    ] = 3,
+    attention: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Trials of each person beside them that show ours beside noise."
+        ),
+    ] = 2,
+    question: Annotated[
+        Question, typer.Option(help="One question over all criteria, or one for each of them.")
+    ] = Question.OVERALL,
+    all_pairs: Annotated[
+        bool,
+        typer.Option(
+            "--all-pairs", help="Compare the competitors with each other too, not only with ours."
+        ),
+    ] = False,
+    consent: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The text that people agree to.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="What stands at the top of the page.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=(1 << 63) - 1, help="Draws cases, sides and order.")
+    ] = 0,
+) -> None:
+    """Draw a user study from runs and folders of pictures: who will be shown what, on which side.
+
+    It is written to FOLDER with copies of the pictures, so that nothing else is needed to show it.
+    The same inputs and the same seed give the same study; another study's folder is refused.
+    """
+    call = context.ensure_object(Call)
+    from flows import study
+    from tasks.study.contests import CONSENT, TITLE, Wanted
+
+    wanted = Wanted(
+        ours=ours,
+        against=against,
+        external=external,
+        base=Path.cwd(),
+        num_cases=cases,
+        num_people=people,
+        num_trials=trials,
+        num_repeats=repeats,
+        num_attention=attention,
+        all_pairs=all_pairs,
+        question=question.value,
+        consent=CONSENT if consent is None else study.consent_text(consent),
+        title=TITLE if title is None else title,
+        seed=seed,
+    )
+    study.build(call.terminal, folder, wanted)
+
+
+VERBS = (build,)
