@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,11 +19,9 @@ from manifests.errors import ManifestError, RunFolderError
 from manifests.items import Input, Item, slug
 from manifests.job import Source
 from manifests.sweep import SweepEntry
+from tasks.inputs.external import CaseNames, list_external, matched
 from tasks.inputs.sources import read_input
 from tasks.results.entries import Entry
-
-if TYPE_CHECKING:
-    from tasks.inputs.external import CaseNames
 
 ALONE = ("content", "layout", "texture")
 """Roles of which one picture may name a case alone, as in jobs."""
@@ -83,8 +80,6 @@ def read_outside(text: str, base: Path, ours: Sequence[Entry]) -> list[tuple[str
     name, equals, folder = (part.strip() for part in text.partition("="))
     if not (name and equals and folder):
         raise ManifestError(f"--external takes NAME=FOLDER, such as StyTR2=pictures; got {text!r}")
-    from tasks.inputs.external import list_external, matched
-
     external = list_external(name, Source(uri=(folder,)), str(base.absolute()))
     images = external.images()
     entries: list[tuple[str, OutsideEntry]] = []
@@ -109,8 +104,6 @@ def case_names(item: Item) -> CaseNames:
     Its own names are the item's key, as it is, without the digits of its id, and without the suffix
     of its entry.
     """
-    from tasks.inputs.external import CaseNames
-
     own = [item.key]
     own += [_DIGITS.sub("", key) for key in own]
     if item.label:

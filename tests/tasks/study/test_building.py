@@ -199,3 +199,89 @@ def test_what_cannot_be_shown_is_told_in_a_sentence_and_nothing_is_written(
     with pytest.raises(ManifestError, match=said):
         build(**changes)
     assert not files_of(tmp_path / "study")
+
+
+def write_outside(folder: Path, names: list[str], size: tuple[int, int] = (40, 40)) -> None:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", size, (9 * number, 80, 120)).save(folder / f"{name}.jpg")
+
+
+def test_pictures_of_another_program_compete_at_the_size_of_ours(build: Build, tmp_path: Path):
+    write_outside(tmp_path / "made", ["a-x", "a-y", "c-x"], size=(90, 45))
+    built = build(external=[f"StyTR2={tmp_path}/made"])
+    (contest,) = built.contests
+    assert [rival.name for rival in contest.rivals] == ["AdaIN", "free", "StyTR2"]
+    assert len(built.study.cases) == 3
+    assert any("c-y" in told and told.endswith("no picture of StyTR2") for told in contest.missing)
+    for case in built.study.cases:
+        with Image.open(tmp_path / "study" / case.results["AD"]) as ours:
+            size = ours.size
+        with Image.open(tmp_path / "study" / case.results["StyTR2"]) as outside:
+            assert outside.size == size
+            colour = outside.getpixel((5, 5))
+            assert isinstance(colour, tuple)
+            assert abs(colour[1] - 80) < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nowhere", "--external takes NAME=FOLDER"),
+        ("=made", "--external takes NAME=FOLDER"),
+        ("Other=nowhere", "nowhere"),
+        ("Other=made", "'Other' has no picture of any case"),
+        ("Other=empty", "holds no images"),
+        ("AD=named", "two entries of style-transfer are called 'AD'"),
+    ],
+)
+def test_a_folder_that_cannot_compete_is_told_in_a_sentence(
+    build: Build, compared_runs, tmp_path: Path, text: str, said: str
+):
+    write_outside(tmp_path / "made", ["other", "names"])
+    write_outside(tmp_path / "named", ["a-x"])
+    (tmp_path / "empty").mkdir()
+    name, equals, folder = text.partition("=")
+    if equals:
+        text = f"{name}={tmp_path / folder}"
+    with pytest.raises(ManifestError, match=said):
+        build(external=[text])
+    assert not files_of(tmp_path / "study")
+
+
+def test_several_tasks_are_in_one_study_each_with_its_competitors(pictures: Path, tmp_path: Path):
+    sweep = [{"label": "ours"}, {"label": "other", "style_weights": [2.0]}]
+    render_pending(prepare(pictures, task="baseline-adain", settings={}, sweep=sweep))
+    few = {"num_inference_steps": 1}
+    render_pending(
+        prepare(
+            pictures,
+            task="texture-optimize",
+            inputs={"texture": "content"},
+            settings=few,
+            output__uri="textures",
+        )
+    )
+    write_outside(tmp_path / "made", ["a", "b", "c"])
+    wanted = Wanted(
+        ours=["AD=run#ours", "AD=textures"],
+        against=["run"],
+        external=[f"texture-optimize:GCD={tmp_path}/made"],
+        base=pictures,
+        question="criteria",
+        num_people=3,
+    )
+    built = build_study(LocalStore(tmp_path / "study"), wanted)
+    assert {one.task: [rival.name for rival in one.rivals] for one in built.contests} == {
+        "baseline-adain": ["other"],
+        "texture-optimize": ["GCD"],
+    }
+    study = built.study
+    captions = {case.task: [shown.caption for shown in case.references] for case in study.cases}
+    assert captions == {
+        "baseline-adain": ["Content", "Style"],
+        "texture-optimize": ["Texture"],
+    }
+    assert study.criteria["texture-optimize"][0] == "similarity to the texture image"
+    tasks = {study.case(trial).task for trial in study.sessions[0]}
+    assert tasks == set(study.criteria)
