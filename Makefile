@@ -1,4 +1,4 @@
-# make demo | test | test-kernels | test-radosgw | test-ray | bench | bench-gpu | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
@@ -9,19 +9,24 @@ ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels test-radosgw test-ray bench bench-gpu lint fuzz drill clean
+.PHONY: demo test test-kernels test-radosgw test-ray test-browser bench bench-gpu lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
 	$(BIN)/stylefarm report runs/demo --open
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ray"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ray and not browser"
 
 # A real cluster of two nodes on this machine, whose nodes and workers are killed.
 test-ray: .venv/dev
 	$(PIP_INSTALL) -e '.[dev,ray]'
 	$(BIN)/python -m pytest -q tests/ray
+
+# Whole studies, clicked through in a real Chromium (apt install chromium).
+test-browser: .venv/dev
+	$(PIP_INSTALL) -e '.[dev,browser]'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser
 
 # The numerical tests with the instructions of other processors and with two threads.
 WITHOUT_NUMBERS := $(patsubst %,tests/ad_lib/%.py, model/test_kernels model/test_room \

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import io
 import ipaddress
-import json
 import logging
 import re
 import secrets
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 from flows.stopping import Stopping
 from flows.study_site import Refusal, Reply, StudySite
@@ -78,10 +77,11 @@ class StudyServer(ThreadingHTTPServer):
         try:
             self.address_family, address = _address(host, port)
             super().__init__(address, _Handler)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ManifestError(
-                f"cannot listen at --host {host} --port {port} ({error.strerror or error}): give "
-                "an address of this machine and a free port (0 finds one)"
+                f"cannot listen at --host {host} --port {port} ({reason}): give an address of this "
+                "machine and a free port (0 finds one)"
             ) from None
         self.is_open = not ipaddress.ip_address(self._host()).is_loopback
         self.token = token or (secrets.token_hex(16) if self.is_open else "")
@@ -96,7 +96,7 @@ class StudyServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Binds without asking what this machine is called, which can take long."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self._host(), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Gives a connection its thread, or closes it where there are too many."""
@@ -126,13 +126,17 @@ class StudyServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """One connection, which may carry many requests."""
 
-    server: StudyServer
     protocol_version = "HTTP/1.1"
 
+    @property
+    def study(self) -> StudyServer:
+        """What this is a connection to."""
+        return cast(StudyServer, self.server)
 
     def setup(self) -> None:
         """Reads through a clock, so that nobody can hold a thread by sending slowly."""
         super().setup()
+        self.rfile.close()
         self._arriving = _Arriving(self.connection)
         self.rfile = io.BufferedReader(self._arriving)
 
@@ -160,17 +164,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self) -> Reply:
         path = self._path_below_token()
         if self.command != "POST":
-            return self.server.site.answer("GET", path, b"")
+            return self.study.site.answer("GET", path, b"")
         body = self._body()
-        with self.server.stopping.step():
-            return self.server.site.answer("POST", path, body)
+        with self.study.stopping.step():
+            return self.study.site.answer("POST", path, body)
 
     def _path_below_token(self) -> str:
         path = self.path.partition("?")[0].removeprefix("/")
-        if not self.server.token:
+        if not self.study.token:
             return path
         first, slash, rest = path.partition("/")
-        if not hmac.compare_digest(first.encode(), self.server.token.encode()):
+        if not hmac.compare_digest(first.encode(), self.study.token.encode()):
             raise Refusal(HTTPStatus.FORBIDDEN, NO_TOKEN)
         if not slash:
             raise Refusal(HTTPStatus.NOT_FOUND, "The link ends with a slash: add it")
@@ -217,11 +221,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
         self.close_connection = True  # whatever else has come over it is not looked at
         logger.debug("refused with %d: %s", status, sentence)
-        body = json.dumps({"error": sentence}).encode()
-        self._send(status, Reply("application/json", body))
+        self._send(status, Reply("text/plain; charset=utf-8", sentence.encode()))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answers what the standard library refuses: garbage, or an unknown method."""
+        self.request_version = "HTTP/1.1"  # else whoever sent no version got no status line
         is_method = code == HTTPStatus.NOT_IMPLEMENTED
         if is_method:
             code = HTTPStatus.METHOD_NOT_ALLOWED
@@ -308,7 +312,7 @@ def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     return family, address
 
 
-def _outward_address(family: socket.AddressFamily) -> str:
+def _outward_address(family: int) -> str:
     """This machine's address as others may reach it, or its name; nothing is sent."""
     anywhere = "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1"
     try:

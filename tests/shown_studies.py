@@ -64,8 +64,7 @@ def write_study(
             id=f"case{n}",
             task=task,
             references=tuple(
-                Shown(caption=caption, picture=stored(f"case{n} {caption}"))
-                for caption in captions
+                Shown(caption=caption, picture=stored(f"case{n} {caption}")) for caption in captions
             ),
             prompt=PROMPT if task == "style-t2i" else None,
             results={name: stored(f"case{n} {name}") for name in (*ENTRIES, "decoy")},
@@ -90,7 +89,7 @@ def write_study(
 def _trials(cases: Sequence[Case], session: int) -> list[Trial]:
     ours, rival = ENTRIES
     shown: list[tuple[str, str, str, Literal["plain", "repeat", "attention"]]] = [
-        (case.id, *((ours, rival) if (n + session) % 2 else (rival, ours)), "plain")
+        (case.id, ours, rival, "plain") if (n + session) % 2 else (case.id, rival, ours, "plain")
         for n, case in enumerate(cases)
     ]
     case, left, right, _ = shown[0]

@@ -7,7 +7,12 @@ const decoding = new Map(); // by name: the promise of a decoded <img>; a page's
  * @param {string[]} names as the server gives them, relative to the page.
  */
 export function prefetch(names) {
-  for (const name of names) if (!decoding.has(name)) decoding.set(name, decoded(name));
+  for (const name of names) {
+    if (decoding.has(name)) continue;
+    const image = decoded(name);
+    image.catch(() => {}); // whoever shows it is told
+    decoding.set(name, image);
+  }
 }
 
 /**

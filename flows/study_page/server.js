@@ -16,7 +16,7 @@ export class Refused extends Error {
  * @param {string} path relative to the page.
  * @param {object} [options]
  * @param {object} [options.body] sent by POST; without it the address is read.
- * @param {(wake: () => void, sentence: string) => void} [options.onTrouble] called at each try that
+ * @param {(wake: () => void, why: string) => void} [options.onTrouble] called at each try that
  *   failed, with what makes the next one begin at once, and why it failed.
  * @returns {Promise<object>} what the server said.
  * @throws {Refused} the server refuses for good.
@@ -30,7 +30,7 @@ export async function ask(path, { body, onTrouble = () => {} } = {}) {
       const pause = PAUSES[Math.min(tries, PAUSES.length - 1)];
       await new Promise((wake) => {
         setTimeout(wake, 1000 * pause);
-        onTrouble(wake, error.message);
+        onTrouble(wake, error instanceof Refused ? error.message : "the server does not answer");
       });
     }
   }
@@ -44,7 +44,6 @@ async function tryOnce(path, body) {
   };
   const options = { ...sent, cache: "no-store", credentials: "omit" };
   const answer = await fetch(path, { ...options, signal: AbortSignal.timeout(1000 * LONGEST) });
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, told.error ?? `error ${answer.status}`);
-  return told;
+  if (!answer.ok) throw new Refused(answer.status, await answer.text());
+  return await answer.json();
 }

@@ -164,14 +164,10 @@ function askQuestion() {
   part("criteria").replaceChildren(...criteria);
   part("progress").max = session.num_trials;
   part("progress").value = trial.number + chosen.length / trial.questions.length;
-  part("progress-text").textContent = `${trial.number + 1} of ${session.num_trials}`;
-  const isAgain = revision > 0 && !chosen.length;
+  const again = revision > 0 ? " · your last choice again" : "";
+  part("progress-text").textContent = `${trial.number + 1} of ${session.num_trials}${again}`;
   part("back").disabled = !chosen.length && !(session.may_go_back && trial.number === session.next);
-  part("trial").classList.toggle("again", isAgain);
-  for (const side of ["left", "right"]) {
-    part(side).classList.remove("picked");
-    part(side).disabled = false;
-  }
+  for (const side of ["left", "right"]) part(side).classList.remove("picked");
 }
 
 async function pick(side) {
@@ -230,8 +226,8 @@ async function back() {
 async function insisted(path, body, trouble = "The study cannot go on") {
   const answer = await ask(path, {
     body,
-    onTrouble: (wake) => {
-      notice(`${trouble}: the server does not answer. Trying again; please keep this page open.`, wake);
+    onTrouble: (wake, why) => {
+      notice(`${trouble}: ${why}. Trying again; please keep this page open.`, wake);
     },
   });
   notice("");
@@ -293,7 +289,10 @@ function onKey(event) {
     if (zoom.isOn) zoom.nudge(...MOVES[event.key]);
     return;
   }
-  if (event.repeat) return;
+  if (event.repeat) {
+    if (event.key !== "Tab") event.preventDefault(); // a key that is held down is one choice
+    return;
+  }
   if (event.key in KEYS) pick(KEYS[event.key]);
   else if (event.key === "Backspace") back();
   else if (event.key.toLowerCase() === "z") zoom.toggle();
@@ -310,6 +309,8 @@ part("back").addEventListener("click", back);
 part("change-last").addEventListener("click", () => showTrial(session.num_trials - 1, 1));
 part("zoom").addEventListener("click", () => zoom.toggle());
 for (const side of ["left", "right"])
-  part(side).addEventListener("click", () => zoom.wasGesture || pick(side));
+  part(side).addEventListener("click", (event) => {
+    if (event.detail === 0 || !zoom.wasGesture) pick(side); // 0: by a key
+  });
 window.addEventListener("keydown", onKey);
 window.addEventListener("unhandledrejection", (event) => fail(event.reason));

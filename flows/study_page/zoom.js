@@ -83,8 +83,8 @@ export class Zoom {
       return { x: (event.clientX - box.x) / box.width, y: (event.clientY - box.y) / box.height };
     };
     one.addEventListener("pointerdown", (event) => {
-      if (event.pointerType === "mouse") return;
       if (!this.#fingers.size) this.#moved = false;
+      if (event.pointerType === "mouse") return;
       this.#fingers.set(event.pointerId, { down: pointOf(event), now: pointOf(event) });
     });
     one.addEventListener("pointermove", (event) => {
