@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import CDPSession
+from playwright.sync_api import CDPSession, FloatRect, Locator
 
 from tests.browser.people import Person, votes_on_disk
 
 SIZES = [(390, 844), (390, 664), (360, 640), (844, 390), (1440, 900), (1024, 768)]
 
 
-def box(ann: Person, selector: str) -> dict[str, float]:
-    found = ann.page.locator(selector).bounding_box()
-    assert found is not None
-    return dict(found)
+def box(ann: Person, selector: str) -> FloatRect:
+    return box_of(ann.page.locator(selector))
+
+
+def box_of(found: Locator) -> FloatRect:
+    box = found.bounding_box()
+    assert box is not None
+    return box
 
 
 @pytest.mark.parametrize("kind", ["overall", "criteria", "prompt"])
@@ -33,7 +37,7 @@ def test_both_results_are_in_view_at_one_size_and_nothing_scrolls(person, shared
         assert left["y"] == pytest.approx(right["y"])
         assert left["x"] + left["width"] < right["x"]
         assert left["width"] >= 0.2 * min(width, height)
-        for shown in [left, right, *map(_box_of, ann.page.locator("#references figure").all())]:
+        for shown in [left, right, *map(box_of, ann.page.locator("#references figure").all())]:
             assert shown["width"] > 40
             assert shown["height"] > 40
             assert shown["x"] >= 0
@@ -47,10 +51,6 @@ def test_both_results_are_in_view_at_one_size_and_nothing_scrolls(person, shared
             assert references["y"] + references["height"] <= left["y"]
         else:
             assert references["x"] + references["width"] <= left["x"]
-
-
-def _box_of(locator) -> dict[str, float]:
-    return dict(locator.bounding_box())
 
 
 def test_z_magnifies_both_at_the_place_under_the_mouse(person, shared):

@@ -139,7 +139,7 @@ def study_of(client: Client) -> Study:
 
 def test_a_whole_study_is_on_disk_as_it_was_answered(client):
     session = client.begin()
-    choices = ["left", "right", "right", "left", "left"]
+    choices, told = ["left", "right", "right", "left", "left"], {}
     for trial, choice in enumerate(choices):
         assert client.votes() == [(n, 0, choices[n]) for n in range(trial)]
         assert client.get(f"sessions/{session}")["next"] == trial
