@@ -20,7 +20,16 @@ from flows.exit_codes import DEBUG_VARIABLE, ExitCode, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
 from flows.terminal import Terminal, prepare_streams
-from flows.verbs import cleaning, looking, making, measuring, mending, picture, studying
+from flows.verbs import (
+    cleaning,
+    comparing,
+    looking,
+    making,
+    measuring,
+    mending,
+    picture,
+    studying,
+)
 from flows.verbs.options import Call
 
 app = typer.Typer(
@@ -38,7 +47,10 @@ VERBS = {
         *(making.run, making.extend, making.retry, making.plan, making.work, making.stop),
         picture.render,
     ),
-    "Look": (looking.status, looking.report, looking.failures, looking.presets, measuring.bench),
+    "Look": (
+        *(looking.status, looking.report, looking.failures, comparing.compare),
+        *(looking.presets, measuring.bench),
+    ),
     "Keep in order": (mending.verify, cleaning.gc),
 }
 """Every command, under the heading that the help has for it."""

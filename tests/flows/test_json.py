@@ -31,6 +31,7 @@ READING = {
     "verify": ["verify", "RUN", "--dry-run"],
     "gc": ["gc", "RUN"],
     "report": ["report", "RUN"],
+    "compare": ["compare", "RUN"],
     "plan": ["plan", "JOB"],
     "run": ["run", "JOB", "--dry-run"],
     "extend": ["extend", "JOB", "--dry-run"],
@@ -67,9 +68,9 @@ def test_the_documents_name_the_run_and_tell_what_people_are_told(
     documents: dict[str, Any], finished: Finished
 ):
     assert {name["name"] for name in documents["presets"]["presets"]} == set(PRESETS)
-    assert {one["run"] for verb, one in documents.items() if verb != "presets"} == {
-        str(finished.run)
-    }
+    (compared,) = documents["compare"]["entries"]
+    alone = {verb: one for verb, one in documents.items() if verb not in ("presets", "compare")}
+    assert {one["run"] for one in (*alone.values(), compared)} == {str(finished.run)}
     status = documents["status"]
     assert status["complete"] is True
     assert status["items"] == {"planned": 8, "ok": 6, "failed": 2, "skipped": 0, "pending": 0}

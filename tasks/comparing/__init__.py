@@ -1,0 +1,1 @@
+"""How do entries compare, figure by figure, and how is that told?"""
