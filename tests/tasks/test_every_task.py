@@ -316,6 +316,15 @@ def test_a_setting_that_the_model_cannot_follow_is_refused_before_anything_is_re
         prepare(sources, **changes)
 
 
+def test_a_task_that_the_model_is_not_made_for_is_refused_before_anything_is_planned(sources):
+    ad_lib.random_backbone("flux2", tiny=True).save_pretrained(sources / "model")
+    swept = [{"label": "ours"}, {"label": "theirs", "task": "baseline-styleid"}]
+    for changes in ({"task": "baseline-styleid"}, {"sweep": swept}):
+        with pytest.raises(RequestError, match=r"baseline-styleid puts .* FLUX\.2"):
+            prepare(sources, backbone="./model", **changes)
+        assert not (sources / "run").exists()
+
+
 def test_parts_of_a_row_that_do_not_fit_together_fail_it_before_rendering(sources):
     rows = [
         {"style": ["style/x.png", "style/y.png"], "content": "content/a.png", "key": "two"},

@@ -275,6 +275,103 @@ def test_a_content_that_is_its_own_style_comes_back_better_with_more_steps(tiny_
     assert coarse < 0.8 * other
 
 
+class Literal:
+    """StyleID written out on plain diffusers: its processor, with an explicit softmax."""
+
+    def __init__(self, backbone: Backbone, gamma: float, tau: float, num_steps: int) -> None:
+        self.unet: Any = backbone.unet
+        self.embeds = backbone.null_prompt.prompt_embeds
+        self.gamma, self.tau = gamma, tau
+        self.kept = backbone.scheduler.alphas_cumprod
+        self.levels = [1 + 1000 // num_steps * step for step in range(num_steps)]  # rising
+        self.tokens: dict[Any, Any] = {}
+        self.given: dict[Any, Any] = {}
+
+    def noise(self, latents, t, given=None):
+        """The noise in latents, and query, key and value of every self-attention layer."""
+        self.tokens, self.given = {}, given or {}
+        own = dict(self.unet.attn_processors)
+        self.unet.set_attn_processor(
+            {name: self if "attn1" in name else processor for name, processor in own.items()}
+        )
+        try:
+            found = self.unet(latents, torch.tensor(t), encoder_hidden_states=self.embeds)
+        finally:
+            self.unet.set_attn_processor(own)
+        return found.sample, self.tokens
+
+    def __call__(self, attn, hidden_states, **others):
+        query, key, value = self.tokens[attn] = [
+            project(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        ]
+        scale = query.shape[-1] ** -0.5
+        if attn in self.given:
+            of_content, key, value = self.given[attn]
+            query = self.gamma * of_content + (1 - self.gamma) * query
+            scale *= self.tau
+        out = (scale * query @ key.mT).softmax(-1) @ value
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+    def moved(self, latents, noise, start, stop):
+        """DDIM from one level to another, in either direction."""
+        start, stop = (self.kept[max(level, 0)] for level in (start, stop))
+        clean = (latents - (1 - start).sqrt() * noise) / start.sqrt()
+        return stop.sqrt() * clean + (1 - stop).sqrt() * noise
+
+    def inverted(self, latents):
+        trajectory = []
+        for below, t in zip([0, *self.levels], self.levels, strict=False):
+            noise, _ = self.noise(latents, t)
+            latents = self.moved(latents, noise, below, t)
+            trajectory.append(latents)
+        return trajectory
+
+    def with_statistics(self, content, style):
+        of_content, of_style = (
+            (one.mean((2, 3), keepdim=True), one.std((2, 3), keepdim=True))
+            for one in (content, style)
+        )
+        return (content - of_content[0]) / of_content[1] * of_style[1] + of_style[0]
+
+    def restyled(self, content, style, layers):
+        contents, styles = self.inverted(content), self.inverted(style)
+        latents = self.with_statistics(contents[-1], styles[-1])
+        for below, t, content_t, style_t in reversed(
+            [*zip([0, *self.levels], self.levels, contents, styles, strict=False)]
+        ):
+            _, of_content = self.noise(content_t, t)
+            _, of_style = self.noise(style_t, t)
+            given = {layer: (of_content[layer][0], *of_style[layer][1:]) for layer in layers}
+            noise, _ = self.noise(latents, t, given)
+            latents = self.moved(latents, noise, t, below)
+        return latents
+
+
+@torch.no_grad()
+def test_the_whole_is_the_paper_written_out_on_plain_diffusers(tiny_backbone):
+    gamma, tau, num_steps = 0.6, 2.5, 3
+    settings = Settings(query_preservation=gamma, attention_temperature=tau)
+    literal = Literal(tiny_backbone, gamma, tau, num_steps)
+    content, style = latents_of(1)[None], latents_of(2, (64, 128))[None]
+    expected = literal.restyled(content, style, tiny_backbone.layers[10:])
+    parts = setup(tiny_backbone, num_steps)
+
+    def computed(disturb):
+        return {
+            "latents": injected(
+                parts.predict,
+                parts.extract,
+                parts.dynamics,
+                inverted(parts.predict, parts.dynamics, References([disturb(content[0])], [[0]])),
+                inverted(parts.predict, parts.dynamics, References([disturb(style[0])], [[0]])),
+                settings,
+            )
+        }
+
+    assert_equal_up_to_rounding(computed, {"latents": Wanted(expected)})
+
+
 def pixels(backbone: Backbone, *requests) -> list[np.ndarray]:
     return [np.asarray(one.image, float) for one in render(backbone, requests)]
 
