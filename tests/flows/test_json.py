@@ -169,3 +169,18 @@ def test_a_reader_that_goes_away_ends_the_document_and_a_full_disk_is_an_error(t
         )
         assert done.returncode == code, done
         assert told in done.stderr
+
+
+def test_report_tells_what_each_entry_cost_where_it_is_asked(
+    finished: Finished, stylefarm: Stylefarm, no_fork_server: None
+):
+    told = stylefarm("report", finished.run, "--table")
+    assert told.code == 0, told
+    assert "timesteps × iterations" in told.out
+    assert "without loading, encoding and decoding" in " ".join(told.out.split())
+    document = json.loads(stylefarm("report", finished.run, "--table", "--json").out)
+    (entry,) = document["table"]["entries"]
+    assert entry["task"] == "style-transfer"
+    assert entry["pictures"] == document["items"]["ok"]
+    assert entry["seconds"] > 0
+    assert entry["published"] is None
