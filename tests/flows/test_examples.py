@@ -9,12 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from ad_lib.presets import find_preset
 from flows.verbs.options import pairs_of
 from infra.store import open_store
 from manifests.examples.pack import IMAGES, pack
 from manifests.job import Job, load_job
 from tasks.inputs.resolving import resolve_job
 from tasks.plans.planning import plan_items, store_plan
+from tests.ad_lib.requests_of_every_task import SMALL as SMALL_SETTINGS
 from tests.audit import audit
 from tests.command_line import Cli
 from tests.conftest import TINY_BACKBONE
@@ -48,31 +50,37 @@ def test_every_example_runs_as_it_is_written(stylefarm: Stylefarm, examples: Pat
 
 
 RECIPES = sorted(path.name for path in (EXAMPLES / "paper").glob("*.yaml"))
-FEW = {"num_inference_steps": 1, "num_optimization_steps": 1, "decoder_epochs": 1}
+FEW = {"num_inference_steps": 2, "num_optimization_steps": 1, "decoder_epochs": 1}
 
 
-def few_steps(sweep: Any) -> Any:
-    """The sweep with the same entries, and hardly a step in any of them."""
-    if isinstance(sweep, dict):
-        return sweep
-    return [entry | {name: FEW[name] for name in entry if name in FEW} for entry in sweep]
+def with_few_steps(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with which a task takes hardly a step, whatever they say themselves."""
+    few = {name: value for name, value in FEW.items() if find_preset(task).uses(name)}
+    few["decoder_epochs"] = min(1, settings.get("decoder_epochs", 0))
+    return {**settings, **few, **SMALL_SETTINGS.get(task, {})}
 
 
 def small_recipe(name: str, uri: Path) -> Job:
     """A recipe of the paper at a size and number of steps that a test can wait for."""
     path = EXAMPLES / "paper" / name
     written = yaml.safe_load(path.read_text())
-    settings = {"num_inference_steps": 2, "num_optimization_steps": 1}
-    if written["task"] == "texture-expand":
-        settings |= {"reference_size": 64, "view_size": 8, "view_stride": 8}
-    swept = few_steps(written["sweep"])
+    task, swept = written["task"], written["sweep"]
+    settings = written.get("settings", {})
+    if isinstance(swept, list):
+        swept = [with_few_steps(entry.get("task", task), entry) for entry in swept]
+    else:
+        settings = with_few_steps(task, settings)
     changes = {
         **{"backbone": str(TINY_BACKBONE), "output.uri": str(uri), "output.size": "64"},
         **{"limits.max_items": "1", "variants": "1", "compute.device": "cpu"},
-        **{f"settings.{setting}": str(value) for setting, value in settings.items()},
-        "sweep": yaml.safe_dump(swept, default_flow_style=True, width=10_000),
+        **{name: in_line(value) for name, value in (("settings", settings), ("sweep", swept))},
     }
     return load_job(path, changes)
+
+
+def in_line(value: Any) -> str:
+    """A value as YAML that a command line may hold."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000)
 
 
 def test_every_experiment_of_the_paper_has_its_recipe():

@@ -28,15 +28,8 @@ SIZE = 96
 SEEDS = (0,)
 PROMPT = "a lighthouse on a cliff above the sea"
 
-STATIONARY = ("texture/gravel.jpg", "texture/grass.jpg", "texture/galaxies.jpg")
-NON_STATIONARY = (
-    "texture/brick.jpg",
-    "texture/palm_leaves.jpg",
-    "style/hokusai_great_wave.jpg",
-)
-
-TEXTURES = (*STATIONARY[::2], *NON_STATIONARY[1:])
-"""Two of each kind."""
+STATIONARY = ("texture/gravel.jpg", "texture/galaxies.jpg")
+NON_STATIONARY = ("texture/palm_leaves.jpg", "style/hokusai_great_wave.jpg")
 
 Figures = Mapping[str, float]
 
@@ -54,7 +47,7 @@ class Way:
 
     task: str
     settings: Mapping[str, Any]
-    references: Sequence[str] = TEXTURES
+    references: Sequence[str] = (*STATIONARY, *NON_STATIONARY)
     prompt: str = ""
 
     def name(self, reference: str, seed: int, revision: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,8 @@ from tasks.inputs.weights import find_model
 from tests.paper.measuring import NON_STATIONARY, PROMPT, STATIONARY, Measured, Way
 
 TIMESTEPS = (1, 251, 751, 981)
-ITERATIONS = (1, 2, 4)
+CASE_ITERATIONS = (1, 4)
+DRAWN_ITERATIONS = (1, 2, 4)
 LEARNING_RATES = (0.005, 0.015, 0.045)
 STYLES = ("style/van_gogh_village_street.jpg", "style/hokusai_great_wave.jpg")
 
@@ -101,10 +102,11 @@ def coarse_and_fine(measured: Measured) -> list[Finding]:
 def three_cases(measured: Measured) -> list[Finding]:
     """Fig. 16, bottom: clean latents, noised latents, sampling."""
     swd = {
-        number: [measured.mean(case(number, m), "swd") for m in ITERATIONS] for number in (1, 2, 3)
+        number: [measured.mean(case(number, m), "swd") for m in CASE_ITERATIONS]
+        for number in (1, 2, 3)
     }
     excess = [measured.mean(case(number, 4), "fine excess") for number in (1, 2, 3)]
-    steps = [50 * m for m in ITERATIONS]
+    steps = [50 * m for m in CASE_ITERATIONS]
     both = "; ".join(f"case {number}: {_by(steps, swd[number], 'n')}" for number in (1, 2))
     rivals = "; ".join(f"case {number}: {_by(steps, swd[number], 'n')}" for number in (2, 3))
     return [
@@ -143,7 +145,7 @@ def needed_iterations(measured: Measured) -> list[Finding]:
         ("sampling", sampled, (1, 2, 3)),
     ):
         gains, texts = [], []
-        for kind, references in (("stationary", STATIONARY), ("others", NON_STATIONARY)):
+        for kind, references in (("stationary", STATIONARY), ("non-stationary", NON_STATIONARY)):
             swd = [measured.mean(way(count, references), "swd") for count in counts]
             gains.append(swd[0] / swd[-1])
             texts.append(f"{kind}: {_by(counts, swd, 'n')}")
@@ -170,7 +172,7 @@ def strength(measured: Measured) -> list[Finding]:
         ),
     ):
         grid = [
-            [measured.mean(drawn(rate, count), figure) for count in ITERATIONS]
+            [measured.mean(drawn(rate, count), figure) for count in DRAWN_ITERATIONS]
             for rate in LEARNING_RATES
         ]
         lines = [*grid, *(list(column) for column in zip(*grid, strict=True))]
@@ -180,7 +182,7 @@ def strength(measured: Measured) -> list[Finding]:
                 statement,
                 f"{meaning}; holds where it falls from each value to the next one",
                 "; ".join(
-                    f"lr {rate}: {_by(ITERATIONS, line, 'M')}"
+                    f"lr {rate}: {_by(DRAWN_ITERATIONS, line, 'M')}"
                     for rate, line in zip(LEARNING_RATES, grid, strict=True)
                 )
                 + f"; {sum(falls)} of {len(falls)} pairs fall",
@@ -190,12 +192,13 @@ def strength(measured: Measured) -> list[Finding]:
     return told
 
 
-GROUPS: Sequence[Callable[[Measured], list[Finding]]] = (
-    three_cases,
-    coarse_and_fine,
-    needed_iterations,
-    strength,
-)
+GROUPS: Mapping[str, Callable[[Measured], list[Finding]]] = {
+    "14": needed_iterations,
+    "16-top": coarse_and_fine,
+    "16-bottom": three_cases,
+    "17": strength,
+}
+"""What measures the statements of a figure."""
 
 
 def _by(names: Sequence[object], values: Sequence[float], letter: str) -> str:
@@ -209,6 +212,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--progress", type=Path, default=Path("runs/statements.jsonl"))
     parser.add_argument("--json", type=Path, help="write the findings here as well")
+    parser.add_argument(
+        "--only", choices=GROUPS, action="append", help="a figure; all unless given"
+    )
     options = parser.parse_args()
     options.progress.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -217,8 +223,8 @@ def main() -> None:
     findings: list[Finding] = []
     print("| statement | figure | numbers | here |")  # noqa: T201
     print("|---|---|---|---|", flush=True)  # noqa: T201
-    for group in GROUPS:
-        for one in group(measured):
+    for name in options.only or GROUPS:
+        for one in GROUPS[name](measured):
             findings.append(one)
             holds = "holds" if one.holds else "does not hold"
             line = f"| {one.statement} | {one.figure} | {one.numbers} | {holds} |"
