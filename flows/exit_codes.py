@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
         "incomplete: stopped by a signal or by 'stylefarm stop', or the store of the run folder or "
         "every worker of this machine failed. What is committed stays; run it again. Also where "
         "'stylefarm verify' found damage that rendering mends",
-        ("run", "extend", "retry", "work", "render", "plan", "verify"),
+        ("run", "extend", "retry", "work", "render", "plan", "verify", "study"),
     )
     OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan")
     FAILING = (

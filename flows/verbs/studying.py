@@ -1,4 +1,4 @@
-"""The commands around a user study: build, results.
+"""The commands around a user study: build, serve, results.
 
 `VERBS` is what the command line has under `stylefarm study`.
 """
@@ -120,4 +120,37 @@ def build(
     study.build(call.terminal, folder, wanted)
 
 
-VERBS = (build,)
+def serve(
+    context: typer.Context,
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="The study, local or s3://bucket/prefix.")
+    ],
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen at; 0.0.0.0 for all of this machine. Off loopback the link "
+            "has a token, without which nothing is shown."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")] = 0,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="The token of the link, so that the same link works after a restart; a random one "
+            "unless given."
+        ),
+    ] = None,
+) -> None:
+    """Show a study in the browsers of those who take part, until this command is stopped.
+
+    It prints the link to open. A person sees two results at a time and picks one; each vote is on
+    disk in FOLDER before the next page is shown, so a stop at any moment loses none, and people go
+    on where they were when the same command runs again. No name, no address and no cookie is kept.
+    """
+    call = context.ensure_object(Call)
+    from flows.study_server import serve_study
+
+    serve_study(call.terminal, call.stopping, folder, host=host, port=port, token=token)
+
+
+VERBS = (build, serve)
