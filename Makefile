@@ -1,4 +1,4 @@
-# make demo | test | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | evaluate-style-transfer | evaluate-textures | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
@@ -54,6 +54,11 @@ bench: .venv/runtime
 
 bench-gpu: .venv/runtime
 	$(BIN)/stylefarm bench --suite gpu --device cuda --json runs/bench-gpu.json --plot runs/bench-gpu.png
+
+# Our tasks beside their baselines on the pictures at hand; docs/EVALUATION.md reads the tables.
+evaluate-%: .venv/runtime
+	$(BIN)/stylefarm run manifests/examples/evaluation/$*.yaml
+	$(BIN)/stylefarm compare runs/evaluation/$* --markdown runs/evaluation/$*.md --csv runs/evaluation/$*.csv --plot runs/evaluation/$*.png
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -14,9 +14,9 @@ from statistics import fmean
 import numpy as np
 
 from manifests.errors import ManifestError
-from manifests.items import Item, Status
+from manifests.items import EXTERNAL, Item, Status
 from tasks.comparing.controls import CONTROL_NAMES, Controls, measure_controls
-from tasks.comparing.figures import FIGURES, Figure
+from tasks.comparing.figures import COST_COLUMNS, FIGURES, Figure
 from tasks.comparing.statistics import Estimate, Values, Wins, estimates, paired_wins
 from tasks.results.entries import Entry, common_cases
 
@@ -160,7 +160,7 @@ def _refuse_unusable(entries: Sequence[Entry]) -> None:
 
 def _case_name(item: Item) -> str:
     """A case in words: the keys of its inputs, its prompt, and its variant where it is not 0."""
-    words = [one.key for one in item.inputs]
+    words = [one.key for one in item.case_inputs]
     words += [f"“{item.prompt[:MAX_PROMPT_LETTERS]}”"] if item.prompt else []
     return " + ".join(words) + (f", variant {item.variant}" if item.variant else "")
 
@@ -258,7 +258,7 @@ def _columns(
     What an entry has of some cases only is compared over these cases in all of them.
     """
     of_entries = {
-        entry.name: _values([entry.rows[case][figure.name] for case in cases]) for entry in entries
+        entry.name: _values([_value(entry, case, figure) for case in cases]) for entry in entries
     }
     having = [values for values in of_entries.values() if np.isfinite(values).any()]
     if not having:
@@ -272,6 +272,12 @@ def _columns(
         name: np.where(compared, values, np.nan)
         for name, values in {**of_entries, **of_controls}.items()
     }
+
+
+def _value(entry: Entry, case: str, figure: Figure) -> float | None:
+    """A figure of a row; what another program took for its picture is not known."""
+    is_unknown = entry.task == EXTERNAL and figure.name in COST_COLUMNS
+    return None if is_unknown else entry.rows[case][figure.name]
 
 
 def _values(found: Sequence[float | None]) -> Values:

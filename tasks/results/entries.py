@@ -32,9 +32,6 @@ from tasks.runs.run_folder import READERS, find_run, recorded_job, store_of
 
 CASE_DIGITS = 16
 
-APART_FROM_CASES = ("external",)
-"""Roles whose pictures are results that were made elsewhere: what they hold makes no other case."""
-
 WHOLE = (1 << 30, 1 << 30)
 """Larger than every picture, so that it stays as it is."""
 
@@ -66,7 +63,7 @@ class Entry:
         rows: the final row that counts of each case, failed ones too; a pending case has none.
         items: every case as it was planned, in plan order.
         run_uri: the run folder.
-        label: of the sweep's entry; empty where the run has no sweep.
+        label: of the sweep's entry, or the name of an external one; empty where a run has neither.
         max_pixels: larger inputs are not decoded.
     """
 
@@ -113,6 +110,8 @@ class Entry:
     def references(self, case: str, size: Size | None = None) -> list[Reference]:
         """The pictures that a case was made from, in order, read back from their sources.
 
+        The picture that another program has made of them is none of these.
+
         Args:
             case: one that was planned here.
             size: (width, height) in pixels; larger pictures are scaled down to fit into it.
@@ -126,8 +125,7 @@ class Entry:
                 one.key,
                 input_picture(one, size or WHOLE, max_pixels=self.max_pixels),
             )
-            for one in self.items[case].inputs
-            if one.role not in APART_FROM_CASES
+            for one in self.items[case].case_inputs
         ]
 
 
@@ -172,7 +170,7 @@ def common_cases(entries: Sequence[Entry]) -> list[str]:
 
 def case_of(item: Item) -> str:
     """The case that an item belongs to, in 16 hex digits."""
-    inputs = [input_identity(one) for one in item.inputs if one.role not in APART_FROM_CASES]
+    inputs = [input_identity(one) for one in item.case_inputs]
     by_role = sorted(inputs, key=lambda pair: pair[0])  # several of a role keep their order
     return digest([by_role, item.prompt, item.negative_prompt, item.variant])[:CASE_DIGITS]
 
@@ -231,7 +229,7 @@ def _entries_of_run(uri: str, store: Store, run: RunRecord) -> tuple[Job, list[E
     job = recorded_job(run)
     committed = open_committed(store, run)
     with closing(committed.plan):
-        items: dict[str, dict[str, Item]] = {entry.label: {} for entry in job.sweep_entries}
+        items: dict[str, dict[str, Item]] = {column.label: {} for column in job.columns}
         for item in committed.plan.counting_items():
             items.setdefault(item.label, {})[case_of(item)] = item
         rows = {row["item_id"]: row for row in _counting_rows(committed)}
@@ -278,12 +276,12 @@ def _picked(wanted: _Wanted, job: Job, entries: list[Entry]) -> list[Entry]:
                 f"NAME=RUN#LABEL for each ({nearest('', [entry.label for entry in entries])})"
             )
         return entries
-    labels = {entry.label: entry for entry in entries if entry.label}
-    by_suffix = {SweepEntry(label).suffix: entry for label, entry in labels.items()}
+    labels = {entry.label: entry for entry in entries}
+    by_suffix = {SweepEntry(label).suffix: entry for label, entry in labels.items() if label}
     found = labels.get(wanted.label) or by_suffix.get(wanted.label)
     if found is not None:
         return [found]
-    if not labels:
+    if not any(labels):
         raise ManifestError(
             f"{wanted.run_uri} has no sweep, so it has no entry {wanted.label[:MAX_LABEL]!r}: "
             "leave the # and what follows it away"

@@ -35,7 +35,7 @@ from tasks.comparing.statistics import (
 )
 from tasks.results.entries import Entry, read_entries
 from tests.tasks.compared import SWEEP, ComparedRuns
-from tests.tasks.runs import files_of, prepare
+from tests.tasks.runs import files_of, prepare, render_pending
 
 LABELS = [entry["label"] for entry in SWEEP]
 
@@ -357,6 +357,37 @@ def test_without_its_sources_the_controls_are_missing_and_that_is_told(compared_
     shutil.rmtree(tmp_path / "content")
     found = compare([replace(entry, items=moved)])
     assert [row.name for row in found.tables[0].rows] == ["ours"]
+
+
+def test_a_folder_of_pictures_is_an_entry_beside_ours_whose_cost_is_not_known(
+    entries, compared_runs, tmp_path
+):
+    for role in ("content", "style"):
+        shutil.copytree(compared_runs.base / role, tmp_path / role)
+    (tmp_path / "other").mkdir()
+    for style in "xy":
+        shutil.copy(tmp_path / "style" / "y.png", tmp_path / "other" / f"a-{style}.png")
+    inputs = {"content": "content/a.png", "style": "style"}
+    render_pending(prepare(tmp_path, inputs=inputs, external={"theirs": "other"}))
+    ours, theirs = read_entries(["run"], tmp_path)
+    assert (ours.name, theirs.name, theirs.task) == ("run", "theirs", "external")
+    assert [entry.name for entry in read_entries(["ours=run#", "run#theirs"], tmp_path)] == [
+        "ours",
+        "theirs",
+    ]
+    assert list(theirs.items) == list(ours.items)
+    assert set(ours.items) < set(entries[0].items)
+    roles = {one.role for case in theirs.items for one in theirs.references(case)}
+    assert roles == {"content", "style"}
+    found = compare([ours, theirs, entries[2]])
+    assert sorted(found.cases.values()) == ["a + x", "a + y"]
+    rows = {
+        table.figure.name: {row.name: row.estimate for row in table.rows} for table in found.tables
+    }
+    assert rows["seconds"]["theirs"] is None
+    assert rows["seconds"]["run"] is not None
+    swd = {case: theirs.rows[case]["swd_patch"] for case in theirs.rows}
+    assert sorted(value > 0.01 for value in swd.values()) == [False, True], "one is a copy"
 
 
 def test_what_cannot_be_compared_is_refused(entries):
