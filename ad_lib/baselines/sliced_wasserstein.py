@@ -85,4 +85,4 @@ def transport_cost(
         power: p, 1 or 2.
     """
     apart = ours.index_select(-1, paired.ours) - theirs.index_select(-1, paired.theirs)
-    return (apart.abs() if power == 1 else apart.square()) @ paired.share
+    return (apart.abs() if power == 1 else apart.square()) @ paired.share.to(apart)
