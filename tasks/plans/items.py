@@ -14,15 +14,9 @@ from manifests.items import ErrorClass, Input, Item, Problem, distinct_slug, slu
 from manifests.job import Output
 from tasks.inputs.resolving import ResolvedJob, Variation
 from tasks.inputs.tables import TableRow
+from tasks.plans.costs import estimated_seconds
 from tasks.runs.item_settings import hashed_params_of, params_of
 from tasks.runs.requests import refusal
-
-SECONDS_PER_STEP = {(True, "cpu"): 1.0, (True, "cuda"): 0.02, (False, "cpu"): 40.0}
-"""Rough seconds of one step at 512x512 by (is embedded, device); used only to size the shards."""
-SECONDS_PER_STEP_ELSEWHERE = 0.05
-
-SECONDS_PER_GIVEN = 0.1
-"""Rough seconds at 512x512 to fetch, measure and encode a picture of another program."""
 
 MIN_SIDE, MAX_SIDE = 64, 8192
 
@@ -231,15 +225,13 @@ def result_size(output: Output, preset: Preset, shaping: Input | None) -> tuple[
 
 
 def _cost_seconds(resolved: ResolvedJob, variation: Variation, width: int, height: int) -> float:
-    compute = resolved.job.compute
-    if variation.is_external:
-        return round(SECONDS_PER_GIVEN * width * height / 512**2, 3)
-    if compute.seconds_per_item is not None:
-        return compute.seconds_per_item
-    kind = (resolved.model.backbone.model_id == EMBEDDED, resolved.device_type)
-    settings = variation.settings
-    steps = settings.num_inference_steps * max(1, settings.num_optimization_steps)
-    if variation.preset.algorithm == "expand":  # views overlap: so often is each pixel computed
-        steps *= (settings.view_size / settings.view_stride) ** 2
-    per_step = SECONDS_PER_STEP.get(kind, SECONDS_PER_STEP_ELSEWHERE)
-    return round(steps * per_step * width * height / 512**2, 3)
+    given = resolved.job.compute.seconds_per_item
+    if given is not None and not variation.is_external:
+        return given
+    return estimated_seconds(
+        variation.preset,
+        variation.settings,
+        (width, height),
+        is_embedded=resolved.model.backbone.model_id == EMBEDDED,
+        device_type=resolved.device_type,
+    )

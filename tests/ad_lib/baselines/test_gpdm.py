@@ -22,6 +22,7 @@ from ad_lib.baselines.gpdm import (
     pyramid_scales,
 )
 from ad_lib.baselines.sliced_wasserstein import pairing, random_directions
+from ad_lib.pictures.images import fit_image
 from ad_lib.pictures.tensors import image_to_tensor
 from tests.ad_lib.requests_of_every_task import photo, request
 from tests.bad_images import picture
@@ -196,6 +197,28 @@ def test_a_picture_follows_from_its_seed_and_reference_and_not_from_its_batch(ti
     assert together == rendered(tiny_backbone, 1) + rendered(tiny_backbone, 2)
     assert together[0] != together[1]
     assert rendered(tiny_backbone, 1, style=51) != together[:1]
+
+
+def test_a_rendered_picture_is_what_its_texture_gives_in_the_range_of_the_paper(tiny_backbone):
+    (asked,) = requests = [request("baseline-gpdm", 3)]
+    texture = 2 * image_to_tensor(fit_image(asked.styles[0], asked.width, asked.height)) - 1
+    scales = pyramid_scales(64, asked.settings)
+    size = (asked.height, asked.width)
+    expected = (generate([texture], size, scales, seeded_noise(3), asked.settings) + 1) / 2
+    (result,) = render(tiny_backbone, requests)
+    assert (image_to_tensor(result.image) - expected).abs().max() < 1 / 255
+
+
+def test_no_draw_is_used_twice():
+    drawn: list[tuple[str, int]] = []
+
+    def noise(tag, number, shape):
+        drawn.append((tag, number))
+        return seeded_noise(1)(tag, number, shape)
+
+    settings = replace(SMALL, num_optimization_steps=2)
+    generate([pixels(20, 20)], (20, 20), pyramid_scales(20, settings), noise, settings)
+    assert len(drawn) == len(set(drawn)) == 1 + 2 * len(pyramid_scales(20, settings))
 
 
 def test_steps_are_told_as_they_are_made_and_may_be_the_last(tiny_backbone):

@@ -162,6 +162,29 @@ def test_the_loss_falls_below_that_of_the_start_and_of_another_picture(tiny_back
     assert of_made < 0.5 * min(of_start, of_other)
 
 
+def test_no_draw_is_used_twice():
+    drawn: list[tuple[str, int]] = []
+
+    def noise(tag, number, shape):
+        drawn.append((tag, number))
+        return seeded_noise(1)(tag, number, shape)
+
+    synthesize(two_layers, [noise_picture(1)], (12, 12), noise, SMALL)
+    assert len(drawn) == len(set(drawn)) == 1 + 2 * SMALL.num_draws
+
+
+def test_evaluations_that_are_saved_count_as_made():
+    told: list[int] = []
+
+    def nothing(image):
+        return [0 * image[0].flatten(1)]
+
+    synthesize(
+        nothing, [noise_picture(1)], (12, 12), seeded_noise(1), SMALL, on_step_end=told.append
+    )
+    assert told == [1, SMALL.num_optimization_steps - 1] * SMALL.num_draws
+
+
 def rendered(backbone, *seeds, **changes) -> list[bytes]:
     requests = [request("baseline-swd", seed, **changes) for seed in seeds]
     return [result.image.tobytes() for result in render(backbone, requests)]
