@@ -22,6 +22,9 @@ MAX_NUMBER = 1e38
 ORDERS = ("descending", "ascending", "random", "spread")
 """Of Algorithm 1's timesteps."""
 
+UNSURE = 0.2
+"""The `match_uncertainty` above which a person is warned: see docs/LIMITS.md."""
+
 Seamless = Literal["none", "x", "y", "both"]
 Rope = Literal["shared", "none", "shifted"]
 

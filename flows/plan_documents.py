@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from manifests.items import Item
@@ -11,12 +12,16 @@ from tasks.plans.extending import Extension
 from tasks.plans.retrying import Retry
 from tasks.plans.source_changes import SourceChanges
 from tasks.runs.run_plan import RunPlan
+from tasks.work.predicting import Prediction
 
 Document = dict[str, Any]
 
 
 def plan_document(
-    uri: str, plan: PlanFile | RunPlan, changes: SourceChanges | None = None
+    uri: str,
+    plan: PlanFile | RunPlan,
+    changes: SourceChanges | None = None,
+    predictions: Sequence[Prediction] | None = None,
 ) -> Document:
     """A plan, new or found.
 
@@ -24,6 +29,7 @@ def plan_document(
         uri: of the run folder.
         plan: what is planned.
         changes: of the sources since a plan that was found was made.
+        predictions: of the matches of a few pairs; None where nobody looked.
     """
     return {
         "run": uri,
@@ -33,6 +39,7 @@ def plan_document(
         "sources": changes
         and {"came": changes.num_came, "gone": changes.num_gone, "changed": changes.num_changed},
         "problems": _problems(plan.problems()),
+        "matches": predictions and [asdict(one) for one in predictions],
     }
 
 

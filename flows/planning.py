@@ -5,16 +5,20 @@ Whatever is planned is said before anything is rendered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ad_lib.errors import BackboneError
+from ad_lib.settings import UNSURE
 from flows.bars import counting_bar
 from flows.plan_documents import extension_document, plan_document, retry_document
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
+from manifests.errors import JobError
 from manifests.items import Item
 from manifests.job import Compute, Job
 from manifests.plan_table import PlanFile
 from tasks.inputs.dated_output import point_latest
+from tasks.inputs.devices import devices_for
 from tasks.inputs.resolving import ResolvedJob
 from tasks.plans.extending import extend
 from tasks.plans.planning import PreparedRun, open_prepared, plan_items, store_plan
@@ -22,21 +26,33 @@ from tasks.plans.retrying import Retry, retry
 from tasks.plans.source_changes import SourceChanges, ignored_settings, source_changes
 from tasks.runs.run_folder import has_pending_shards, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan
+from tasks.work.predicting import Asked, Prediction, pairs_of, unsure
+from tasks.work.shard_work import PlannedModel
 
 DRY_RUN = "Dry run: nothing was written."
 
 
-def show_dry_run(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> None:
-    """Checks the inputs and plans, and prints what would be done."""
+Predict = Callable[[Asked], Sequence[Prediction]]
+
+
+def show_dry_run(
+    terminal: Terminal, resolved: ResolvedJob, predict: Predict, *, as_json: bool = False
+) -> None:
+    """Checks the inputs and plans, and prints what would be done and which matches look unsure.
+
+    Only a dry run looks at matches: it takes a loaded model, for which `run` shall not wait, and
+    every row that `run` writes has the figure anyway.
+    """
     warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
     found = open_prepared(resolved)
     changes = _show_changes(terminal, resolved, found) if found else None
     plan = found.plan if found else _plan(terminal, resolved)
     _show_plan(terminal, plan)
+    predictions = _show_matches(terminal, resolved, plan, predict)
     terminal.say(DRY_RUN)
     if as_json:
         uri = found.uri if found else resolved.output_uri
-        terminal.print_json(plan_document(uri, plan, changes))
+        terminal.print_json(plan_document(uri, plan, changes, predictions))
 
 
 def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> str:
@@ -165,6 +181,42 @@ def _show_plan(terminal: Terminal, plan: PlanFile | RunPlan) -> None:
     if broken:
         line += f"; {len(broken)} cannot be rendered and will be recorded as failed"
     terminal.say(f"{line}.")
+
+
+def _show_matches(
+    terminal: Terminal, resolved: ResolvedJob, plan: PlanFile | RunPlan, predict: Predict
+) -> Sequence[Prediction]:
+    """Says which of a few pairs will probably be matched wrongly."""
+    pairs = pairs_of(plan.iter_items())
+    if not pairs:
+        return ()
+    job = resolved.job
+    try:
+        device = devices_for(resolved.device_type, job.compute.device, 1)[0]
+    except (JobError, BackboneError):  # this machine cannot render it
+        return ()
+    model = PlannedModel(
+        model_id=resolved.model.backbone.model_id,
+        revision=resolved.model.revision,
+        config=resolved.model.config,
+        controlnet=resolved.model.controlnet and resolved.model.controlnet.model_id,
+        dtype=resolved.dtype,
+        deterministic=job.backbone.deterministic,
+    )
+    asked = Asked(items=tuple(pairs), model=model, device=device, max_pixels=job.limits.max_pixels)
+    predictions = predict(asked)
+    told = [
+        f"{one.key}: match_uncertainty {one.match_uncertainty:.2f}, above {UNSURE}: content and "
+        "style have little in common, expect wrong matches"
+        for one in unsure(predictions, UNSURE)
+    ]
+    terminal.say_list(told, "yellow", rest="more pairs")
+    if predictions:
+        terminal.say(
+            f"Looked at the matches of {counted(len(predictions), 'pair')} of content and style; "
+            f"{len(told) or 'none'} above {UNSURE}."
+        )
+    return predictions
 
 
 def _show_problems(terminal: Terminal, items: Iterable[Item]) -> None:

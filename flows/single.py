@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_lib.errors import ImageError, RequestError
 from ad_lib.presets import Preset, find_preset
+from ad_lib.settings import UNSURE
 from flows.output_files import check_writable, write_whole
 from flows.presets import warn_of_prompts
 from flows.stopping import Stopping
@@ -106,7 +107,19 @@ def _render(
     if result.style_losses:
         parts.append(f"style loss {result.style_losses[0]:.3f} → {result.style_losses[-1]:.3f}")
     terminal.say(", ".join([*parts, f"{result.seconds:.1f} s"]))
+    if result.match_uncertainty is not None:
+        _show_matches(terminal, result.match_uncertainty)
     _show_figures(terminal, request, result.image)
+
+
+def _show_matches(terminal: Terminal, match_uncertainty: float) -> None:
+    terminal.say(f"match_uncertainty {match_uncertainty:.2f}")
+    if match_uncertainty > UNSURE:
+        terminal.say(
+            f"That is above {UNSURE}: the picture finds little of its like in the style, so look "
+            "for wrong matches. Another style, or a larger content_weight, may help.",
+            "yellow",
+        )
 
 
 def checked_settings(preset: Preset, texts: dict[str, str]) -> dict[str, Any]:

@@ -27,9 +27,6 @@ TIMESTEP = 101
 Of 21, 101, 301 and 601 it told known good pairs from bad ones best (docs/LIMITS.md).
 """
 
-UNSURE = 0.2
-"""Above it a person is warned. On the pairs of docs/LIMITS.md it keeps false alarms rare."""
-
 MAX_QUERIES = 1024
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -51,7 +52,10 @@ def run(
     from flows import planning
 
     if dry_run:
-        planning.show_dry_run(call.terminal, resolved, as_json=as_json)
+        from tasks.work import predicting
+
+        predict = partial(predicting.predict_in_child, server)
+        planning.show_dry_run(call.terminal, resolved, predict, as_json=as_json)
         return
     uri = planning.prepare(call.terminal, resolved)
     _finish(call, server, uri, resolved.job, job.stem)

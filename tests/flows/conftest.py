@@ -16,6 +16,7 @@ from flows.cli import main
 from tasks.inputs.weights import check_model
 from tasks.work import fork_server
 from tasks.work.fork_server import ForkServer
+from tasks.work.predicting import predicted
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import NO_PREFECT, Answer, run_command
@@ -88,6 +89,7 @@ def no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that render nothing check the model in this process and fork none."""
     monkeypatch.setattr("tasks.work.fork_server.rendering_fork_server", nullcontext)
     monkeypatch.setattr("tasks.work.child.check_in_child", lambda _, model: check_model(model))
+    monkeypatch.setattr("tasks.work.predicting.predict_in_child", lambda _, asked: predicted(asked))
 
 
 @pytest.fixture
