@@ -279,7 +279,7 @@ class Literal:
     """StyleID written out on plain diffusers: its processor, with an explicit softmax."""
 
     def __init__(self, backbone: Backbone, gamma: float, tau: float, num_steps: int) -> None:
-        self.unet: Any = backbone.unet
+        self.unet: Any = backbone.denoiser
         self.embeds = backbone.null_prompt.prompt_embeds
         self.gamma, self.tau = gamma, tau
         self.kept = backbone.scheduler.alphas_cumprod
