@@ -147,7 +147,7 @@ def _subtitle(
     num_entries: int,
 ) -> str:
     parts = [f"{job.task} on {run.model_id}"]
-    sizes = {f"{item.width}×{item.height} pixels" for items in shown for item in items}
+    sizes = {f"{item.width}x{item.height} pixels" for items in shown for item in items}
     parts += sizes if len(sizes) == 1 else []
     parts += [f"{name} {value}" for name, value in job.settings.items()]
     if len(shown) < num_combinations:

@@ -115,7 +115,7 @@ def cost_table(committed: Committed) -> CostTable:
             _add(one, row)
             devices[row["device_name"] or "a device that has no name"] = None
             sizes[_size(row)] = None
-    order = [entry.label for entry in job.sweep_entries] or [""]
+    order = [column.label for column in job.columns] or [""]
     order += [label for label in seen if label not in order]
     return CostTable(
         costs=tuple(_cost(label, seen[label]) for label in order if label in seen),

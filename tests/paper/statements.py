@@ -1,18 +1,19 @@
 """Do the paper's statements about its figures hold on the embedded model, too?
 
-    python -m tests.paper.statements --progress runs/statements.jsonl
+    python -m tests.paper.statements
+    python -m tests.paper.statements --document docs/PAPER.md
 
 Prints a table: each statement, the figure that it is measured by, the numbers, and whether it holds
-here. Every picture's figures are kept in the file, so that a run that was ended goes on. A
-statement that does not hold on the small model is told as well; nothing depends on it.
+here. It takes about ten minutes on a quiet core; every picture's figures are kept in the file
+--progress, so that a run that was ended goes on. A statement that does not hold on the small model
+is told as well; nothing depends on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.paper.measuring import NON_STATIONARY, PROMPT, STATIONARY, Measured, 
 TIMESTEPS = (1, 251, 751, 981)
 CASE_ITERATIONS = (1, 4)
 DRAWN_ITERATIONS = (1, 2, 4)
+START, END = "<!-- statements -->", "<!-- end of statements -->"
 LEARNING_RATES = (0.005, 0.015, 0.045)
 STYLES = ("style/van_gogh_village_street.jpg", "style/hokusai_great_wave.jpg")
 
@@ -207,30 +209,44 @@ def _by(names: Sequence[object], values: Sequence[float], letter: str) -> str:
     )
 
 
+def table(findings: Sequence[Finding]) -> str:
+    """The findings as a table of Markdown."""
+    lines = ["| statement | figure | numbers | here |", "|---|---|---|---|"]
+    for one in findings:
+        holds = "holds" if one.holds else "**does not hold**"
+        lines.append(f"| {one.statement} | {one.figure} | {one.numbers} | {holds} |")
+    return "\n".join(lines)
+
+
+def write_into(document: Path, findings: Sequence[Finding]) -> None:
+    """Puts the table between the marks of a document, in place of what stands there."""
+    head, start, rest = document.read_text(encoding="utf-8").partition(START)
+    _, end, tail = rest.partition(END)
+    if not start or not end:
+        raise SystemExit(f"{document} has no place for the table: {START} … {END}")
+    text = "".join((head, START, "\n", table(findings), "\n", END, tail))
+    document.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Measures what is not measured yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--progress", type=Path, default=Path("runs/statements.jsonl"))
-    parser.add_argument("--json", type=Path, help="write the findings here as well")
+    parser.add_argument("--document", type=Path, help="put the table between its marks as well")
     parser.add_argument(
-        "--only", choices=GROUPS, action="append", help="a figure; all unless given"
+        "--only", choices=GROUPS, action="append", help="of a figure; all unless given"
     )
     options = parser.parse_args()
+    if options.only and options.document:
+        parser.error("--document takes all statements: leave --only out")
     options.progress.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     revision = find_model(EMBEDDED, None).revision
     measured = Measured(load_backbone(EMBEDDED, device="cpu"), revision, options.progress)
-    findings: list[Finding] = []
-    print("| statement | figure | numbers | here |")  # noqa: T201
-    print("|---|---|---|---|", flush=True)  # noqa: T201
-    for name in options.only or GROUPS:
-        for one in GROUPS[name](measured):
-            findings.append(one)
-            holds = "holds" if one.holds else "does not hold"
-            line = f"| {one.statement} | {one.figure} | {one.numbers} | {holds} |"
-            print(line, flush=True)  # noqa: T201
-    if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in findings], indent=1))
+    findings = [one for name in options.only or GROUPS for one in GROUPS[name](measured)]
+    print(table(findings))  # noqa: T201
+    if options.document:
+        write_into(options.document, findings)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from ad_lib.model.backbone import Backbone
 from tests.paper import measuring
 from tests.paper.bands import band_power
 from tests.paper.measuring import Measured, Way
-from tests.paper.statements import Finding, coarse_and_fine, three_cases
+from tests.paper.statements import Finding, coarse_and_fine, table, three_cases, write_into
 
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 WAY = Way("texture-optimize", {"num_inference_steps": 1}, measuring.STATIONARY[:2])
 
 
@@ -46,6 +47,21 @@ def test_a_picture_that_was_measured_is_not_made_again(
         with pytest.raises(NameError):  # other weights
             Measured(tiny_backbone, "r2", tmp_path / "figures.jsonl").of(WAY)
     assert (tmp_path / "figures.jsonl").read_text() == lines
+
+
+def test_the_table_replaces_the_one_between_its_marks_in_the_document(tmp_path: Path):
+    document = tmp_path / "PAPER.md"
+    document.write_text((DOCUMENTS / "PAPER.md").read_text())
+    findings = [Finding("a", "b", "c", holds=True), Finding("d", "e", "f", holds=False)]
+    write_into(document, findings)
+    once = document.read_text()
+    assert table(findings) in once
+    assert once.startswith("# The paper")
+    write_into(document, findings)
+    assert document.read_text() == once
+    document.write_text("nothing")
+    with pytest.raises(SystemExit, match="has no place"):
+        write_into(document, findings)
 
 
 class Told(Measured):
