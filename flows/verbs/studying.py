@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.verbs.options import Call
+from flows.verbs.options import AsJson, Call
 
 
 class Question(StrEnum):
@@ -153,4 +153,34 @@ def serve(
     serve_study(call.terminal, call.stopping, folder, host=host, port=port, token=token)
 
 
-VERBS = (build, serve)
+def results(
+    context: typer.Context,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The folder of a study.")],
+    as_json: AsJson = False,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the shares as CSV, figures in full.")
+    ] = None,
+    votes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.parquet", help="Write every vote as a row of one table."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the shares with their intervals.")
+    ] = None,
+) -> None:
+    """Say what people chose so far, how sure that is, and how far they agree.
+
+    Votes of people who failed a trivial trial are told apart and not counted. It may be called
+    while people are voting; the study stays as it is.
+    """
+    call = context.ensure_object(Call)
+    from flows import study
+
+    files = study.ResultFiles(markdown=markdown, csv=csv, votes=votes, plot=plot)
+    study.show_results(call.terminal, folder, files, as_json=as_json)
+
+
+VERBS = (build, serve, results)

@@ -182,7 +182,21 @@ class Study(SealedRecord):
 
     def questions(self, trial: Trial) -> tuple[str, ...]:
         """What is asked in a trial: `OVERALL`, or each criterion of its task."""
-        return (OVERALL,) if self.question == OVERALL else self.criteria[self.case(trial).task]
+        return self.asked(self.case(trial).task)
+
+    def asked(self, task: str) -> tuple[str, ...]:
+        """What is asked of a task's cases."""
+        return (OVERALL,) if self.question == OVERALL else self.criteria[task]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Of all cases, in the order in which they stand."""
+        return tuple(dict.fromkeys(case.task for case in self.cases))
+
+    def entries(self, task: str) -> tuple[str, ...]:
+        """What is compared in a task, ours first."""
+        names = {name for case in self.cases if case.task == task for name in case.results}
+        return tuple(sorted(names - {DECOY}, key=lambda name: (name != self.ours, name)))
 
 
 def load_study(store: Store) -> Study:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from random import Random
+
 from infra.store import LocalStore
+from tasks.study.sessions import Asked, Comparison, lay_out
 from tasks.study.study_file import STUDY_NAME, Case, Shown, Study, Trial
 
 CRITERIA = {"style-transfer": ("structure", "style")}
@@ -59,5 +63,39 @@ def small_study(
 
 def stored_study(folder, **options) -> tuple[LocalStore, Study]:
     store, study = LocalStore(folder), small_study(**options)
+    store.put(STUDY_NAME, study.to_bytes())
+    return store, study
+
+
+def three_way_study(folder) -> tuple[LocalStore, Study]:
+    """All pairs of three entries for six cases, laid out for ten people."""
+    names = ("ours", "rival", "third")
+    cases = tuple(
+        Case(
+            id=f"case{n}",
+            task="style-transfer",
+            references=(),
+            prompt=None,
+            results={name: picture(3 * n + k) for k, name in enumerate((*names, "decoy"))},
+        )
+        for n in range(6)
+    )
+    comparisons = [
+        Comparison("style-transfer", case.id, first, second)
+        for case in cases
+        for first, second in combinations(names, 2)
+    ]
+    asked = Asked(people=10, trials=9, repeats=2, attention=1)
+    study = Study(
+        title="Three",
+        consent="",
+        seed=0,
+        ours="ours",
+        question="overall",
+        criteria=CRITERIA,
+        cases=cases,
+        sessions=lay_out(comparisons, "ours", asked, Random(1)),
+    )
+    store = LocalStore(folder)
     store.put(STUDY_NAME, study.to_bytes())
     return store, study
