@@ -274,7 +274,7 @@ def serve_study(
     with served(site, host, port, token, stopping) as server:
         study = site.study
         pages = counted(max(map(len, study.sessions)), "page")
-        terminal.say(f"{study.title}: {counted(len(study.cases), 'case')}, {pages} a person.")
+        terminal.say(f"{study.title} · {counted(len(study.cases), 'case')}, {pages} a person")
         terminal.say(f"Open {server.url}", "bold")
         if server.is_open:
             terminal.say("Whoever has this link can take part; the connection is not encrypted.")

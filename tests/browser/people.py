@@ -37,7 +37,7 @@ class Person:
     requests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.context.on("request", self._note)
 
     def _note(self, request: Request) -> None:

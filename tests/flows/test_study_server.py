@@ -6,6 +6,7 @@ What people see and do is in tests/browser.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from flows import study_server
 from flows.stopping import Stopping
 from flows.study_server import StudyServer, served
 from flows.study_site import PAGE, StudySite
-from infra.store import LocalStore
+from infra.store import LocalStore, open_store
 from manifests.errors import ManifestError
 from tasks.study.study_file import Study, load_study
 from tests.shown_studies import ENTRIES, write_study
@@ -437,6 +438,24 @@ def test_a_vote_that_cannot_be_stored_is_not_thanked_for(client):
     (client.folder / "votes").unlink()
     assert client.vote(session, 0, "left")[0] == 200
     assert client.votes() == [(0, 0, "left")]
+
+
+@pytest.mark.s3
+def test_a_study_on_s3_is_shown_and_its_votes_are_there(study_folder, s3_bucket):
+    store = open_store(f"s3://{s3_bucket}/study")
+    for found in LocalStore(study_folder).list():
+        store.put(found.key, study_folder / found.key)
+    with served(StudySite(store), "127.0.0.1", 0, None, Stopping()) as server:
+        client = Client(study_folder, server)
+        session = client.begin()
+        shown = client.get(f"sessions/{session}/trials/0")
+        assert client.ask("GET", shown["left"])[2] == (study_folder / shown["left"]).read_bytes()
+        for _ in range(2):
+            assert client.vote(session, 0, "right")[1]["next"] == 1
+        assert client.vote(session, 0, "left")[0] == 409
+    (vote,) = store.list("votes/")
+    (row,) = pq.read_table(io.BytesIO(store.get(vote.key))).to_pylist()
+    assert (row["session"], row["trial"], row["choice"]) == (session, 0, "right")
 
 
 def test_whoever_sends_slowly_is_cut_off(client, monkeypatch):
