@@ -12,7 +12,7 @@ from ad_lib.model.families.family import Family
 from ad_lib.settings import Settings, shown
 
 Algorithm = Literal["optimize", "sample", "expand"]
-Baseline = Literal["adain", "external", "gpdm", "styleid", "swd"]
+Baseline = Literal["adain", "external", "gpdm", "quilting", "styleid", "swd"]
 """Other people's methods, to compare with; see `ad_lib.baselines`."""
 
 _EVERY_TASK = {
@@ -47,6 +47,7 @@ _READS: Mapping[Algorithm | Baseline, set[str]] = {
         *("style_weights", "reference_size"),
     },
     "external": set(),
+    "quilting": {"patch_size", "reference_size", "noise"},
 }
 
 MEANT_PRESETS: Mapping[str, str] = MappingProxyType(
@@ -322,6 +323,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     "VGG-19's"
                 ),
                 algorithm="swd",
+            ),
+            Preset(
+                name="baseline-quilting",
+                roles=("texture",),
+                settings=Settings(patch_size=48, noise="by_draw"),
+                summary="compare with: blocks of a texture, cut out and laid side by side",
+                algorithm="quilting",
             ),
             Preset(
                 name="baseline-styleid",

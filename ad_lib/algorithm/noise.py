@@ -25,7 +25,8 @@ class Noise(Protocol):
 
         Args:
             tag: what it is for: `init` for the latents, `style`, `adain` and `content` for noise on
-                the references, `region` for the start of a masked texture.
+                the references, `region` for the start of a masked texture, `quilting` for which of
+                several good blocks is laid.
             number: of the draw among those of its tag. It follows from the step of the sampler, so
                 that a step draws the same whatever other steps do.
             shape: of the noise.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ad_lib.baselines.adain import restyled_by_adain
 from ad_lib.baselines.external import shown_as_given
 from ad_lib.baselines.gpdm import textured_by_gpdm
+from ad_lib.baselines.quilting import textured_by_quilting
 from ad_lib.baselines.styleid import restyled_by_injection
 from ad_lib.baselines.swd import textured_by_swd
 from ad_lib.inputs import BatchInputs
@@ -27,6 +28,7 @@ BASELINES: Mapping[Baseline, Compare] = MappingProxyType(
         "adain": restyled_by_adain,
         "external": shown_as_given,
         "gpdm": textured_by_gpdm,
+        "quilting": textured_by_quilting,
         "styleid": restyled_by_injection,
         "swd": textured_by_swd,
     }

@@ -47,6 +47,7 @@ PARTS: dict[str, Any] = {
     "baseline-adain": lambda seed: {"content": photo(seed)},
     "baseline-gpdm": lambda seed: {},
     "baseline-swd": lambda seed: {},
+    "baseline-quilting": lambda seed: {},
     "baseline-styleid": lambda seed: {"content": photo(seed)},
     "external": lambda seed: {"external": photo(seed)},
 }
@@ -61,6 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "baseline-gpdm": {"num_optimization_steps": 2, "pyramid_factor": 0.5},
     "baseline-swd": {"num_optimization_steps": 3, "num_draws": 2},
+    "baseline-quilting": {"patch_size": 16},
 }
 """Settings that make a task quick."""
 

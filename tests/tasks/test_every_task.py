@@ -74,12 +74,14 @@ INPUTS: dict[str, dict[str, Any]] = {
     "baseline-adain": {"content": "content", "style": "style"},
     "baseline-gpdm": {"texture": "style"},
     "baseline-swd": {"texture": "style"},
+    "baseline-quilting": {"texture": "style"},
     "baseline-styleid": {"content": "content", "style": "style"},
 }
 SMALLER: dict[str, dict[str, Any]] = {
     "texture-expand": {"reference_size": 64, "view_size": 8, "view_stride": 8},
     "baseline-gpdm": SMALL["baseline-gpdm"],
     "baseline-swd": SMALL["baseline-swd"],
+    "baseline-quilting": SMALL["baseline-quilting"],
 }
 
 
