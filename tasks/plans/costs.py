@@ -19,6 +19,9 @@ SECONDS_PER_STEP_ELSEWHERE = 0.05
 SECONDS_PER_GIVEN = 0.1
 """Rough seconds at 512x512 to fetch, measure and encode a picture of another program."""
 
+SECONDS_PER_BLOCK = 0.05
+"""Rough seconds to compare a block with all of a texture of 512x512, which a CPU does."""
+
 SECONDS_PER_PROJECTION = {"cpu": 0.8 / 64}
 """Rough seconds to project and sort all patches of 512x512 pixels along one direction, by device.
 
@@ -54,6 +57,8 @@ def _seconds_per_step(preset: Preset, is_embedded: bool, device_type: str) -> fl
     """Of one step at 512x512 pixels, or of what the algorithm counts in its place."""
     if preset.algorithm == "external":
         return SECONDS_PER_GIVEN
+    if preset.algorithm == "quilting":
+        return SECONDS_PER_BLOCK
     if preset.algorithm == "gpdm":
         return SECONDS_PER_PROJECTION.get(device_type, SECONDS_PER_PROJECTION_ELSEWHERE)
     return SECONDS_PER_STEP.get((is_embedded, device_type), SECONDS_PER_STEP_ELSEWHERE)
@@ -74,6 +79,11 @@ def _of_pyramid(settings: Settings) -> float:
     return settings.num_projections * settings.num_optimization_steps * area
 
 
+def _of_blocks(settings: Settings) -> float:
+    """Blocks that cover 512x512 pixels; a sixth of each lies on the one before it."""
+    return (512 / (settings.patch_size * 5 / 6)) ** 2
+
+
 def _of_encoder(settings: Settings) -> float:
     """An evaluation goes forth and back through the encoder, at the resolution of the pixels."""
     return 1.5 * settings.num_draws * settings.num_optimization_steps
@@ -85,6 +95,7 @@ _NUM_STEPS: Mapping[str, Callable[[Settings], float]] = MappingProxyType(
         "expand": _of_views,
         "external": lambda settings: 1,
         "gpdm": _of_pyramid,
+        "quilting": _of_blocks,
         "swd": _of_encoder,
     }
 )
