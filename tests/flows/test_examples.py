@@ -86,7 +86,7 @@ def in_line(value: Any) -> str:
 def test_every_experiment_of_the_paper_has_its_recipe():
     shown = {name.removesuffix(".yaml").partition("-")[0] for name in RECIPES if name[:3] == "fig"}
     figures = [11, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26]
-    assert shown | {"fig19"} == {f"fig{number}" for number in figures}
+    assert shown == {f"fig{number}" for number in figures}
     assert {"fig16-top.yaml", "fig16-bottom.yaml"} < set(RECIPES)
 
 
@@ -125,11 +125,7 @@ def test_the_folders_of_rivals_that_a_recipe_names_enter_it_where_a_person_has_t
     assert labels[-4:] == ["GPDM", "SWD", "Self-Rectification", "GCD"]
 
 
-LIMITS = ("fig19", "leakage")
-"""Recipes that show limits of the method, by settings of their own."""
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith(LIMITS)])
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_command_in_a_recipe_asks_for_the_published_numbers(name: str):
     """Everything but the weights, which are tiny ones of the same classes."""
     path, *options = published_command(EXAMPLES / "paper" / name)
