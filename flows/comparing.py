@@ -127,7 +127,7 @@ def _table(table: Table) -> tuple[list[str], list[list[str]]]:
     rows: list[list[str]] = []
     for row in table.rows:
         mean, interval = told_estimate(table, row.estimate)
-        cells = [row.name, f"{mean} *" if row is best else mean, interval]
+        cells = [row.name, f"{mean} *" if row.name in best else mean, interval]
         if with_wins:
             wins = row.wins.get(first)
             cells.append(told_wins(wins) if wins else "")

@@ -73,14 +73,16 @@ class Table:
     num_cases: int
     rows: Sequence[Row]
 
-    def best(self) -> Row | None:
-        """The entry with the best mean; None where there is nothing to choose."""
-        rivals = [row for row in self.rows if row.estimate and not row.is_control]
-        means = {row.name: row.estimate.mean for row in rivals if row.estimate}
-        bad = {name: self.figure.direction.badness(mean) for name, mean in means.items()}
-        if len(set(bad.values())) < 2:
-            return None
-        return min(rivals, key=lambda row: bad[row.name])
+    def best(self) -> frozenset[str]:
+        """The entries with the best mean, by name; empty where there is nothing to choose."""
+        bad = {
+            row.name: self.figure.direction.badness(row.estimate.mean)
+            for row in self.rows
+            if row.estimate and not row.is_control
+        }
+        least = min(bad.values(), default=0.0)
+        best = frozenset(name for name, value in bad.items() if value == least)
+        return best if len(best) < len(bad) else frozenset()
 
     def share_against_others(self, row: Row) -> float | None:
         """How often a row is better than an entry drawn from the others; None without others."""

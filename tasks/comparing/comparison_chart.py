@@ -82,7 +82,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, table: Table, left: int, top: int) ->
         draw.text((x, rows_top - 17), end, SOFT_INK, font(_SMALL), anchor="ma")
     best = table.best()
     for number, row in enumerate(table.rows):
-        colour = CONTROL if row.is_control else BEST if row is best else ENTRY
+        colour = CONTROL if row.is_control else BEST if row.name in best else ENTRY
         _draw_row(draw, table, row, axis, rows_top + number * _ROW, left, colour)
 
 

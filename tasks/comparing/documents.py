@@ -120,9 +120,11 @@ def told_legend(comparison: Comparison) -> str:
         f"vs first: in which share of the cases a row is better than {names[0]} (won:lost), ties "
         "counted as halves."
     )
-    if len(names) == 1:
-        return sentence
-    return f"* is the best entry. {sentence} vs others: the mean of that over all other entries."
+    if len(names) > 1:
+        sentence = f"* is the best entry. {sentence}"
+    if len(names) > 2:
+        sentence = f"{sentence} vs others: the mean of that over all other entries."
+    return sentence
 
 
 def told_wins(wins: Wins) -> str:
@@ -205,7 +207,7 @@ def _means(comparison: Comparison) -> Iterator[str]:
         cells: list[str] = []
         for row in table.rows:
             mean, interval = told_estimate(table, row.estimate)
-            cell = f"**{mean}**" if best is row else mean
+            cell = f"**{mean}**" if row.name in best else mean
             cells.append(f"{cell}<br>{interval}" if interval else cell)
         yield _line([f"`{table.figure.name}`", table.figure.direction.value], cells)
 

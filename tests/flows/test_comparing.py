@@ -9,9 +9,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ad_lib.presets import PRESETS
+from manifests.examples.pack import IMAGES
+from manifests.job import load_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import plan_items
+from tasks.results.entries import case_of
+from tests.conftest import TINY_BACKBONE
 from tests.flows.conftest import Stylefarm
 from tests.tasks.compared import SWEEP, ComparedRuns
 from tests.tasks.runs import files_of
+
+EXAMPLES = IMAGES.parent
 
 
 @pytest.fixture
@@ -79,6 +88,24 @@ def test_json_is_one_document_and_files_are_written_beside_it(
     assert files[0].read_text().count("| `ssim_luma` |") == 2
     with Image.open(files[2]) as chart:
         assert chart.format == "PNG"
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "evaluation").glob("*.yaml")), ids=str)
+def test_an_evaluation_has_ours_first_and_every_baseline_of_its_inputs(path: Path):
+    job = load_job(path, {"backbone": str(TINY_BACKBONE), "compute.device": "cpu"})
+    tasks = [entry.task or job.task for entry in job.sweep_entries]
+    assert not PRESETS[tasks[0]].is_baseline
+    rivals = {
+        name
+        for name, preset in PRESETS.items()
+        if name.startswith("baseline-") and set(preset.roles) == set(PRESETS[job.task].roles)
+    }
+    assert {task for task in tasks if PRESETS[task].is_baseline} == rivals
+    items = list(plan_items(resolve_job(job, str(path.parent))).iter_items())
+    assert all(item.problem is None for item in items)
+    cases = {case_of(item) for item in items}
+    assert len(cases) >= (6 if job.task == "style-transfer" else 5)
+    assert len(items) == len(cases) * len(tasks)
 
 
 @pytest.mark.parametrize(

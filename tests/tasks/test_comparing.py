@@ -280,11 +280,22 @@ def test_nothing_in_common_is_one_sentence_that_says_who_lacks_what(entries):
         compare(apart)
 
 
+def test_all_that_have_the_best_mean_are_the_best(entries):
+    for values, best in (((0.0, 0.0, 0.1), LABELS[:2]), ((0.3, 0.2, 0.3), [LABELS[1]])):
+        pairs = zip(entries, values, strict=True)
+        found = compare([changed(entry, patch_copy=value) for entry, value in pairs])
+        (table,) = [table for table in found.tables if table.figure.name == "patch_copy"]
+        assert table.best() == set(best)
+    same = compare([changed(entry, patch_copy=0.5, ssim_luma=None) for entry in entries])
+    assert not next(t.best() for t in same.tables if t.figure.name == "patch_copy")
+    assert "ssim_luma" not in {table.figure.name for table in same.tables}
+
+
 def test_one_entry_alone_stands_beside_the_controls(entries):
     found = compare([entries[0]])
     for table in found.tables:
         assert [row.name for row in table.rows] == ["ours", "identity", "style copy"]
-        assert table.best() is None
+        assert not table.best()
         assert table.share_against_others(table.rows[0]) is None
     assert "| figure | identity | style copy |" in markdown_of(found)
 
