@@ -165,6 +165,7 @@ class _Found:
         self._num_same = 0
         self._still_broken: dict[str, None] = {}
         self._other_bytes: dict[str, None] = {}
+        self._of_no_file: dict[str, None] = {}
 
     def items(self, classes: Collection[str]) -> list[Item]:
         """The items that are planned again, without their shards."""
@@ -197,6 +198,11 @@ class _Found:
             )
         if self._still_broken:
             yield f"inputs that cannot be used yet: {_named(self._still_broken)}"
+        if self._of_no_file:
+            yield (
+                f"no file was found when they were planned: {_named(self._of_no_file)}; 'stylefarm "
+                "extend' looks again"
+            )
         if self._other_bytes:
             yield (
                 f"files that have changed since they were planned: {_named(self._other_bytes)}; "
@@ -242,6 +248,9 @@ class _Found:
         item = replace(item, first_retry=first_retry)
         if row["error_class"] not in OF_INPUTS:
             return item
+        if not all(planned.uri for planned in item.inputs):
+            self._of_no_file[row["error_message"]] = None
+            return None
         inputs = tuple(inspected[planned] for planned in item.inputs)
         others = [
             found.full_uri

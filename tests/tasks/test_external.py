@@ -19,6 +19,7 @@ from tasks.inputs.external import find_external
 from tasks.inputs.resolving import resolve_job
 from tasks.plans.extending import extend
 from tasks.plans.planning import plan_items
+from tasks.plans.retrying import retry
 from tasks.plans.source_changes import source_changes
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME, render_contact_sheet
 from tasks.runs.committed import open_committed
@@ -266,6 +267,15 @@ def test_extend_plans_pictures_that_came_and_those_that_changed(finished, tmp_pa
     finish(run)
     rows = [row for row in audit(run.uri).rows if row["label"] == "theirs"]
     assert sum(row["status"] == "ok" for row in rows) == 5
+
+
+def test_retry_sends_pictures_that_came_to_extend(finished):
+    _, run = finished
+    told = retry(run.uri, dry_run=True)
+    assert told.by_class == {}
+    (sentence,) = told.sentences
+    assert "no picture named 'c-y'" in sentence
+    assert sentence.endswith("; 'stylefarm extend' looks again")
 
 
 @pytest.mark.parametrize(

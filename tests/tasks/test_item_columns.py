@@ -19,11 +19,14 @@ from manifests.job import Pairing
 from manifests.pairing import pair, with_source_masks
 from manifests.plan import cut_into_shards
 from manifests.plan_rules import MAX_FAILED_SIDE
+from tasks.inputs.external import External
+from tasks.inputs.passed_over import PassedOver
 from tasks.inputs.resolving import ListedInputs, ResolvedJob, resolve_job
 from tasks.inputs.sources import SourceFile
 from tasks.inputs.tables import TableRow
 from tasks.plans import combinations, planning
 from tasks.plans.combinations import limited
+from tasks.plans.given_pictures import given_pictures
 from tasks.plans.items import make_item, shaping_place
 from tasks.plans.planning import plan_items
 from tests.tasks.runs import make_job
@@ -51,10 +54,16 @@ JOBS: dict[str, dict[str, Any]] = {
         "task": "texture-masked",
         "inputs": {"texture": "style", "source_mask": "style", "target_mask": "content"},
     },
+    "others": {"external": {"theirs": "theirs", "Ü": "theirs"}},
+    "others beside a sweep": {
+        "sweep": {"content_weight": [0, 0.25]},
+        "external": {"theirs": "theirs"},
+    },
     "no shape": {"task": "texture-optimize", "inputs": {"texture": "style"}},
 }
 
 KEYS = ["a", "b", "A!", "a-b", "c", "ü", "日本", "x" * 300, "0", "a?", "d/e", "f.g", "__", "~"]
+ENDS = [[], [], ["1"], ["2"]]
 SIZES = [
     (64, 64),
     (64, 64),
@@ -72,7 +81,7 @@ SIZES = [
 @pytest.fixture(scope="module")
 def resolved_jobs(tmp_path_factory) -> dict[str, ResolvedJob]:
     base = tmp_path_factory.mktemp("jobs")
-    for folder in ("content", "style"):
+    for folder in ("content", "style", "theirs"):
         (base / folder).mkdir()
         (base / folder / "a.png").write_bytes(b"")
     return {name: resolve_job(make_job(**changes), str(base)) for name, changes in JOBS.items()}
@@ -90,7 +99,7 @@ class Draw:
         draw, listed = self.random, resolved.inputs
         if draw.random() < 0.4:
             rows = [self.row(list(listed.files), listed) for _ in range(draw.randint(1, 12))]
-            inputs = ListedInputs({}, rows, [], None, {})
+            inputs = replace(listed, files={}, table=rows, prompts=[], negative_prompt=None)
         else:
             files = {role: self.files(role) for role in listed.files}
             if "source_mask" in files and draw.random() < 0.9:
@@ -99,6 +108,8 @@ class Draw:
                 for name in names[1:]:  # a mask has the size of its texture, mostly
                     self.found[f"/source_mask/{name}"] = self.found[f"/texture/{name}"]
             inputs = replace(listed, files=files)
+        external = {name: self.external(one) for name, one in listed.external.items()}
+        inputs = replace(inputs, external=external)
         job = resolved.job.model_copy(
             update={
                 "variants": draw.choice([1, 1, 2, 3]),
@@ -124,6 +135,16 @@ class Draw:
     def files(self, role: str) -> list[SourceFile]:
         keys = self.random.sample(KEYS, self.random.randint(1, 5))
         return [self.file(role, f"{key}.png") for key in keys]
+
+    def external(self, listed: External) -> External:
+        """Pictures named after one or two inputs and a variant, or like nothing."""
+        draw = self.random
+        names = {
+            "-".join([*(draw.choice(KEYS) for _ in range(draw.randint(1, 2))), *draw.choice(ENDS)])
+            for _ in range(30)
+        }
+        files = [self.file("external.x", f"{name}.png") for name in sorted(names)]
+        return replace(listed, files=files, passed_over=PassedOver())
 
     def file(self, role: str, name: str) -> SourceFile:
         size = 10 if self.random.random() < 0.95 else None
@@ -196,13 +217,24 @@ def plain_items(draw: Draw) -> list[Item]:
     twins: Counter[str] = Counter()
     of_key: dict[str, str] = {}
     items: list[Item] = []
-    for row in plain_rows(draw):
+    rows = list(plain_rows(draw))
+    external = {name: one.images() for name, one in resolved.inputs.external.items()}
+    given = given_pictures(resolved, rows, external)
+    ranks: dict[int, int] = {}
+    for number, row in enumerate(rows):
         for variation in resolved.variations:
             for variant in range(resolved.job.variants):
-                item = make_item(resolved, row, variation, variant)
-                rank = twins[item.item_id]
-                twins[item.item_id] += 1
-                item = make_item(resolved, row, variation, variant, rank)
+                case = number * resolved.job.variants + variant
+                picture = None
+                if variation.is_external:
+                    picture = draw.inspected(given[variation.label][case])
+                    rank = ranks[case]
+                else:
+                    item = make_item(resolved, row, variation, variant)
+                    rank = twins[item.item_id]
+                    twins[item.item_id] += 1
+                    ranks.setdefault(case, rank)
+                item = make_item(resolved, row, variation, variant, rank, picture)
                 if item.key in of_key:
                     raise JobError(f"key {item.key!r} ({of_key[item.key]!r} and {row.key!r})")
                 of_key[item.key] = row.key
