@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from math import lcm
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,6 @@ def test_steps_are_told_as_they_are_made_and_may_be_the_last(tiny_backbone):
 def test_a_patch_that_is_larger_than_a_picture_is_refused_with_the_sizes():
     with pytest.raises(RequestError, match=r"patch_size 65 is larger than .* 64 pixels: choose"):
         Request.preset("baseline-gpdm", styles=[photo(1)], width=90, height=64, patch_size=65)
-    sizes = {"width": 90, "height": 90, "reference_size": 64}
+    sizes: dict[str, Any] = {"width": 90, "height": 90, "reference_size": 64}
     with pytest.raises(RequestError, match="64 pixels"):
         Request.preset("baseline-gpdm", styles=[photo(1)], patch_size=65, **sizes)
