@@ -87,6 +87,6 @@ def test_tasks_that_draw_noise_draw_it_by_number_and_the_others_refuse_the_setti
             assert request.settings.noise == "by_draw"
             assert made_of(name, noise="stream").settings.noise == "stream"
         else:
-            assert {"content", "layout"} & set(preset.roles)
+            assert {"content", "layout", "external"} & set(preset.roles)
             with pytest.raises(RequestError, match=f"{name} does not use noise; got 'by_draw'"):
                 made_of(name, noise="by_draw")
