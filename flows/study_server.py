@@ -38,6 +38,10 @@ REQUEST_SECONDS = 20.0
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
 NO_TOKEN = "This study opens with the whole link that you were given"
+NOT_THIS_MACHINE = "Open this study as localhost, or serve it with --token"
+"""Said where a page calls this machine by a name of its own, or a proxy hands requests on."""
+
+LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -172,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _path_below_token(self) -> str:
         path = self.path.partition("?")[0].removeprefix("/")
         if not self.study.token:
+            if not _is_this_machine(self.headers.get("Host", "localhost")):
+                raise Refusal(HTTPStatus.FORBIDDEN, NOT_THIS_MACHINE)
             return path
         first, slash, rest = path.partition("/")
         if not hmac.compare_digest(first.encode(), self.study.token.encode()):
@@ -303,6 +309,11 @@ def served(
         finally:
             server.shutdown()
             thread.join()
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a Host header names this machine; another name is somebody else's page."""
+    return LOOPBACK.fullmatch(host) is not None
 
 
 def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:

@@ -383,6 +383,18 @@ def test_off_loopback_a_link_needs_its_token(study_folder):
         assert other.server.token != token
 
 
+@pytest.mark.parametrize(
+    "host", ["study.example.org", "study.example.org:80", "10.0.0.1", "", "::1"]
+)
+def test_without_a_token_only_the_names_of_this_machine_are_answered(client, host):
+    """A page elsewhere may call this machine by a name of its own, and would read along."""
+    status, _, said = client.ask("GET", "study", Host=host)
+    assert status == 403
+    assert b"--token" in said
+    for own in ("localhost", f"LocalHost:{client.server.server_port}", "127.0.0.1", "[::1]:80"):
+        assert client.ask("GET", "study", Host=own)[0] == 200
+
+
 def test_on_loopback_a_token_is_needed_where_one_is_given(study_folder):
     with serving(study_folder) as client:
         assert client.server.token == ""
