@@ -328,3 +328,13 @@ def test_pictures_are_found_by_keys_without_a_job(pictures):
     assert [Path(one.uri).name for one in found.values()][:3] == ["a-x.png", "b.png", "B Y.png"]
     assert found["zz"].problem is not None
     assert "no picture named 'zz'" in found["zz"].problem.message
+
+
+@pytest.mark.s3
+def test_pictures_may_lie_on_s3(pictures, s3_bucket):
+    give(pictures / "theirs", *EVERY)
+    store = open_store(f"s3://{s3_bucket}/theirs")
+    for path in (pictures / "theirs").iterdir():
+        store.put(path.name, path.read_bytes())
+    found = given_to(items_of(pictures, external={"theirs": f"s3://{s3_bucket}/theirs"}))
+    assert sorted(found.values()) == sorted(EVERY)
