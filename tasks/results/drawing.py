@@ -83,7 +83,8 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
         _wrapped(text, size, width - 2 * MARGIN, MAX_LINES)
         for text, size in ((sheet.title, TITLE), (sheet.subtitle, FIGURE), (sheet.legend, FIGURE))
     )
-    top = MARGIN + _height(title, TITLE) + _height(subtitle, FIGURE) + 20
+    under_title = MARGIN + _height(title, TITLE) + 4
+    top = under_title + _height(subtitle, FIGURE) + 20
     bottom_of_headings = top + max(_height(lines, HEADING) for lines in headings)
     heights = [_row_height(row, side) for row in sheet.rows]
     bottom_of_rows = bottom_of_headings + 8 + sum(heights) + (GAP + 4) * len(heights)
@@ -92,7 +93,7 @@ def draw_sheet(sheet: Sheet, side: int) -> Image.Image:
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     _write(draw, (MARGIN, MARGIN), title, TITLE, INK)
-    _write(draw, (MARGIN, MARGIN + _height(title, TITLE)), subtitle, FIGURE, SOFT_INK)
+    _write(draw, (MARGIN, under_title), subtitle, FIGURE, SOFT_INK)
     for left, lines in zip(lefts, headings, strict=True):
         start = bottom_of_headings - _height(lines, HEADING)  # all headings end at the same height
         _write(draw, (left, start), lines, HEADING, INK)

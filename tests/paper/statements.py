@@ -107,14 +107,14 @@ def three_cases(measured: Measured) -> list[Finding]:
         number: [measured.mean(case(number, m), "swd") for m in CASE_ITERATIONS]
         for number in (1, 2, 3)
     }
-    excess = [measured.mean(case(number, 4), "fine excess") for number in (1, 2, 3)]
+    excess = [measured.mean(case(number, 4), "speckle excess") for number in (1, 2, 3)]
     steps = [50 * m for m in CASE_ITERATIONS]
     both = "; ".join(f"case {number}: {_by(steps, swd[number], 'n')}" for number in (1, 2))
     rivals = "; ".join(f"case {number}: {_by(steps, swd[number], 'n')}" for number in (2, 3))
     return [
         Finding(
             "16 bottom: case 2 is noisier than case 1",
-            "excess of log power in the fine band over the texture's, 50 × 4",
+            "excess of speckle (log power of fine waves of colour) over the texture's, 50 × 4",
             _by((1, 2, 3), excess, "case "),
             excess[1] > excess[0],
         ),

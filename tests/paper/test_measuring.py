@@ -31,6 +31,14 @@ def test_noise_is_fine_structure_and_a_slow_wave_is_coarse():
     assert blurred["coarse"] == pytest.approx(fine["coarse"], abs=1)
 
 
+def test_noise_of_colours_is_speckle_and_noise_of_brightness_is_not():
+    noise = np.random.default_rng(0)
+    coloured = Image.fromarray(np.uint8(noise.integers(100, 156, (64, 64, 3))))
+    bright = grey(noise.integers(100, 156, (64, 64)))
+    assert band_power(coloured)["speckle"] > band_power(bright)["speckle"] + 5
+    assert band_power(coloured)["fine"] == pytest.approx(band_power(bright)["fine"], abs=1)
+
+
 def test_a_picture_that_was_measured_is_not_made_again(
     tmp_path: Path, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ):
