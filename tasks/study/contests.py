@@ -146,7 +146,7 @@ def _ours(wanted: Wanted) -> dict[str, Entry]:
         if len(entries) > 1:
             raise ManifestError(
                 f"{text!r} has {len(entries)} entries, and one is ours: write NAME={text}#LABEL "
-                f"with one of {', '.join(entry.label for entry in entries)}"
+                f"with one of {', '.join(repr(entry.label) for entry in entries)}"
             )
         (entry,) = entries
         if entry.task in found:
@@ -231,7 +231,7 @@ def _shared_cases(ours: Entry, rivals: Sequence[Competitor]) -> tuple[list[str],
         lacks = [one.name for one in (ours, *rivals) if not one.is_ok(case)]
         gone = [] if lacks else [one for one in ours.references(case, TINY) if one.picture is None]
         if lacks:
-            missing.append(f"{item.key}: no picture of {', '.join(lacks)}")
+            missing.append(f"{item.key}: no picture of {'; '.join(lacks)}")
         elif gone:
             missing.append(f"{item.key}: its {gone[0].role} {gone[0].key} is gone or was changed")
         else:

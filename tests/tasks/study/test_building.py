@@ -108,7 +108,7 @@ def test_pictures_tell_nothing_of_the_method_that_made_them(build: Build, tmp_pa
 def test_cases_that_something_lacks_are_told_by_name(build: Build):
     (contest,) = build().contests
     assert len(contest.missing) == 2
-    assert all("b-" in told and "no picture of AD, AdaIN, free" in told for told in contest.missing)
+    assert all("b-" in told and "no picture of AD; AdaIN; free" in told for told in contest.missing)
 
 
 def test_a_case_whose_picture_is_gone_is_told_and_not_shown(pictures: Path, tmp_path: Path):
