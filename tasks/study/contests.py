@@ -97,7 +97,7 @@ class Contest:
     @property
     def kind(self) -> str:
         item = self.ours.items[self.cases[0]]
-        return kind_of(self.task, [one.role for one in item.inputs], item.prompt)
+        return kind_of(self.task, [one.role for one in item.case_inputs], item.prompt)
 
     def case_id(self, case: str) -> str:
         return f"{self.task}-{case}"
