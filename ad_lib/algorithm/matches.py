@@ -96,7 +96,7 @@ def _of_item(
     for target, source in groups or [(slice(None), slice(None))]:
         value = mine.value[:, :, target]
         bias = None if theirs.bias is None else theirs.bias[:, source]
-        to, fro, stay = (
+        to, home, stay = (
             (attn_scale * query[:, :, rows], key[:, :, columns])
             for (query, key), rows, columns in (
                 (there, target, source),
@@ -104,7 +104,7 @@ def _of_item(
                 (own, target, target),
             )
         )
-        round_trip = _attention(*to, _attention(*fro, value), bias)
+        round_trip = _attention(*to, _attention(*home, value), bias)
         at_home = _attention(*stay, _attention(*stay, value))
         parts.append((round_trip.float(), at_home.float()))
     found, expected = (_centred(torch.cat(part, 2)) for part in zip(*parts, strict=True))

@@ -42,16 +42,14 @@ def measured(run: Path) -> Iterator[tuple[str, Row]]:
             if row["status"] != "ok":
                 continue
             result = decode_image(members[row["outputs"][0]["name"]])
-            content, style = (
-                fit_image(_input(row, role), *result.size) for role in ("content", "style")
+            inputs = {one["role"]: one["uri"] for one in row["inputs"]}
+            style, *content = (
+                fit_image(decode_image(Path(inputs[role]).read_bytes()), *result.size)
+                for role in ("style", "content")
+                if role in inputs
             )
-            shared = [_agreement(one, style) for one in (result, content)]
-            yield row["label"], (shared[0], shared[1], row["patch_copy"])
-
-
-def _input(row: dict, role: str) -> Image.Image:
-    (uri,) = (one["uri"] for one in row["inputs"] if one["role"] == role)
-    return decode_image(Path(uri).read_bytes())
+            by_chance = _agreement(content[0], style) if content else float("nan")
+            yield row["label"], (_agreement(result, style), by_chance, row["patch_copy"])
 
 
 def _agreement(one: Image.Image, other: Image.Image) -> float:
