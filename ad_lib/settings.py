@@ -23,7 +23,11 @@ ORDERS = ("descending", "ascending", "random", "spread")
 """Of Algorithm 1's timesteps."""
 
 UNSURE = 0.2
-"""The `match_uncertainty` above which a person is warned: see docs/LIMITS.md."""
+"""The `match_uncertainty` above which a person is warned.
+
+Above it lie 39 % of the bad and 4 % of the good held-out pairs of docs/LIMITS.md: false alarms are
+rare, and silence promises nothing.
+"""
 
 Seamless = Literal["none", "x", "y", "both"]
 Rope = Literal["shared", "none", "shifted"]

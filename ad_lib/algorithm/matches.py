@@ -24,7 +24,7 @@ from ad_lib.settings import Rope
 TIMESTEP = 101
 """The noise level that the network is told, of 1000; the latents are clean, as in Algorithm 1.
 
-Of 21, 101, 301 and 601 it told known good pairs from bad ones best (docs/LIMITS.md).
+Of 21, 101, 301 and 601 it told known good pairs from bad ones best, on pairs kept for choosing.
 """
 
 MAX_QUERIES = 1024
