@@ -96,7 +96,7 @@ class Comparison:
     """Entries side by side.
 
     Attributes:
-        entries: as they were asked for.
+        entries: as they were asked for, without those that have no picture at all.
         cases: the ids of those that all have, with their names.
         num_all_cases: that any of them has.
         lacking: the cases that an entry has no picture of, by its name.
@@ -113,7 +113,7 @@ class Comparison:
 
 
 def compare(entries: Sequence[Entry], figures: Sequence[Figure] = FIGURES) -> Comparison:
-    """Compares entries over the cases that all of them have.
+    """Compares entries over the cases that all of them have; one without any is left out.
 
     Args:
         entries: at least one; differences and wins are told against the first.
@@ -126,8 +126,10 @@ def compare(entries: Sequence[Entry], figures: Sequence[Figure] = FIGURES) -> Co
     names: dict[str, str] = {}
     for case, item in (pair for entry in entries for pair in entry.items.items()):
         names.setdefault(case, _case_name(item))
-    cases = common_cases(entries)
     lacking = {entry.name: _lacking(entry, names) for entry in entries}
+    empty = [entry for entry in entries if len(lacking[entry.name]) == len(names)]
+    entries = [entry for entry in entries if entry not in empty] or entries
+    cases = common_cases(entries)
     if not cases:
         raise ManifestError(_nothing_in_common(entries, lacking, len(names)))
     controls = measure_controls(entries[0], cases)
@@ -139,6 +141,7 @@ def compare(entries: Sequence[Entry], figures: Sequence[Figure] = FIGURES) -> Co
         lacking=lacking,
         tables=tables,
         notes=[
+            *_notes_of_empty(empty, lacking),
             *_notes_of_entries(entries, cases),
             *_notes_of_controls(controls, len(cases)),
             *_notes_of_figures(tables, len(cases)),
@@ -284,6 +287,14 @@ def _value(entry: Entry, case: str, figure: Figure) -> float | None:
 
 def _values(found: Sequence[float | None]) -> Values:
     return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _notes_of_empty(empty: Sequence[Entry], lacking: Mapping[str, Sequence[Lacking]]) -> list[str]:
+    """Which entries are left out, as they have no picture at all."""
+    return [
+        f"{entry.name} has no picture of any case ({reasons(lacking[entry.name])}): it is left out."
+        for entry in empty
+    ]
 
 
 def _notes_of_entries(entries: Sequence[Entry], cases: Sequence[str]) -> list[str]:

@@ -269,6 +269,20 @@ def test_cases_that_are_lacking_are_told_by_name_with_the_reason(comparison, ent
     assert "2 of 6 cases are compared" in markdown_of(found)
 
 
+def test_an_entry_without_a_single_picture_is_left_out_and_told(entries, comparison):
+    first, second, third = entries
+    failed = {
+        case: {**row, "status": "failed", "error_class": "input_missing"}
+        for case, row in second.rows.items()
+    }
+    found = compare([first, replace(second, rows=failed), third])
+    assert [entry.name for entry in found.entries] == [first.name, third.name]
+    assert found.cases == comparison.cases
+    assert any(f"{second.name} has no picture of any case" in note for note in found.notes)
+    assert all(second.name not in {row.name for row in table.rows} for table in found.tables)
+    assert len(found.lacking[second.name]) == found.num_all_cases
+
+
 def test_nothing_in_common_is_one_sentence_that_says_who_lacks_what(entries):
     cases = ok_cases(entries[0])
     failed = [case for case in entries[0].rows if case not in cases]
