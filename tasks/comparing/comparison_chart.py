@@ -19,6 +19,7 @@ from tasks.results.drawing import (
     PAPER,
     SOFT_INK,
     TITLE,
+    drawable,
     font,
 )
 
@@ -62,7 +63,7 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
     interval = f"{told_interval(comparison)} Green: the best entry; grey: not results."
     for number, sentence in enumerate((told_cases(comparison), interval)):
         y = MARGIN + round(1.5 * TITLE) + number * _ROW
-        draw.text((MARGIN, y), sentence, SOFT_INK, font(FIGURE))
+        draw.text((MARGIN, y), drawable(sentence), SOFT_INK, font(FIGURE))
     for line, tables in enumerate(panels):
         for column, table in enumerate(tables):
             left = MARGIN + column * (_PANEL_WIDTH + MARGIN)
@@ -95,7 +96,7 @@ def _draw_row(
     left: int,
     colour: str,
 ) -> None:
-    draw.text((left, top + 3), _short(row.name), INK, font(FIGURE))
+    draw.text((left, top + 3), drawable(_short(row.name)), INK, font(FIGURE))
     found = row.estimate
     if found is None:
         draw.text((axis.left + 8, top + 3), "has no such figure", SOFT_INK, font(FIGURE))

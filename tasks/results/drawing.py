@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,10 @@ PAPER, EMPTY, LINE = "#ffffff", "#f1f3f5", "#d5d9de"
 MARGIN, GAP, INPUT_GAP = 28, 12, 30
 TITLE, HEADING, FIGURE = 24, 15, 13
 """Heights of letters in pixels."""
+
+NO_LETTER = "\uffff"
+"""Drawn as a box, like every letter that the font lacks."""
+_SIGNS = {"×": "x", "–": "-", "—": "-", "→": "->", "≥": ">=", "≤": "<=", "ß": "ss", "µ": "u"}
 
 MAX_CELL_LETTERS = 2000
 """Maximum letters of a text; more would not fit into any cell."""
@@ -140,10 +145,31 @@ def _write(
         draw.text((x, y + number * _line_height(size)), line, colour, font(size))
 
 
+def drawable(text: str) -> str:
+    """The text in letters that the font has: `é` becomes `e`, `×` `x`, an unknown one `?`."""
+    return "".join(letter if _has_letter(letter) else _like(letter) for letter in text)
+
+
+def _like(letter: str) -> str:
+    parts = unicodedata.normalize("NFKD", _SIGNS.get(letter, letter))
+    return "".join(part for part in parts if _has_letter(part)) or "?"
+
+
+@lru_cache(maxsize=4096)
+def _has_letter(letter: str) -> bool:
+    return letter.isascii() or _drawn(letter) != _drawn(NO_LETTER)
+
+
+def _drawn(letter: str) -> bytes:
+    image = Image.new("L", (3 * FIGURE, 3 * FIGURE))
+    ImageDraw.Draw(image).text((0, 0), letter, 255, font(FIGURE))
+    return image.tobytes()
+
+
 def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     """The text in at most `most` lines of `width` pixels; `…` ends a text that does not fit."""
     lines = [""]
-    words = text[:MAX_CELL_LETTERS].split()
+    words = drawable(text[:MAX_CELL_LETTERS]).split()
     for word in (piece for written in words for piece in _pieces(written, size, width)):
         longer = f"{lines[-1]} {word}".strip()
         if font(size).getlength(longer) <= width:

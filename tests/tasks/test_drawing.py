@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.results.drawing import FIGURE, SPACE, Cell, Sheet, draw_sheet, font
+from tasks.results.drawing import FIGURE, SPACE, Cell, Sheet, draw_sheet, drawable, font
 
 FIGURES = ("style loss 0.173", "swd 0.0361", "ssim 0.55", "chroma 1.08", "25.5 s", "10.2 GB")
 RED = Image.new("RGB", (8, 8), "#ff0000")
@@ -34,3 +34,12 @@ def test_a_title_that_is_too_long_for_one_line_makes_the_sheet_higher_and_not_wi
 def test_an_example_is_drawn_to_the_scale_of_a_larger_result():
     red = (np.abs(sheet_of("t", 0.25) - (255, 0, 0)).max(2) < 9).sum()
     assert red == pytest.approx(128 * 128 + 32 * 32, rel=0.02)
+
+
+def test_no_letter_is_drawn_as_a_box():
+    box = bytes(font(20).getmask("\uffff"))  # what Pillow draws where its font has no letter
+    written = "StyTR² – 50 × 2, Prüfbögen für München, 絵 café ½ „…“"
+    shown = drawable(written)
+    assert shown.startswith("StyTR2 - 50 x 2, Prufbogen fur Munchen, ? cafe 1")
+    assert all(bytes(font(20).getmask(letter)) != box for letter in shown)
+    assert drawable("plain letters, [0.25] & more") == "plain letters, [0.25] & more"
