@@ -27,10 +27,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_job_of_the_readme_is_a_job(tmp_path: Path):
-    (job,) = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(job)
-    assert load_job(tmp_path / "job.yaml").task in PRESETS
+def test_the_job_of_the_readme_is_a_job_with_each_part_that_is_shown_later(tmp_path: Path):
+    job, *parts = blocks("yaml")
+    for part in ("", *parts):
+        (tmp_path / "job.yaml").write_text(job + part)
+        assert load_job(tmp_path / "job.yaml").task in PRESETS
 
 
 def test_the_python_of_the_readme_compiles():
