@@ -93,8 +93,8 @@ def coarse_and_fine(measured: Measured) -> list[Finding]:
         told.append(
             Finding(
                 f"16 top: {better} timesteps give {gives}",
-                f"difference of log power in the {band} band from the texture's; two largest t against two"
-                " smallest, in sum",
+                f"difference of log power in the {band} band from the texture's; sum of the two "
+                "largest t against that of the two smallest",
                 _by(TIMESTEPS, by_timestep, "t"),
                 high < low if band == "coarse" else low < high,
             )
