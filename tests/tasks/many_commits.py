@@ -110,7 +110,9 @@ def commit_pending(run_uri: str, result: Path, most: int | None = None) -> None:
             packed = pack_shard(attempt, outcomes, provenance, Path(scratch), stats)
             for file in packed.commit.files:
                 packed.path_of(file).rename(folder / file.name)
-            (folder / commit_name(shard)).write_bytes(packed.commit.to_bytes())
+            written = Path(scratch) / "commit.json"  # readers never see half of one
+            written.write_bytes(packed.commit.to_bytes())
+            written.rename(folder / commit_name(shard))
 
 
 def _outcome(item: Item, result: Path, scratch: Path) -> Outcome:

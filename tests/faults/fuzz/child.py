@@ -173,10 +173,11 @@ def _render_here() -> None:
     """Commands render in this process, so that everything is seen that rendering does."""
     from flows import crew
     from tasks.inputs import weights
-    from tasks.work import child, fork_server
+    from tasks.work import child, fork_server, predicting
     from tests.tasks.runs import renderer
 
     fork_server.rendering_fork_server = nullcontext  # type: ignore[assignment]
+    predicting.predict_in_child = lambda server, asked: predicting.predicted(asked)
     child.check_in_child = lambda _, model: weights.check_model(model)
     crew.ChildProcess = lambda *_: nullcontext(renderer())  # type: ignore[assignment,misc]
 

@@ -95,7 +95,12 @@ def _made_up(batch: ModuleType, request: Any) -> Any:
 
     image = Image.new("RGB", (request.width, request.height), (request.seed % 256, 90, 30))
     return batch.Result(
-        image=image, style_losses=(), content_losses=(), seconds=0.01, seed=request.seed
+        image=image,
+        style_losses=(),
+        content_losses=(),
+        seconds=0.01,
+        synthesis_seconds=0.01,
+        seed=request.seed,
     )
 
 
