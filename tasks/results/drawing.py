@@ -125,7 +125,7 @@ def _draw_cell(
         _write(draw, (x + 10, y + 10), lines, FIGURE, BAD_INK if cell.is_bad else INK)
     else:
         shown = cell.picture.resize((width, height), Image.Resampling.LANCZOS)
-        image.paste(shown, (x + (side - width) // 2, y))
+        image.paste(shown, (x, y))
     _write(draw, (x, y + height + 5), cell.lines(side), FIGURE, SOFT_INK)
 
 
