@@ -1,4 +1,4 @@
-# make demo | test | test-faults | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | evaluate-style-transfer | evaluate-textures | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-slow | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | evaluate-style-transfer | evaluate-textures | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
@@ -9,20 +9,22 @@ ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-faults test-kernels test-radosgw test-ray test-browser bench bench-gpu lint fuzz drill clean
+.PHONY: demo test test-slow test-kernels test-radosgw test-ray test-browser bench bench-gpu lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
 	$(BIN)/stylefarm report runs/demo --open
 
-# Kills, races, machines that are cut off, broken stores, and the fuzz's own tests.
+# What test leaves out: whatever is marked slow; kills, races, machines that are cut off, broken stores.
 FAULTS := tests/faults tests/flows/test_stopping.py tests/flows/test_workers.py
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not ray and not browser" $(FAULTS:%=--ignore %)
+	$(PYTEST) -m "not slow and not ray and not browser" $(FAULTS:%=--ignore %)
 
-test-faults: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAULTS)
+test-slow: .venv/dev
+	$(PYTEST) -m "slow and not ray and not browser" $(FAULTS:%=--ignore %)
+	$(PYTEST) $(FAULTS)
 
 # A real cluster of two nodes on this machine, whose nodes and workers are killed.
 test-ray: .venv/dev
@@ -32,7 +34,7 @@ test-ray: .venv/dev
 # Whole studies, clicked through in a real Chromium (apt install chromium).
 test-browser: .venv/dev
 	$(PIP_INSTALL) -e '.[dev,browser]'
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser
+	$(PYTEST) tests/browser
 
 # The numerical tests with the instructions of other processors and with two threads.
 WITHOUT_NUMBERS := $(patsubst %,tests/ad_lib/%.py, model/test_kernels model/test_room \

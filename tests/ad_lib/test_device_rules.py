@@ -52,7 +52,7 @@ def on_meta() -> Any:
     ("family", "task"),
     [
         *(("sd15", task) for task in OWN_TASKS),
-        ("sdxl", "style-t2i"),
+        pytest.param("sdxl", "style-t2i", marks=pytest.mark.slow),
         ("flux2", "texture-sample"),
     ],
 )

@@ -73,6 +73,7 @@ def small(task: str, seeds: int = 2, **changes: Any) -> list[Request]:
     ],
     ids=["optimised with content", "sampled with AdaIN", "masked"],
 )
+@pytest.mark.slow
 def test_a_compiled_render_is_the_plain_one_to_the_bit(backbone, requests, backend, num_graphs):
     """One graph for the step, whatever the timestep and the count of steps; no second one later."""
     counter = CompileCounterWithBackend(backend)
