@@ -206,8 +206,9 @@ def killed_again_and_again(folder: Path, seed: int) -> tuple[str, dict[int, str]
                 session = values[0]
             elif what == "stored":
                 assert kept.setdefault(int(values[0]), values[1]) == values[1]
-            else:
+            else:  # killed; the last answer that is on disk
                 num_kills += 1
+                assert int(values[0]) >= max(kept, default=-1)
     assert person.returncode == 0
     return session, kept, num_kills
 

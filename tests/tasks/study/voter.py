@@ -33,7 +33,7 @@ def main(folder: str, seed: str) -> None:
             os._exit(0)
         if os.waitpid(child, 0)[1] == 0:
             break
-        tell("killed")
+        tell("killed", max(progress(store, study, session), default=-1))
 
 
 def answer_all(store: Store, study: Study, session: Session, seed: str, number: int) -> None:
