@@ -14,6 +14,7 @@ from tasks.results.drawing import (
     PAPER,
     SOFT_INK,
     TITLE,
+    drawable,
     font,
 )
 from tasks.study.documents import asked, by_question, told_people
@@ -34,14 +35,14 @@ def draw_shares(results: Results) -> Image.Image:
     height = head + sum(len(of) + 3 for of in blocks.values()) * _ROW + MARGIN
     image = Image.new("RGB", (_WIDTH, max(height, 160)), PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), safe_line(results.study.title, 70), INK, font(TITLE))
+    draw.text((MARGIN, MARGIN), drawable(safe_line(results.study.title, 70)), INK, font(TITLE))
     legend = "Dot: share of the votes; bar: 95 % by people; line: 95 % by votes."
     for number, told in enumerate((told_people(results), legend)):
         y = MARGIN + round(1.5 * TITLE) + number * round(1.5 * FIGURE)
-        draw.text((MARGIN, y), told, SOFT_INK, font(FIGURE))
+        draw.text((MARGIN, y), drawable(told), SOFT_INK, font(FIGURE))
     top = head
     for (task, question), shares in blocks.items():
-        words = safe_line(f"{task}: {asked(question)}", 120)
+        words = drawable(safe_line(f"{task}: {asked(question)}", 120))
         draw.text((MARGIN, top), words, INK, font(HEADING))
         bottom = top + (len(shares) + 1) * _ROW
         for share, colour in ((0.0, LINE), (0.5, SOFT_INK), (1.0, LINE)):
@@ -55,7 +56,7 @@ def draw_shares(results: Results) -> Image.Image:
 
 def _draw_share(draw: ImageDraw.ImageDraw, share: Share, top: int) -> None:
     middle = top + _ROW // 2
-    words = safe_line(f"{share.first} over {share.second}", _MAX_LETTERS)
+    words = drawable(safe_line(f"{share.first} over {share.second}", _MAX_LETTERS))
     draw.text((MARGIN, middle - FIGURE // 2), words, INK, font(FIGURE))
     if share.interval_of_people is not None:
         low, high = map(_x, share.interval_of_people)

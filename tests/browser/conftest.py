@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Browser]:
     """Headless, with a profile of its own that is gone afterwards."""
     if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt install chromium")
+        pytest.fail("Chromium is not installed: apt install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
