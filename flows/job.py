@@ -1,49 +1,171 @@
-"""The Prefect flow that makes a job's pictures. Run it again to finish what was interrupted.
+"""The Prefect flows to serve, deploy and schedule: run, extend, work, gc.
 
-The workers do the work and Prefect shows them; it is never asked what is done.
+Each is what the command of its name does. The workers do the work and Prefect shows them; it is
+never asked what is done. A flow that was cancelled, killed or crashed loses nothing: the next one
+on the same run folder finishes.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
 
+from flows.crew import Crew, LocalCrew
 from flows.crews import crew_of
+from flows.gc import duration
 from flows.progress import RunEnd, RunProgress
 from flows.showing import end_state, show_run
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
-from manifests.job import Job, job_from_dict
+from manifests.budget import UNLIMITED, Budget
+from manifests.job import Job, with_overrides
+from tasks.inputs.dated_output import follow_latest, point_latest
+from tasks.inputs.devices import devices_for
 from tasks.inputs.resolving import resolve_job
+from tasks.keeping.collecting import collect
+from tasks.plans.extending import extend
 from tasks.plans.planning import open_prepared, plan_items, store_plan
 from tasks.results.publishing import publish
 from tasks.runs.committed import open_committed
-from tasks.runs.run_folder import open_run
+from tasks.runs.run_folder import open_run, recorded_job
 from tasks.work.fork_server import ForkServer, rendering_fork_server
 
 
-@flow(name="stylefarm", flow_run_name="{name}", persist_result=False, validate_parameters=False)
-def run_job(name: str, job: dict[str, Any], base: str) -> State[Any]:
+def _name_of_run() -> str:
+    """What Prefect calls a flow run: its job's name or its run's folder, and the time."""
+    given: Any = flow_run.parameters or {}
+    job = given.get("job")
+    if isinstance(job, dict):
+        job = Job.model_validate(job)
+    named = (job.name or job.output.uri) if job else str(given.get("run", "run"))
+    return f"{named.rstrip('/').rpartition('/')[2]}-{datetime.now():%m%d-%H%M%S}"
+
+
+@flow(name="stylefarm-run", flow_run_name=_name_of_run, persist_result=False)
+def run_job(
+    job: Job,
+    overrides: dict[str, Any] | None = None,
+    base: str = ".",
+    budget: Budget = UNLIMITED,
+) -> State[Any]:
     """Plans a job, works on it with the workers that it asks for, and publishes the result.
 
     Args:
-        name: the name that Prefect shows.
-        job: the job, as `manifests.job.Job` dumps it.
+        job: what a job file holds.
+        overrides: dotted key → value, such as `output.size` → 256; replaces keys of the job.
         base: the folder that the job's relative paths start from.
+        budget: what the run may cost.
 
     Returns:
         Completed with the run's counts, or Failed where shards are still pending or more items
         failed than the job allows.
     """
-    with rendering_fork_server() as server, ThreadPoolExecutor(1) as pool:
-        run_uri, parsed = prepare(job, base), job_from_dict(job)
-        stopping, progress = Stopping(), _progress(run_uri)
-        telling = Telling(progress)
-        work = pool.submit(_work, run_uri, parsed, server, stopping, progress, telling)
+    wanted = with_overrides(job, overrides or {})
+    with rendering_fork_server() as server:
+        resolved = resolve_job(wanted, base, will_render=True)
+        prepared = open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
+        for item in prepared.plan.problems():
+            if item.problem is not None:
+                get_run_logger().warning(
+                    "%s: %s", item.problem.error_class.value, item.problem.message
+                )
+        point_latest(resolved.place, prepared.uri)
+        prepared.plan.close()
+        return _finish(prepared.uri, wanted, server, budget)
+
+
+@flow(name="stylefarm-extend", flow_run_name=_name_of_run, persist_result=False)
+def extend_job(
+    job: Job,
+    overrides: dict[str, Any] | None = None,
+    base: str = ".",
+    budget: Budget = UNLIMITED,
+) -> State[Any]:
+    """Plans what is new in a job's sources, or begins its run, and makes those pictures.
+
+    Args:
+        job: what a job file holds.
+        overrides: dotted key → value, such as `output.size` → 256; replaces keys of the job.
+        base: the folder that the job's relative paths start from.
+        budget: what the run may cost.
+
+    Returns:
+        As of `run_job`.
+    """
+    wanted = with_overrides(job, overrides or {})
+    with rendering_fork_server() as server:
+        resolved = resolve_job(wanted, base, will_render=True, for_extension=True)
+        extension = extend(resolved)
+        for sentence in extension.sentences if extension else ():
+            get_run_logger().warning("%s", sentence)
+        get_run_logger().info("%d new items are planned", extension.num_items if extension else 0)
+        point_latest(resolved.place, resolved.output_uri)
+        return _finish(resolved.output_uri, wanted, server, budget)
+
+
+@flow(name="stylefarm-work", flow_run_name=_name_of_run, persist_result=False)
+def work_on_run(
+    run: str,
+    device: str = "auto",
+    max_shards: int | None = None,
+    budget: Budget = UNLIMITED,
+) -> State[Any]:
+    """Joins a planned run with one device, beside whoever else works on it.
+
+    Args:
+        run: the run folder.
+        device: what renders, such as `cuda:1`; `auto` takes the run's kind.
+        max_shards: commits so many at most, then ends.
+        budget: what the run may cost.
+
+    Returns:
+        As of `run_job`.
+    """
+    uri = follow_latest(run)
+    _, record = open_run(uri)
+    job = recorded_job(record)
+    devices = devices_for(record.device_type, device, 1)
+    with rendering_fork_server() as server:
+        return _finish(uri, job, server, budget, devices=devices, max_shards=max_shards)
+
+
+@flow(name="stylefarm-gc", flow_run_name=_name_of_run, persist_result=False)
+def collect_garbage(run: str, older_than: str = "2d", delete: bool = True) -> State[Any]:
+    """Deletes what nobody needs of a run folder and of this machine's scratch.
+
+    Args:
+        run: the run folder.
+        older_than: leaves what was written later, such as `2d` or `12h`.
+        delete: false only tells what would go.
+    """
+    collected = collect(follow_latest(run), older_than=duration(older_than), delete=delete)
+    num_bytes = sum(one.num_bytes for one in collected.garbage)
+    verb = "deleted" if delete else "would be deleted"
+    return Completed(message=f"{len(collected.garbage)} files, {num_bytes / 1e6:.1f} MB {verb}")
+
+
+def _finish(
+    run_uri: str,
+    job: Job,
+    server: ForkServer,
+    budget: Budget,
+    *,
+    devices: list[str] | None = None,
+    max_shards: int | None = None,
+) -> State[Any]:
+    """Renders what is pending and shows it, until the run has ended or this flow is to end."""
+    stopping, progress = Stopping(), _progress(run_uri)
+    telling = Telling(progress)
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(
+            _work, run_uri, job, server, stopping, progress, telling, budget, devices, max_shards
+        )
         try:
             state = show_run(run_uri, telling)
         except Exception as error:
@@ -68,38 +190,31 @@ def _work(
     stopping: Stopping,
     progress: RunProgress,
     telling: Telling,
+    budget: Budget,
+    devices: list[str] | None,
+    max_shards: int | None,
 ) -> RunEnd:
     """Renders what is pending, publishes, and tells how that ended."""
     end = RunEnd(is_good=False, message="ended by a fault")
     try:
         _, run = open_run(run_uri)
         tell = tell_all(progress.tell, telling.tell)
-        with crew_of(
-            *(run_uri, run, job.compute), server=server, stopping=stopping, tell=tell
-        ) as crew:
-            if crew.wait():
-                end = RunEnd(is_good=False, message="stopped; run the same job again to finish")
-            else:
-                progress.publish()
-                end = RunEnd.of(publish(run_uri), job.limits)
+        around = {"server": server, "stopping": stopping, "tell": tell}
+        crew: Crew
+        if devices is not None:
+            with LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around) as crew:
+                is_stopped = crew.wait()
+        else:
+            with crew_of(run_uri, run, job.compute, **around) as crew:
+                is_stopped = crew.wait()
+        if is_stopped:
+            end = RunEnd(is_good=False, message="stopped; run the same job again to finish")
+        else:
+            progress.publish()
+            end = RunEnd.of(publish(run_uri), job.limits)
     except Exception as error:
         end = RunEnd(is_good=False, message=str(error))
         raise
     finally:
         telling.end(end)
     return end
-
-
-@task(name="prepare", cache_policy=NO_CACHE, persist_result=False)
-def prepare(job: dict[str, Any], base: str) -> str:
-    """Checks the inputs and writes the plan, or finds the plan that exists.
-
-    Returns:
-        The URI of the run folder.
-    """
-    resolved = resolve_job(job_from_dict(job), base, will_render=True)
-    prepared = open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
-    for item in prepared.plan.problems():
-        if item.problem is not None:
-            get_run_logger().warning("%s: %s", item.problem.error_class.value, item.problem.message)
-    return prepared.uri

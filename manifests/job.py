@@ -56,6 +56,7 @@ __all__ = [
     "job_from_dict",
     "job_key",
     "load_job",
+    "with_overrides",
 ]
 
 
@@ -160,6 +161,27 @@ def load_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     return _validated(content, tree, path, overrides or {})
 
 
+def with_overrides(job: Job, overrides: Mapping[str, Any]) -> Job:
+    """The job with some of its keys replaced.
+
+    Args:
+        job: which one.
+        overrides: dotted key → value, such as `output.size` → `256`; texts are read as YAML, as
+            `--set` reads them.
+
+    Raises:
+        JobError: an unknown key or a wrong value.
+    """
+    if not overrides:
+        return job
+    content = job.model_dump(mode="json", exclude_unset=True)
+    for key, value in overrides.items():
+        _override(content, key, value)
+    written = {key: str(value) for key, value in overrides.items()}
+    tree = yaml.MappingNode("tag:yaml.org,2002:map", [])
+    return _validated(content, tree, Path("overrides"), written)
+
+
 def job_from_dict(content: Mapping[str, Any]) -> Job:
     """The job that a run folder recorded."""
     return Job.model_validate(dict(content))
@@ -186,12 +208,8 @@ def _text(path: Path) -> str:
         raise JobError(f"{name} is not UTF-8 text, in line {line}: save it as UTF-8") from None
 
 
-def _override(content: dict[str, Any], key: str, value: str) -> None:
-    try:
-        written = compose(value)
-        parsed = None if written is None else value_of(written)
-    except YamlError as error:
-        raise JobError(f"--set {key}={value[:200]}: {error.reason}") from None
+def _override(content: dict[str, Any], key: str, value: Any) -> None:
+    parsed = _read_yaml(key, value) if isinstance(value, str) else value
     *parents, last = key.split(".")
     place: dict[str, Any] = content
     for parent in parents:
@@ -205,6 +223,14 @@ def _override(content: dict[str, Any], key: str, value: str) -> None:
         place[parent] = inner
         place = place[parent]
     place[last] = parsed
+
+
+def _read_yaml(key: str, value: str) -> Any:
+    try:
+        written = compose(value)
+        return None if written is None else value_of(written)
+    except YamlError as error:
+        raise JobError(f"--set {key}={value[:200]}: {error.reason}") from None
 
 
 def _validated(

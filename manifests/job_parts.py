@@ -19,7 +19,19 @@ from pydantic import (
 )
 
 from manifests.items import EXTERNAL
-from manifests.job_values import Count, Name, NonEmpty, Seconds, Side, Text, Whole, number
+from manifests.job_values import (
+    MAX_PORT,
+    Count,
+    Money,
+    Name,
+    NonEmpty,
+    Port,
+    Seconds,
+    Side,
+    Text,
+    Whole,
+    number,
+)
 from manifests.limits import MAX_ITEMS
 
 Role = Literal["content", "layout", "style", "texture", "source_mask", "target_mask", "control"]
@@ -323,6 +335,10 @@ class Compute(Part):
         shard_items: items of one shard at most.
         seconds_per_item: what an item is expected to take; estimated unless given.
         io_threads: threads that fetch, decode and encode.
+        price_per_hour: of the machine that one worker takes, in whatever money; what a run costs is
+            told in it, and `--max-cost` bounds it.
+        metrics_port: each worker that a command starts serves its figures there for Prometheus, at
+            this port plus the worker's number; unless given, none does.
     """
 
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = "auto"
@@ -336,6 +352,8 @@ class Compute(Part):
     shard_items: Annotated[Count, Field(le=MAX_ITEMS)] = 1000
     seconds_per_item: Seconds | None = None
     io_threads: Annotated[Count, Field(le=256)] = 8
+    price_per_hour: Money | None = None
+    metrics_port: Annotated[Port, Field(le=MAX_PORT - MAX_WORKERS)] | None = None
 
     @model_validator(mode="after")
     def _ray_chooses_gpus(self) -> Compute:

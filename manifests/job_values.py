@@ -38,6 +38,13 @@ Whole = Annotated[int, Field(ge=MIN_WHOLE, le=MAX_WHOLE), BeforeValidator(number
 Seconds = Annotated[float, Field(gt=0, le=1e9), BeforeValidator(number)]
 """Above 0, and at most 30 years."""
 
+Money = Annotated[float, Field(ge=0, le=1e9), BeforeValidator(number)]
+
+MAX_PORT = 65_535
+
+Port = Annotated[int, Field(ge=1024, le=MAX_PORT), BeforeValidator(number)]
+"""A TCP port that needs no rights of an administrator."""
+
 Count = Annotated[int, Field(gt=0), BeforeValidator(number)]
 
 Side = Annotated[int, Field(ge=64, le=8192), BeforeValidator(number)]

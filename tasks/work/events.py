@@ -5,9 +5,9 @@ Each names its worker by the id that the worker has in its attempts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from manifests.commits import Counts
+from manifests.commits import Counts, ShardStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,16 @@ class ItemDone(WorkEvent):
 
 @dataclass(frozen=True, slots=True)
 class Committed(WorkEvent):
-    """The worker has committed a shard, which took it so many seconds."""
+    """The worker has committed a shard, which took it so many seconds.
+
+    Attributes:
+        stats: as the commit has them.
+    """
 
     shard: str
     counts: Counts
     seconds: float
+    stats: ShardStats = field(default_factory=ShardStats)
 
 
 @dataclass(frozen=True, slots=True)

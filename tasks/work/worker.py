@@ -326,7 +326,11 @@ class _Worker:
         commit, won = shard.store(waited)
         if won:
             event = Committed(
-                self._worker.id, shard=commit.shard, counts=commit.counts, seconds=shard.seconds
+                self._worker.id,
+                shard=commit.shard,
+                counts=commit.counts,
+                seconds=shard.seconds,
+                stats=commit.stats,
             )
         else:
             logger.info("shard %s was committed by another worker first", commit.shard)
