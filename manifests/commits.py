@@ -200,6 +200,8 @@ class ShardStats(Record):
         seconds_worked: of one worker, from taking the shard to where the next one may be taken.
         seconds_upload: that its files took to the run folder; the next shard renders meanwhile.
         largest_batch: items that were begun together, at most; of several shards, the most.
+        peak_memory_bytes: what rendering held at most: of the accelerator's memory, or, on a CPU,
+            of main memory; of several shards, the most.
         output_bytes: of the pictures.
         errors: how many items failed, by error class.
     """
@@ -212,6 +214,7 @@ class ShardStats(Record):
     seconds_worked: Seconds | None = None
     seconds_upload: Seconds | None = None
     largest_batch: Count | None = None
+    peak_memory_bytes: Count | None = None
     output_bytes: Count = 0
     errors: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")], Count] = Field(
         default_factory=dict[str, int]
@@ -232,12 +235,20 @@ class ShardStats(Record):
             for name in cls.model_fields
             if "seconds" in name
         }
-        batches = [one.largest_batch for one in known if one.largest_batch is not None]
         return cls(
             **{name: value for name, value in seconds.items() if value is not None},
-            largest_batch=max(batches, default=None),
+            largest_batch=_most(one.largest_batch for one in known),
+            peak_memory_bytes=_most(one.peak_memory_bytes for one in known),
             output_bytes=sum(one.output_bytes for one in known),
             errors=dict(+errors),
+        )
+
+    @property
+    def device_seconds(self) -> float:
+        """That workers held their devices: what a run is charged for."""
+        worked = self.seconds_worked
+        return self.load_seconds + (
+            self.render_seconds + self.encode_seconds if worked is None else worked
         )
 
     @property
@@ -246,6 +257,11 @@ class ShardStats(Record):
         if not self.seconds_worked or self.seconds_wait_for_input is None:
             return None
         return min(1.0, self.seconds_wait_for_input / self.seconds_worked)
+
+
+def _most(values: Iterable[int | None]) -> int | None:
+    """The most of what is known; None where nothing is."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
