@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 from urllib.request import urlopen
 
@@ -82,11 +83,14 @@ class PrivateServer:
 
 
 @contextmanager
-def private_server(folder: Path | None) -> Iterator[PrivateServer]:
+def private_server(
+    folder: Path | None, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[PrivateServer]:
     """A server that lives as long as the block, and never longer than this process.
 
     Args:
         folder: where it keeps its record; None where Prefect's settings name a database.
+        settings: of Prefect, in place of those of a server that only shows a run.
 
     Raises:
         ServerFailed: it did not start.
@@ -94,27 +98,27 @@ def private_server(folder: Path | None) -> Iterator[PrivateServer]:
     """
     with tempfile.TemporaryFile() as log:
         if folder is None:
-            with closing(_start(log, None, {})) as server:
+            with closing(_start(log, None, settings)) as server:
                 yield server
             return
         with new_record(folder) as record:
-            with closing(_start_on(record, log)) as server:
+            with closing(_start_on(record, log, settings)) as server:
                 yield server
             record.finish()
 
 
-def _start_on(record: Record, log: IO[bytes]) -> PrivateServer:
+def _start_on(record: Record, log: IO[bytes], settings: Mapping[str, str]) -> PrivateServer:
     try:
-        server = _start(log, record.path, record.begin())
+        server = _start(log, record.path, {**settings, **record.begin()})
     except ServerFailed:
         if not record.empty.exists():
             raise
-        server = _start(log, record.path, record.begin_anew())
+        server = _start(log, record.path, {**settings, **record.begin_anew()})
     record.keep_empty()
     return server
 
 
-def _start(log: IO[bytes], record: Path | None, settings: dict[str, str]) -> PrivateServer:
+def _start(log: IO[bytes], record: Path | None, settings: Mapping[str, str]) -> PrivateServer:
     """Starts a server and waits until it answers."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -123,7 +127,7 @@ def _start(log: IO[bytes], record: Path | None, settings: dict[str, str]) -> Pri
         [sys.executable, "-P", "-m", __name__, str(port), str(os.getpid())],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         | _SETTINGS
-        | settings,
+        | dict(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=log,

@@ -1,17 +1,15 @@
-"""A real Prefect server for the session, and the command line called as a user calls it."""
+"""The command line called as a user calls it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from infra.prefect_server import private_server
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,6 @@ Cli = Callable[..., Answer]
 
 NO_PREFECT = "none:"
 """No URL of a server: a run is rendered without Prefect, whose import takes seconds."""
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a server with a database of its own."""
-    with private_server(tmp_path_factory.mktemp("prefect")) as server:
-        yield server.url
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from PIL import Image
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.loading import load_backbone
 from tests.bad_images import picture
-from tests.command_line import cli, prefect_server
+from tests.command_line import cli
+from tests.prefect_server import prefect_server
 from tests.s3_server import s3_bucket, s3_server
 from tests.tasks.compared import compared_runs
 
