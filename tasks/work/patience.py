@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from infra.store import StoreError
 from tasks.runs.faults import Stopped, StoreTrouble
+
+logger = logging.getLogger(__name__)
 
 AWAY_SECONDS = 600.0
 """So long a store is waited for that does not answer."""
@@ -53,7 +56,9 @@ class Patience:
             raise StoreTrouble(str(error)) from error
         pause = PAUSES[min(self._num_waits, len(PAUSES) - 1)]
         self._num_waits += 1
-        until = now + (pause if error.transient else REFUSAL_SECONDS)
+        seconds = pause if error.transient else REFUSAL_SECONDS
+        logger.warning("waiting %g s: %s", seconds, error)
+        until = now + seconds
         while (left := until - time.monotonic()) > 0:
             if self._should_stop():
                 raise Stopped("stopped; run the same command again to finish")
