@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from flows.metrics_server import metrics_served
 from flows.stopping import Stopping
 from manifests.job import Compute
 from tasks.runs.environment import num_cores
@@ -151,6 +152,7 @@ class LocalCrew(Crew):
     def work(self, number: int) -> Worked:
         """One worker and its child."""
         with (
+            metrics_served(self.run_uri, self._compute, number, self.tell) as tell,
             ChildProcess(self._num_threads, self._server) as renderer,
             self._stopping.step(renderer.close),
         ):
@@ -161,7 +163,7 @@ class LocalCrew(Crew):
                 renderer=renderer,
                 max_shards=self._max_shards,
                 should_stop=self.should_stop,
-                tell=self.tell,
+                tell=tell,
             )
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flows.crew import Crew
+from flows.metrics_server import metrics_served
 from flows.stopping import Stopping
 from infra.ray_cluster import (
     Node,
@@ -232,6 +233,7 @@ class RayCrew(Crew):
         """
         arguments = {
             "run_uri": self.run_uri,
+            "number": post.number,
             "device_type": self._device_type,
             "compute": self._compute,
             "num_threads": self._places.num_threads,
@@ -356,6 +358,7 @@ def work_on_this_node(
     tell: Callable[[object], None],
     should_stop: Callable[[], bool],
     run_uri: str,
+    number: int,
     device_type: DeviceType | None,
     compute: Compute,
     num_threads: int,
@@ -371,14 +374,17 @@ def work_on_this_node(
     try:
         sign = _leave_sign(run_uri, host)
         tell(AtWork(host=host, sign=sign))
-        with ChildProcess(num_threads) as renderer:
+        with (
+            metrics_served(run_uri, compute, number, tell) as tell_of_work,
+            ChildProcess(num_threads) as renderer,
+        ):
             worked = work(
                 run_uri,
                 device=_device_here(device_type, host),
                 compute=compute,
                 renderer=renderer,
                 should_stop=should_stop,
-                tell=tell,
+                tell=tell_of_work,
             )
         tell(worked)
     except Exception as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import socket
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -63,3 +65,15 @@ def num_oom_kills() -> int | None:
             if name == "oom_kill":
                 return int(number)
     return None
+
+
+def peak_resident_bytes() -> int:
+    """The main memory that this process held at most, since `forget_peak_resident`."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def forget_peak_resident() -> None:
+    """Begins to measure anew; where the kernel does not let it, the peak is of the whole life."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_bytes(b"5")

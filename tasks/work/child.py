@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from manifests.outcomes import Outcome
+from tasks.runs.environment import forget_peak_resident
 from tasks.runs.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
 from tasks.work.fork_server import ForkedChild, ForkServer, rendering_fork_server
 from tasks.work.shard_work import ShardWork, Watch
@@ -286,6 +287,9 @@ class _Parent:
     def waited(self, for_input: float, for_output: float) -> None:
         self._tell("waited", for_input, for_output)
 
+    def held(self, num_bytes: int) -> None:
+        self._tell("held", num_bytes)
+
     def fitted(self, batch_size: int) -> None:
         self._tell("fitted", batch_size)
 
@@ -316,6 +320,7 @@ def serve_parent(connection: Connection) -> None:
         work, num_threads = parent.asked.get()
         if num_threads is not None:
             torch.set_num_threads(num_threads)
+        forget_peak_resident()
         try:
             render_shard(work, models, parent)
         except BaseException as error:

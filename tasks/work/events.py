@@ -54,10 +54,11 @@ class Progress(WorkEvent):
 
 @dataclass(frozen=True, slots=True)
 class ItemDone(WorkEvent):
-    """An item has its outcome; `error_class` is None where it has a picture."""
+    """An item of a shard has its outcome; `error_class` is None where it has a picture."""
 
     key: str
     error_class: str | None = None
+    shard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,14 @@ class CommittedElsewhere(WorkEvent):
     """The worker has seen a commit of another one; told once for each shard."""
 
     shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(WorkEvent):
+    """So many shards of the run, and items in them, had no commit when the worker looked last."""
+
+    shards: int
+    items: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,6 +334,7 @@ class ShardInWork:
             seconds_wait_for_input=self._watch.seconds_for_input,
             seconds_wait_for_output=self._watch.seconds_for_output,
             largest_batch=self._watch.largest_batch or None,
+            peak_memory_bytes=self._watch.peak_memory_bytes,
             seconds_worked=self.seconds,
         )
         provenance = provenance_of(

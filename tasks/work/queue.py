@@ -113,6 +113,12 @@ class ShardQueue:
         """Planned shards without a commit, as of the last listing."""
         return sum(1 for shard in self._plan.shards if shard not in self._committed)
 
+    @property
+    def num_items_left(self) -> int:
+        """Items of the shards without a commit."""
+        shards = self._plan.shards.values()
+        return sum(shard.num_items for shard in shards if shard.name not in self._committed)
+
     def peek(self) -> str | None:
         """A shard that could be taken, as far as is known; None where there is none.
 

@@ -26,7 +26,7 @@ from manifests.identity import seed_of
 from manifests.items import ErrorClass, Input, Item, Problem
 from manifests.outcomes import Outcome
 from manifests.quality import Quality
-from tasks.runs.environment import device_name
+from tasks.runs.environment import device_name, peak_resident_bytes
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, Stopped
 from tasks.runs.item_settings import settings_in
 from tasks.runs.requests import request_of, unsupported
@@ -251,6 +251,7 @@ class _Shard:
                 encoded=self.models.encoded,
             )
             self.models.is_fresh = False
+            self._tell_memory(results)
             return dict(zip(tries, results, strict=True))
         except BaseException as error:
             problem = self._problem_of(error)
@@ -264,6 +265,12 @@ class _Shard:
         if _is_out_of_memory(problem) and not any(map(_is_out_of_memory, found.values())):
             self._fitted(len(tries) - middle)
         return found
+
+    def _tell_memory(self, results: Sequence[Result]) -> None:
+        """Tells what rendering these held at most; a shard's peak is the most that is told."""
+        held = [one.peak_memory_bytes for one in results if one.peak_memory_bytes is not None]
+        with self._telling:
+            self.watch.held(max(held) if held else peak_resident_bytes())
 
     def _problem_of(self, error: BaseException) -> Problem:
         problem = problem_of(error)

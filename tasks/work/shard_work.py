@@ -100,6 +100,10 @@ class Watch(Protocol):
         """So many seconds nothing was rendered, as pictures were not loaded, or not encoded yet."""
         ...
 
+    def held(self, num_bytes: int) -> None:
+        """So much of the accelerator's memory was held at most; on a CPU, of main memory."""
+        ...
+
     def fitted(self, batch_size: int) -> None:
         """After running out of memory so many items fitted; begin the next shard with these."""
         ...

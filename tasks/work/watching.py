@@ -59,6 +59,9 @@ class LoadingWatch:
     def waited(self, for_input: float, for_output: float) -> None:
         """There are no items."""
 
+    def held(self, num_bytes: int) -> None:
+        """There are no items."""
+
     def fitted(self, batch_size: int) -> None:
         """There are no items."""
 
@@ -83,6 +86,7 @@ class ShardWatch:
         cleared: suspects that came through alone in this attempt.
         batch_size: that fitted after an out of memory; None where nothing was learned.
         largest_batch: items that were begun together, at most.
+        peak_memory_bytes: that renderers held at most; None where nothing was rendered.
         device_name, load_seconds: of the renderer.
         seconds_for_input, seconds_for_output: that the renderer waited for pictures to be loaded,
             and to be encoded.
@@ -104,6 +108,7 @@ class ShardWatch:
         self.cleared: list[str] = []
         self.batch_size: int | None = None
         self.largest_batch = 0
+        self.peak_memory_bytes: int | None = None
         self.device_name, self.load_seconds = "", 0.0
         self.seconds_for_input = self.seconds_for_output = 0.0
         self.writes_every_batch = False
@@ -144,7 +149,14 @@ class ShardWatch:
             self._breaker.note(outcome)
             problem = outcome.problem
             error_class = problem.error_class.value if problem is not None else None
-            self._tell(ItemDone(self._worker, key=outcome.item.key, error_class=error_class))
+            self._tell(
+                ItemDone(
+                    self._worker,
+                    key=outcome.item.key,
+                    error_class=error_class,
+                    shard=self.holding.shard,
+                )
+            )
 
     def rest_of(self, items: Sequence[Item]) -> tuple[Item, ...]:
         """The items that have no outcome yet."""
@@ -194,6 +206,10 @@ class ShardWatch:
         """Adds to what was waited for pictures."""
         self.seconds_for_input += for_input
         self.seconds_for_output += for_output
+
+    def held(self, num_bytes: int) -> None:
+        """Notes the most; a renderer that dies on the way has told what it held until then."""
+        self.peak_memory_bytes = max(num_bytes, self.peak_memory_bytes or 0)
 
     def fitted(self, batch_size: int) -> None:
         """Notes what fitted, for the next shard."""

@@ -42,6 +42,7 @@ from tasks.work.events import (
     Committed,
     CommittedElsewhere,
     Ended,
+    Pending,
     Phase,
     Waiting,
     WorkEvent,
@@ -184,6 +185,7 @@ class _Worker:
         self._num_committed = self._num_lost = self._num_faults = 0
         self._is_warm = self._is_leaving = False
         self._waits_because: str | None = None
+        self._pending_told: Pending | None = None
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
         self._on_its_way: _OnItsWay | None = None
 
@@ -210,7 +212,9 @@ class _Worker:
         while self._may_take(max_shards):
             self._check_stop()
             self._warm_up()
-            if holding := self._take():
+            holding = self._take()
+            self._tell_pending()
+            if holding:
                 self._finish(holding)
             elif self._on_its_way is not None:
                 self._settle()
@@ -355,6 +359,7 @@ class _Worker:
             return
         self._num_faults = 0
         self._queue.note_commit(sent.shard.name)
+        self._tell_pending()
         self._num_committed += won
         self._num_lost += not won
 
@@ -451,6 +456,13 @@ class _Worker:
     def _check_stop(self) -> None:
         if self._should_stop():
             raise Stopped(self._requests.reason() or "stopped; run the command again to finish")
+
+    def _tell_pending(self) -> None:
+        """Tells how much of the run is left, where that has changed since it was told."""
+        event = Pending(self._worker.id, self._queue.num_left, self._queue.num_items_left)
+        if event != self._pending_told:
+            self._pending_told = event
+            self._tell(event)
 
     def _see_commit(self, shard: str) -> None:
         if self._on_its_way is not None and self._on_its_way.shard.name == shard:

@@ -27,6 +27,7 @@ class Told:
         self.phases: list[str] = []
         self.items = 0.0
         self.fits: list[int] = []
+        self.peaks: list[int] = []
         self.ticks = 0
         self.stopping = threading.Event()
         self.on_begin = on_begin
@@ -53,6 +54,9 @@ class Told:
 
     def waited(self, for_input: float, for_output: float) -> None:
         self.waits = (for_input, for_output)
+
+    def held(self, num_bytes: int) -> None:
+        self.peaks.append(num_bytes)
 
     def fitted(self, batch_size: int) -> None:
         self.fits.append(batch_size)

@@ -269,9 +269,15 @@ def test_what_was_finished_before_a_renderer_died_is_not_rendered_again(pictures
         watch.begin([work.items[2].item_id, work.items[3].item_id], alone=False)
         raise ChildDied(11, None)
 
+    def dies_when_it_held_much(work: ShardWork, watch: Watch) -> None:
+        watch.held(1 << 50)
+        renders_two_and_dies(work, watch)
+
     told: list[WorkEvent] = []
-    scripted = Scripted(renders_two_and_dies)
+    scripted = Scripted(dies_when_it_held_much)
     assert work_with(run, scripted, told.append).num_committed == 1
+    (done,) = (event for event in told if isinstance(event, Committed))
+    assert done.stats.peak_memory_bytes == 1 << 50, "the dead renderer's counts too"
     assert [len(work.items) for work in scripted.asked] == [6, 4]
     assert set(scripted.asked[1].alone) == {item.item_id for item in scripted.asked[0].items[2:4]}
     died, done = attempts(run)

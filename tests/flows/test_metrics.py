@@ -1,0 +1,235 @@
+"""What workers serve for Prometheus, asked for over HTTP while they work."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flows.crew import LocalCrew
+from flows.metrics_server import metrics_served
+from flows.stopping import Stopping
+from infra.store import open_store
+from manifests.commits import Commit, Counts, ShardStats, commit_name, read_commit
+from manifests.job import Compute
+from tasks.work.events import Began, Committed, Ended, Pending, WorkEvent
+from tasks.work.fork_server import ForkServer
+from tests.bad_images import write_truncated_jpeg
+from tests.conftest import write_pictures
+from tests.tasks.runs import prepare
+
+Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+NUM_WORKERS = 2
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody listens at now."""
+    while True:
+        with closing(socket.create_server(("", 0))) as first:
+            port = first.getsockname()[1]
+        try:
+            for one in range(port, port + number):
+                socket.create_server(("", one)).close()
+        except (OSError, OverflowError):
+            continue
+        return port
+
+
+def figures(text: str) -> Figures:
+    """The samples of a page, by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Figures, name: str, **labels: str) -> float:
+    return found[f"stylefarm_{name}", frozenset(labels.items())]
+
+
+def scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        return answer.read().decode()
+
+
+@dataclass
+class Watched:
+    """A run of two workers, what each served as it began and as it ended, and what it told."""
+
+    uri: str
+    first_port: int
+    told: list[WorkEvent] = field(default_factory=list)
+    at_start: dict[str, Figures] = field(default_factory=dict)
+    at_end: dict[str, Figures] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, event: WorkEvent) -> None:
+        """Scrapes whoever begins or ends; that worker waits meanwhile."""
+        self.told.append(event)
+        for kind, pages in ((Began, self.at_start), (Ended, self.at_end)):
+            if isinstance(event, kind):
+                pages[event.worker] = self.served_by(event.worker)
+
+    def served_by(self, worker: str) -> Figures:
+        for port in range(self.first_port, self.first_port + NUM_WORKERS):
+            try:
+                text = scrape(port)
+            except OSError:
+                continue
+            if f'worker="{worker}"' in text:
+                return figures(text)
+        raise AssertionError(f"{worker} serves nothing")
+
+    def commits_of(self, worker: str) -> list[Commit]:
+        store = open_store(self.uri)
+        shards = [
+            event.shard
+            for event in self.told
+            if isinstance(event, Committed) and event.worker == worker
+        ]
+        return [read_commit(store.get(commit_name(shard)), shard) for shard in shards]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, shared_server: ForkServer) -> Watched:
+    folder = write_pictures(tmp_path_factory.mktemp("metrics"))
+    write_truncated_jpeg(folder / "content")
+    port = free_ports(NUM_WORKERS)
+    run = prepare(folder, compute__shard_items=1)
+    watched = Watched(run.uri, port)
+    compute = Compute(
+        workers=NUM_WORKERS, metrics_port=port, price_per_hour=3600.0, device="cpu", batch_size=1
+    )
+    with LocalCrew(
+        *(run.uri, ["cpu"] * NUM_WORKERS, compute),
+        server=shared_server,
+        stopping=Stopping(),
+        tell=watched.tell,
+    ) as crew:
+        assert not crew.wait()
+    return watched
+
+
+@pytest.fixture(params=range(NUM_WORKERS))
+def worker(request: pytest.FixtureRequest, watched: Watched) -> str:
+    return sorted(watched.at_end)[request.param]
+
+
+def test_every_worker_serves_from_its_start_to_its_end(watched: Watched):
+    assert len(watched.at_start) == len(watched.at_end) == NUM_WORKERS
+    for page in watched.at_start.values():
+        assert value(page, "items_total", status="ok") == 0
+    for port in range(watched.first_port, watched.first_port + NUM_WORKERS):
+        with pytest.raises(OSError, match="refused"):
+            scrape(port)
+
+
+def test_what_a_worker_serves_is_the_sum_of_its_commits(watched: Watched, worker: str):
+    page, commits = watched.at_end[worker], watched.commits_of(worker)
+    stats = ShardStats.total(commit.stats for commit in commits)
+    counts = sum((commit.counts for commit in commits), Counts())
+    assert value(page, "items_total", status="ok") == counts.ok
+    assert value(page, "items_total", status="failed") == counts.failed
+    failures = {
+        dict(labels)["error_class"]: number
+        for (name, labels), number in page.items()
+        if name == "stylefarm_item_failures_total"
+    }
+    assert failures == stats.errors
+    assert value(page, "shards_total", outcome="committed") == len(commits)
+    seconds = {
+        "load": stats.load_seconds,
+        "wait_for_input": stats.seconds_wait_for_input,
+        "render": stats.render_seconds,
+        "wait_for_output": stats.seconds_wait_for_output,
+        "encode": stats.encode_seconds,
+        "upload": stats.seconds_upload,
+    }
+    for phase, expected in seconds.items():
+        assert value(page, "phase_seconds_total", phase=phase) == pytest.approx(expected or 0.0)
+    assert value(page, "device_seconds_total") == pytest.approx(stats.device_seconds)
+    assert value(page, "cost_total") == pytest.approx(stats.device_seconds), "a second costs 1"
+    assert value(page, "output_bytes_total") == stats.output_bytes
+    if stats.peak_memory_bytes is not None:
+        assert value(page, "peak_memory_bytes") == stats.peak_memory_bytes
+
+
+def test_a_complete_run_has_nothing_pending(watched: Watched, worker: str):
+    pending = [one for one in watched.told if isinstance(one, Pending) and one.worker == worker]
+    assert 0 < pending[0].shards <= pending[0].items <= 8
+    assert value(watched.at_end[worker], "pending_shards") == 0
+    assert value(watched.at_end[worker], "pending_items") == 0
+
+
+def test_commits_on_a_cpu_say_what_their_renderer_held_at_most(watched: Watched):
+    commits = [one for worker in watched.at_end for one in watched.commits_of(worker)]
+    assert len(commits) == 8
+    for commit in commits:
+        held = commit.stats.peak_memory_bytes
+        assert (held is None) == (commit.counts.ok == 0)
+        assert held is None or 50 << 20 < held < 8 << 30, "torch and a tiny model"
+
+
+def test_a_job_without_a_price_serves_no_money(tmp_path: Path):
+    port = free_ports(1)
+    with metrics_served("run", Compute(metrics_port=port), 0, lambda event: None):
+        text = scrape(port)
+    assert "stylefarm_device_seconds_total 0.0" in text
+    assert "cost" not in text
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    port = free_ports(3)
+    with closing(socket.create_server(("", port))):
+        yield port
+
+
+def test_where_a_port_is_taken_the_next_free_one_serves_and_a_sentence_says_so(
+    taken_port: int, caplog: pytest.LogCaptureFixture
+):
+    compute = Compute(metrics_port=taken_port)
+    with (
+        metrics_served("run", compute, 0, lambda event: None) as tell,
+        metrics_served("run", compute, 0, lambda event: None),
+    ):
+        tell(Began("first", host="h", device="cpu"))
+        assert 'worker="first"' in scrape(taken_port + 1)
+        assert 'worker="first"' not in scrape(taken_port + 2)
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert f"port {taken_port} is not free" in warnings[0]
+    assert f"served at port {taken_port + 1}" in warnings[0]
+
+
+def test_without_any_free_port_the_work_goes_on(
+    taken_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.metrics_server.MAX_WORKERS", 0)
+    told: list[WorkEvent] = []
+    with metrics_served("run", Compute(metrics_port=taken_port), 0, told.append) as tell:
+        tell(Ended("first"))
+    assert told == [Ended("first")]
+    (warning,) = (one.getMessage() for one in caplog.records)
+    assert f"none of the ports {taken_port} to {taken_port} is free" in warning
+    assert "this worker serves no metrics" in warning
+
+
+def test_a_client_that_goes_away_concerns_nobody(capfd: pytest.CaptureFixture[str]):
+    port = free_ports(1)
+    with metrics_served("run", Compute(metrics_port=port), 0, lambda event: None):
+        for _ in range(3):
+            with closing(socket.create_connection(("127.0.0.1", port))) as client:
+                client.sendall(b"GET /metrics HTTP/1.0\r\n")
+        assert "stylefarm_items_total" in scrape(port)
+    assert capfd.readouterr() == ("", "")
