@@ -13,12 +13,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 from flows.telling import tell_all
 from manifests.job import Compute
 from manifests.job_parts import MAX_WORKERS
 from manifests.job_values import MAX_PORT
 from tasks.work.events import WorkEvent
+
+if TYPE_CHECKING:
+    from tasks.work.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 

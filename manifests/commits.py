@@ -148,6 +148,11 @@ class RunRecord(PlanReference):
         return self.identity["task"]
 
     @property
+    def hours_name(self) -> str:
+        """What the hours are called that its workers hold their devices."""
+        return "GPU-hours" if self.device_type == "cuda" else "worker-hours"
+
+    @property
     def named_backbone(self) -> dict[str, Any]:
         """The backbone of the job by key, as it was written; empty where only its name was."""
         backbone: Any = self.job.get("backbone")
@@ -197,7 +202,8 @@ class ShardStats(Record):
         seconds_wait_for_input: that nothing was rendered, as pictures were not fetched and decoded.
         seconds_wait_for_output: the same, as rendered ones were still measured and encoded, or the
             shard before was still on its way to the run folder.
-        seconds_worked: of one worker, from taking the shard to where the next one may be taken.
+        seconds_worked: of one worker, from taking the shard to where the next one may be taken;
+            loading the model again meanwhile is not in it.
         seconds_upload: that its files took to the run folder; the next shard renders meanwhile.
         largest_batch: items that were begun together, at most; of several shards, the most.
         peak_memory_bytes: what rendering held at most: of the accelerator's memory, or, on a CPU,
@@ -250,6 +256,22 @@ class ShardStats(Record):
         return self.load_seconds + (
             self.render_seconds + self.encode_seconds if worked is None else worked
         )
+
+    @property
+    def seconds_by_phase(self) -> dict[str, float]:
+        """What the seconds of workers went into; 0.0 where nobody knows.
+
+        Many items are encoded at a time, and a shard is uploaded while the next one renders: the
+        sum may be more than the time that passed.
+        """
+        return {
+            "load": self.load_seconds,
+            "wait_for_input": self.seconds_wait_for_input or 0.0,
+            "render": self.render_seconds,
+            "wait_for_output": self.seconds_wait_for_output or 0.0,
+            "encode": self.encode_seconds,
+            "upload": self.seconds_upload or 0.0,
+        }
 
     @property
     def share_waited(self) -> float | None:

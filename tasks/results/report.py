@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from infra.store import Store
-from manifests.commits import REPORT_NAME, Commit, Index
+from manifests.commits import REPORT_NAME, Commit, Index, RunRecord, ShardStats
 from manifests.items import Item
 from manifests.wording import safe_line
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
@@ -82,8 +82,20 @@ def render_report(committed: Committed, index: Index) -> str:
         settings=run.settings,
         statuses=Counter(row.status for row in rows),
         contact_sheet=CONTACT_SHEET_NAME if job.columns else "",
+        spent=_spent(run, index.stats, job.compute.price_per_hour),
         seconds_per_item=index.stats.render_seconds / max(1, index.counts.ok),
     )
+
+
+def _spent(run: RunRecord, stats: ShardStats, price: float | None) -> dict[str, str]:
+    """What the run has taken so far; of commits of earlier versions not all is known."""
+    hours = stats.device_seconds / 3600
+    spent = {run.hours_name: f"{hours:.3g}"}
+    if price is not None:
+        spent["cost"] = f"{hours * price:,.2f} (at {price:g} an hour)"
+    if stats.peak_memory_bytes is not None:
+        spent["peak memory"] = f"{stats.peak_memory_bytes / 1e9:.2f} GB"
+    return spent
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class ShardInWork:
             tell=place.tell,
             on_tick=place.publisher.publish_if_due,
         )
-        self._watch.load_seconds = load_seconds
+        self._watch.load_seconds = self._loaded_before = load_seconds
 
     @property
     def name(self) -> str:
@@ -335,7 +335,7 @@ class ShardInWork:
             seconds_wait_for_output=self._watch.seconds_for_output,
             largest_batch=self._watch.largest_batch or None,
             peak_memory_bytes=self._watch.peak_memory_bytes,
-            seconds_worked=self.seconds,
+            seconds_worked=self.seconds - (self._watch.load_seconds - self._loaded_before),
         )
         provenance = provenance_of(
             self._place.run,

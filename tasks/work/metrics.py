@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -27,17 +27,6 @@ from tasks.work.events import (
     Restarted,
     WorkEvent,
 )
-
-PHASES: dict[str, Callable[[ShardStats], float | None]] = {
-    "load": lambda stats: stats.load_seconds,
-    "wait_for_input": lambda stats: stats.seconds_wait_for_input,
-    "render": lambda stats: stats.render_seconds,
-    "wait_for_output": lambda stats: stats.seconds_wait_for_output,
-    "encode": lambda stats: stats.encode_seconds,
-    "upload": lambda stats: stats.seconds_upload,
-}
-"""What the seconds of a worker went into, and where commits have them. Many items are encoded at a
-time, and a shard is uploaded while the next one renders: the sum may be more than the time."""
 
 
 class WorkerMetrics(Collector):
@@ -120,8 +109,7 @@ class WorkerMetrics(Collector):
     def _committed(self) -> Iterator[Metric]:
         stats = self._stats
         told = "Seconds of committed shards, by what they went into."
-        seconds = {phase: seconds_of(stats) or 0.0 for phase, seconds_of in PHASES.items()}
-        yield _counter("phase_seconds", told, seconds, "phase")
+        yield _counter("phase_seconds", told, stats.seconds_by_phase, "phase")
         told = "Seconds that the device was held for committed shards: what the run is charged for."
         yield CounterMetricFamily("stylefarm_device_seconds", told, stats.device_seconds)
         if self._price is not None:
@@ -153,7 +141,7 @@ class WorkerMetrics(Collector):
             yield info
 
 
-def _counter(name: str, told: str, numbers: dict[str, float], label: str) -> Metric:
+def _counter(name: str, told: str, numbers: Mapping[str, float], label: str) -> Metric:
     """A counter with a value for each of the label's values."""
     family = CounterMetricFamily(f"stylefarm_{name}", told, labels=[label])
     for value, number in numbers.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 import urllib.request
@@ -233,3 +235,38 @@ def test_a_client_that_goes_away_concerns_nobody(capfd: pytest.CaptureFixture[st
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")
         assert "stylefarm_items_total" in scrape(port)
     assert capfd.readouterr() == ("", "")
+
+
+DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "stylefarm.json"
+
+
+def test_every_name_and_label_of_the_dashboard_is_served(watched: Watched):
+    board = json.loads(DASHBOARD.read_text())
+    served = {key for page in watched.at_end.values() for key in page}
+    names = {name for name, _ in served} | {"stylefarm_item_failures_total"}
+    labels = {label for _, pairs in served for label, _ in pairs}
+    queries = [
+        target["expr"] for panel in board["panels"] for target in panel.get("targets", ())
+    ] + [variable["query"]["query"] for variable in board["templating"]["list"][1:]]
+    assert len(queries) > 10
+    for query in queries:
+        assert set(re.findall(r"stylefarm_\w+", query)) <= names, query
+        for asked in re.findall(r"(?:by|group_left) \(([^)]*)\)", query):
+            assert set(filter(None, re.split(r",\s*", asked))) <= labels, query
+
+
+def test_the_dashboard_asks_for_its_data_source_and_shows_what_an_operator_looks_for():
+    board = json.loads(DASHBOARD.read_text())
+    kinds = {variable["name"]: variable["type"] for variable in board["templating"]["list"]}
+    assert kinds == {"datasource": "datasource", "run": "query"}
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in board["panels"])
+    shown = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    for name in (
+        *("items_total", "item_failures_total", "phase_seconds_total", "pending_items"),
+        *("pending_shards", "peak_memory_bytes", "cost_total"),
+    ):
+        assert f"stylefarm_{name}" in shown
+    (stacked,) = (panel for panel in board["panels"] if panel["title"] == "Where the time goes")
+    assert stacked["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"

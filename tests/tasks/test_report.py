@@ -98,6 +98,18 @@ def test_the_page_tells_the_counts_and_every_problem(pictures):
     assert errors == [f"decode: {pictures}/content/b.png: the file is empty (0 bytes)"] * 2
 
 
+def test_the_page_tells_what_the_run_has_taken(pictures):
+    run = prepare(pictures, compute__price_per_hour=3600)
+    stats = finish(run).stats
+    page = Page(run.uri)
+    figures = dict(zip(page.texts["dt"], page.texts["dd"], strict=False))
+    assert figures["worker-hours"] == f"{stats.device_seconds / 3600:.3g}"
+    assert figures["cost"] == f"{stats.device_seconds:,.2f} (at 3600 an hour)"
+    assert figures["peak memory"] == f"{stats.peak_memory_bytes / 1e9:.2f} GB"
+    for phase, seconds in stats.seconds_by_phase.items():
+        assert figures[phase.replace("_", " ")] == f"{seconds:.1f} s"
+
+
 def test_a_hostile_file_name_is_text_and_nothing_else(pictures):
     hostile = "<b>&\"x'{{7*7}}.png"
     (pictures / "style" / "x.png").rename(pictures / "style" / hostile)
