@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAYS_IN_THE_CHECKOUT = {"tests", "training"}
+RECIPES = {"compose.env.example", "compose.yaml", "docker", "iam-policy.json", "kubernetes"}
+RECIPES |= {"prefect.yaml", "ray", "slurm", "systemd"}
+"""What of `infra/` no command reads: people copy these from the checkout that they build from."""
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +47,14 @@ def test_every_package_ships_but_the_training_and_the_tests(packages):
     assert written == set(packages)
 
 
-def test_every_file_of_a_package_ships_but_readmes(packages, shipped):
+def test_every_file_of_a_package_ships_but_recipes_and_pages_for_people(packages, shipped):
     found = {file for top in _tops(packages) for file in (ROOT / top).rglob("*") if file.is_file()}
     files = {file.relative_to(ROOT) for file in found if "__pycache__" not in file.parts}
     assert shipped <= files
-    assert {file.name for file in files - shipped} <= {"README.md"}
+    left = {file for file in files - shipped if file.suffix != ".md"}
+    assert {
+        file for file in left if file.parts[0] != "infra" or file.parts[1] not in RECIPES
+    } == set()
 
 
 @pytest.mark.parametrize(
