@@ -16,9 +16,12 @@ _MAX = timedelta(days=36_500)
 
 
 def collect_garbage(
-    terminal: Terminal, uri: str, *, older_than: str, delete: bool, as_json: bool
-) -> None:
+    terminal: Terminal, uri: str, *, older_than: str, delete: bool, as_json: bool = False
+) -> str:
     """Says what nobody needs, and deletes it where that is asked for.
+
+    Returns:
+        How much that was, in a sentence.
 
     Raises:
         JobError: `older_than` is no duration.
@@ -31,6 +34,7 @@ def collect_garbage(
         _print_json(terminal, uri, collected, age=age, deleted=delete)
     else:
         _say(terminal, collected, older_than=older_than, deleted=delete)
+    return _outcome(collected, deleted=delete)
 
 
 def duration(text: str) -> timedelta:
@@ -51,8 +55,8 @@ def duration(text: str) -> timedelta:
 
 def _say(terminal: Terminal, collected: Collected, *, older_than: str, deleted: bool) -> None:
     garbage = collected.garbage
-    numbers, sizes = _totals(collected)
     if garbage:
+        numbers, sizes = _totals(collected)
         rows = [
             (KINDS[kind], str(numbers[kind]), f"{sizes[kind] / 1e6:.1f} MB")
             for kind in KINDS
@@ -68,13 +72,14 @@ def _say(terminal: Terminal, collected: Collected, *, older_than: str, deleted: 
         terminal.say(f"{files} left that a run does not write:")
         terminal.say_list(collected.not_ours, rest="more")
     terminal.say_list(collected.sentences, "yellow", rest="more")
-    terminal.say(_outcome(len(garbage), sum(sizes.values()), deleted=deleted))
+    terminal.say(_outcome(collected, deleted=deleted))
 
 
-def _outcome(number: int, num_bytes: int, *, deleted: bool) -> str:
-    if not number:
+def _outcome(collected: Collected, *, deleted: bool) -> str:
+    if not collected.garbage:
         return "Nothing to delete."
-    what = f"{counted(number, 'file')}, {num_bytes / 1e6:.1f} MB"
+    num_bytes = sum(one.num_bytes for one in collected.garbage)
+    what = f"{counted(len(collected.garbage), 'file')}, {num_bytes / 1e6:.1f} MB"
     if deleted:
         return f"Deleted {what}."
     return f"Nothing was deleted; with --delete it would be {what}."

@@ -3,53 +3,63 @@
 Each is what the command of its name does. The workers do the work and Prefect shows them; it is
 never asked what is done. A flow that was cancelled, killed or crashed loses nothing: the next one
 on the same run folder finishes.
+
+A flow itself only calls a function of this module: Prefect may pickle it with whatever it names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
+from flows import gc
 from flows.crew import Crew, LocalCrew
 from flows.crews import crew_of
-from flows.gc import duration
+from flows.exit_codes import ExitCode, explained
+from flows.job_form import JobForm
+from flows.planning import begin_or_extend, prepare
 from flows.progress import RunEnd, RunProgress
+from flows.run_log import RunLog
 from flows.showing import end_state, show_run
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.budget import UNLIMITED, Budget
 from manifests.job import Job, with_overrides
-from tasks.inputs.dated_output import follow_latest, point_latest
+from tasks.inputs.dated_output import follow_latest
 from tasks.inputs.devices import devices_for
+from tasks.inputs.output_place import DATE
 from tasks.inputs.resolving import resolve_job
-from tasks.keeping.collecting import collect
-from tasks.plans.extending import extend
-from tasks.plans.planning import open_prepared, plan_items, store_plan
 from tasks.results.publishing import publish
 from tasks.runs.committed import open_committed
 from tasks.runs.run_folder import open_run, recorded_job
+from tasks.work.child import check_in_child
 from tasks.work.fork_server import ForkServer, rendering_fork_server
+
+_Given = ParamSpec("_Given")
 
 
 def _name_of_run() -> str:
     """What Prefect calls a flow run: its job's name or its run's folder, and the time."""
     given: Any = flow_run.parameters or {}
-    job = given.get("job")
-    if isinstance(job, dict):
-        job = Job.model_validate(job)
-    named = (job.name or job.output.uri) if job else str(given.get("run", "run"))
-    return f"{named.rstrip('/').rpartition('/')[2]}-{datetime.now():%m%d-%H%M%S}"
+    job, overrides = given.get("job") or {}, given.get("overrides") or {}
+    written: dict[str, Any] = job.model_dump() if isinstance(job, Job) else job
+    name = overrides.get("name") or written.get("name")
+    uri = overrides.get("output.uri") or written.get("output", {}).get("uri") or given.get("run")
+    folder = str(uri).replace(DATE, "").rstrip("/-").rpartition("/")[2]
+    return f"{name or folder}-{datetime.now():%m%d-%H%M%S}"
 
 
 @flow(name="stylefarm-run", flow_run_name=_name_of_run, persist_result=False)
 def run_job(
-    job: Job,
+    job: JobForm,
     overrides: dict[str, Any] | None = None,
     base: str = ".",
     budget: Budget = UNLIMITED,
@@ -63,26 +73,15 @@ def run_job(
         budget: what the run may cost.
 
     Returns:
-        Completed with the run's counts, or Failed where shards are still pending or more items
-        failed than the job allows.
+        Completed with the run's counts, or Failed with what is wrong: a job that cannot be done,
+        shards that are still pending, or more failed items than the job allows.
     """
-    wanted = with_overrides(job, overrides or {})
-    with rendering_fork_server() as server:
-        resolved = resolve_job(wanted, base, will_render=True)
-        prepared = open_prepared(resolved) or store_plan(resolved, plan_items(resolved))
-        for item in prepared.plan.problems():
-            if item.problem is not None:
-                get_run_logger().warning(
-                    "%s: %s", item.problem.error_class.value, item.problem.message
-                )
-        point_latest(resolved.place, prepared.uri)
-        prepared.plan.close()
-        return _finish(prepared.uri, wanted, server, budget)
+    return _make(job, overrides, base, budget)
 
 
 @flow(name="stylefarm-extend", flow_run_name=_name_of_run, persist_result=False)
 def extend_job(
-    job: Job,
+    job: JobForm,
     overrides: dict[str, Any] | None = None,
     base: str = ".",
     budget: Budget = UNLIMITED,
@@ -98,15 +97,7 @@ def extend_job(
     Returns:
         As of `run_job`.
     """
-    wanted = with_overrides(job, overrides or {})
-    with rendering_fork_server() as server:
-        resolved = resolve_job(wanted, base, will_render=True, for_extension=True)
-        extension = extend(resolved)
-        for sentence in extension.sentences if extension else ():
-            get_run_logger().warning("%s", sentence)
-        get_run_logger().info("%d new items are planned", extension.num_items if extension else 0)
-        point_latest(resolved.place, resolved.output_uri)
-        return _finish(resolved.output_uri, wanted, server, budget)
+    return _make(job, overrides, base, budget, is_extension=True)
 
 
 @flow(name="stylefarm-work", flow_run_name=_name_of_run, persist_result=False)
@@ -127,12 +118,7 @@ def work_on_run(
     Returns:
         As of `run_job`.
     """
-    uri = follow_latest(run)
-    _, record = open_run(uri)
-    job = recorded_job(record)
-    devices = devices_for(record.device_type, device, 1)
-    with rendering_fork_server() as server:
-        return _finish(uri, job, server, budget, devices=devices, max_shards=max_shards)
+    return _join(run, device, max_shards, budget)
 
 
 @flow(name="stylefarm-gc", flow_run_name=_name_of_run, persist_result=False)
@@ -144,10 +130,67 @@ def collect_garbage(run: str, older_than: str = "2d", delete: bool = True) -> St
         older_than: leaves what was written later, such as `2d` or `12h`.
         delete: false only tells what would go.
     """
-    collected = collect(follow_latest(run), older_than=duration(older_than), delete=delete)
-    num_bytes = sum(one.num_bytes for one in collected.garbage)
-    verb = "deleted" if delete else "would be deleted"
-    return Completed(message=f"{len(collected.garbage)} files, {num_bytes / 1e6:.1f} MB {verb}")
+    return _collect(run, older_than, delete)
+
+
+def _failed_in_words(make: Callable[_Given, State[Any]]) -> Callable[_Given, State[Any]]:
+    """What makes a flow run Failed with the sentence that the command would print.
+
+    Our own bugs are raised: Prefect logs where they are.
+    """
+
+    @wraps(make)
+    def make_or_fail(*args: _Given.args, **options: _Given.kwargs) -> State[Any]:
+        try:
+            return make(*args, **options)
+        except Exception as error:
+            sentence, code = explained(error)
+            if code is ExitCode.BUG:
+                raise
+            get_run_logger().error("%s", sentence)
+            return Failed(message=sentence, data=error)
+
+    return make_or_fail
+
+
+@_failed_in_words
+def _make(
+    job: Job,
+    overrides: dict[str, Any] | None,
+    base: str,
+    budget: Budget,
+    *,
+    is_extension: bool = False,
+) -> State[Any]:
+    wanted = with_overrides(job, overrides or {})
+    plan = begin_or_extend if is_extension else prepare
+    with rendering_fork_server() as server:
+        resolved = resolve_job(
+            wanted,
+            base,
+            will_render=True,
+            for_extension=is_extension,
+            check=partial(check_in_child, server),
+        )
+        uri = plan(RunLog(get_run_logger()), resolved)
+        return _finish(uri, wanted, server, budget)
+
+
+@_failed_in_words
+def _join(run: str, device: str, max_shards: int | None, budget: Budget) -> State[Any]:
+    uri = follow_latest(run)
+    _, record = open_run(uri)
+    devices = devices_for(record.device_type, device, 1)
+    with rendering_fork_server() as server:
+        return _finish(
+            uri, recorded_job(record), server, budget, devices=devices, max_shards=max_shards
+        )
+
+
+@_failed_in_words
+def _collect(run: str, older_than: str, delete: bool) -> State[Any]:
+    log, uri = RunLog(get_run_logger()), follow_latest(run)
+    return Completed(message=gc.collect_garbage(log, uri, older_than=older_than, delete=delete))
 
 
 def _finish(

@@ -13,6 +13,7 @@ from flows.bars import counting_bar
 from flows.plan_documents import extension_document, plan_document, retry_document
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
+from infra.store import open_store
 from manifests.errors import JobError
 from manifests.items import Item
 from manifests.job import Compute, Job
@@ -24,7 +25,7 @@ from tasks.plans.extending import extend
 from tasks.plans.planning import PreparedRun, open_prepared, plan_items, store_plan
 from tasks.plans.retrying import Retry, retry
 from tasks.plans.source_changes import SourceChanges, ignored_settings, source_changes
-from tasks.runs.run_folder import has_pending_shards, open_run, recorded_job
+from tasks.runs.run_folder import find_run, has_pending_shards, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan
 from tasks.work.predicting import Asked, Prediction, pairs_of, unsure
 from tasks.work.shard_work import PlannedModel
@@ -79,6 +80,18 @@ def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False)
         terminal.print_json(plan_document(prepared.uri, prepared.plan, changes))
     prepared.plan.close()
     return prepared.uri
+
+
+def begin_or_extend(terminal: Terminal, resolved: ResolvedJob) -> str:
+    """Plans what is new in the sources of a run, or a new run where there is none.
+
+    Returns:
+        The URI of the run folder.
+    """
+    if find_run(open_store(resolved.output_uri)) is None:
+        return prepare(terminal, resolved)
+    extend_run(terminal, resolved, dry_run=False)
+    return resolved.output_uri
 
 
 def extend_run(

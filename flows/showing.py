@@ -68,15 +68,17 @@ def show_run(run_uri: str, told: Iterable[Told]) -> State[Any]:
     """
     workers, shown = _Workers(run_uri), _ShownProgress()
     end = RunEnd(is_good=False, message="nobody told how it ended")
-    for one in told:
-        if isinstance(one, RunEnd):
-            end = one
-            break
-        if isinstance(one, Snapshot):
-            shown.show(one)
-        else:
-            workers.tell(one)
-    workers.end()
+    try:
+        for one in told:
+            if isinstance(one, RunEnd):
+                end = one
+                break
+            if isinstance(one, Snapshot):
+                shown.show(one)
+            else:
+                workers.tell(one)
+    finally:
+        workers.end()  # else they would wait for ever where this flow run is cancelled
     if end.counts is not None:
         _describe(run_uri, end.counts)
     return end_state(end)

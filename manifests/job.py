@@ -22,8 +22,10 @@ from manifests.job_parts import (
     Limits,
     Output,
     Pairing,
+    PairingMode,
     Part,
     Role,
+    ShortSource,
     Source,
     backbone_of,
     check_ray_address,
@@ -33,7 +35,7 @@ from manifests.job_parts import (
     pairing_of,
     source_of,
 )
-from manifests.job_values import Count, Name, NonEmpty, Whole
+from manifests.job_values import Name, NonEmpty, Whole, number
 from manifests.job_wording import Places, sentences
 from manifests.limits import MAX_JOB_BYTES, MAX_VARIANTS
 from manifests.quality import Quality
@@ -93,16 +95,26 @@ class Job(Part):
     output: Output
     name: Name | None = None
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
-    backbone: Annotated[BackboneChoice, BeforeValidator(backbone_of)] = BackboneChoice()
-    pairing: Annotated[Pairing, BeforeValidator(pairing_of)] = Pairing()
+    backbone: Annotated[
+        BackboneChoice,
+        BeforeValidator(backbone_of, json_schema_input_type=NonEmpty | BackboneChoice),
+    ] = BackboneChoice()
+    pairing: Annotated[
+        Pairing, BeforeValidator(pairing_of, json_schema_input_type=PairingMode | Pairing)
+    ] = Pairing()
     limits: Limits = Limits()
     compute: Compute = Compute()
     seed: Whole = 0
-    variants: Annotated[Count, Field(le=MAX_VARIANTS)] = 1
-    sweep: Annotated[Any, BeforeValidator(_sweep)] = None
-    external: Annotated[dict[str, Source], BeforeValidator(_external)] = Field(
-        default_factory=dict[str, Source]
-    )
+    variants: Annotated[int, Field(gt=0, le=MAX_VARIANTS), BeforeValidator(number)] = 1
+    sweep: Annotated[
+        Any,
+        BeforeValidator(
+            _sweep, json_schema_input_type=dict[str, list[Any]] | list[dict[str, Any]] | None
+        ),
+    ] = None
+    external: Annotated[
+        dict[str, Source], BeforeValidator(_external, json_schema_input_type=dict[str, ShortSource])
+    ] = Field(default_factory=dict[str, Source])
     quality: Quality | None = None
 
     @property
@@ -127,7 +139,7 @@ class Job(Part):
 
     @model_validator(mode="after")
     def _table_has_its_own_pairs(self) -> Job:
-        if self.inputs.table is not None and "pairing" in self.model_fields_set:
+        if self.inputs.table is not None and self.pairing != Pairing():
             raise ValueError("a table's rows are its pairs; drop pairing")
         return self
 

@@ -15,17 +15,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from manifests.items import EXTERNAL
+from manifests.job_form import tell_form
 from manifests.job_values import (
     MAX_PORT,
+    MIN_PORT,
     Count,
     Money,
     Name,
     NonEmpty,
-    Port,
     Seconds,
     Side,
     Text,
@@ -63,6 +67,15 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema, with what the docstring says of each key for whoever fills in a form."""
+        schema = handler(core_schema)
+        tell_form(handler.resolve_ref_schema(schema), cls)
+        return schema
+
 
 def source_of(value: Any) -> Any:
     """A URI, or several, as the mapping that they are short for."""
@@ -79,6 +92,9 @@ def _at_least_one(uris: tuple[str, ...]) -> tuple[str, ...]:
     return uris
 
 
+_OneOrMore = NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)]
+
+
 class Source(Part):
     """Where the images of one role come from.
 
@@ -86,12 +102,21 @@ class Source(Part):
     (`…/{000..099}.tar`); several may be listed.
     """
 
-    uri: Annotated[tuple[NonEmpty, ...], BeforeValidator(_uris), AfterValidator(_at_least_one)]
+    uri: Annotated[
+        tuple[NonEmpty, ...],
+        BeforeValidator(_uris, json_schema_input_type=_OneOrMore),
+        AfterValidator(_at_least_one),
+    ]
     license: Text | None = None
     attribution: Text | None = None
 
 
-OptionalSource = Annotated[Source | None, BeforeValidator(source_of)]
+ShortSource = _OneOrMore | Source
+"""A source as a job file may write it."""
+
+OptionalSource = Annotated[
+    Source | None, BeforeValidator(source_of, json_schema_input_type=ShortSource | None)
+]
 
 
 class Inputs(Part):
@@ -113,7 +138,10 @@ class Inputs(Part):
     source_mask: OptionalSource = None
     target_mask: OptionalSource = None
     control: OptionalSource = None
-    prompt: Annotated[tuple[NonEmpty, ...] | None, BeforeValidator(_uris)] = None
+    prompt: Annotated[
+        tuple[NonEmpty, ...] | None,
+        BeforeValidator(_uris, json_schema_input_type=_OneOrMore | None),
+    ] = None
     negative_prompt: NonEmpty | None = None
     table: NonEmpty | None = None
     table_may_name_local_files: bool = False
@@ -137,6 +165,9 @@ class Inputs(Part):
         return {role: source for role in ROLES if (source := getattr(self, role)) is not None}
 
 
+PairingMode = Literal["zip", "product", "random"]
+
+
 class Pairing(Part):
     """How sources by role become items.
 
@@ -147,7 +178,7 @@ class Pairing(Part):
         seed: of `random`; stored with the run.
     """
 
-    mode: Literal["zip", "product", "random"] = "product"
+    mode: PairingMode = "product"
     styles_per_content: Count = 1
     seed: Whole = 0
 
@@ -218,9 +249,22 @@ class Output(Part):
     """
 
     uri: NonEmpty
-    codec: Annotated[Literal["png", "webp", "jpg"], BeforeValidator(_codec)] = "png"
+    codec: Annotated[
+        Literal["png", "webp", "jpg"],
+        BeforeValidator(_codec, json_schema_input_type=Literal["png", "webp", "jpg", "jpeg"]),
+    ] = "png"
     quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(number)] | None = None
-    size: Annotated[tuple[Side, Side], BeforeValidator(_size)] | None = None
+    size: (
+        Annotated[
+            tuple[Side, Side],
+            BeforeValidator(
+                _size,
+                json_schema_input_type=Side
+                | Annotated[list[Side], Field(min_length=2, max_length=2)],
+            ),
+        ]
+        | None
+    ) = None
     resize_mode: Literal["center_crop", "keep_ratio", "no"] | None = None
 
     @model_validator(mode="after")
@@ -230,8 +274,12 @@ class Output(Part):
         return self
 
 
+_SHARE = r"[0-9]{1,3}(\.[0-9]{1,9})?%"
+_Share = Annotated[str, Field(pattern=f"^{_SHARE}$")]
+
+
 def _is_share(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value))
+    return isinstance(value, str) and bool(re.fullmatch(_SHARE, value))
 
 
 def _max_failed(value: Any) -> Any:
@@ -260,9 +308,14 @@ class Limits(Part):
     """
 
     max_items: Count | None = None
-    max_failed: Annotated[int | str, BeforeValidator(_max_failed)] = 0
-    max_pixels: Annotated[Count, Field(le=MAX_PIXELS)] = 89_478_485
-    stop_when_failing: Annotated[str | None, BeforeValidator(_failing_share)] = "20%"
+    max_failed: Annotated[
+        int | str,
+        BeforeValidator(_max_failed, json_schema_input_type=Annotated[int, Field(ge=0)] | _Share),
+    ] = 0
+    max_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS), BeforeValidator(number)] = 89_478_485
+    stop_when_failing: Annotated[
+        str | None, BeforeValidator(_failing_share, json_schema_input_type=_Share | None)
+    ] = "20%"
 
     def allows(self, failed: int, planned: int) -> bool:
         """Whether so many failed items of a run still count as success."""
@@ -305,6 +358,9 @@ def _batch_size(value: Any) -> Any:
     return int(written)
 
 
+_Compile = Literal["auto", "off", "reduce", "max"]
+
+
 class Compute(Part):
     """Where and how fast a run is computed.
 
@@ -341,19 +397,31 @@ class Compute(Part):
             this port plus the worker's number; unless given, none does.
     """
 
-    batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = "auto"
-    compile: Annotated[Literal["auto", "off", "reduce", "max"], BeforeValidator(_compile)] = "auto"
+    batch_size: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(
+            _batch_size,
+            json_schema_input_type=Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)],
+        ),
+    ] = "auto"
+    compile: Annotated[
+        _Compile,
+        BeforeValidator(_compile, json_schema_input_type=_Compile | Literal[False]),
+    ] = "auto"
     device: Name = "auto"
-    workers: Annotated[Count, Field(le=MAX_WORKERS)] | None = None
+    workers: Annotated[int, Field(gt=0, le=MAX_WORKERS), BeforeValidator(number)] | None = None
     runner: Literal["local", "ray"] = "local"
     ray_address: Annotated[NonEmpty, AfterValidator(check_ray_address)] | None = None
     hang_seconds: Seconds | None = None
     shard_seconds: Seconds = 300.0
-    shard_items: Annotated[Count, Field(le=MAX_ITEMS)] = 1000
+    shard_items: Annotated[int, Field(gt=0, le=MAX_ITEMS), BeforeValidator(number)] = 1000
     seconds_per_item: Seconds | None = None
-    io_threads: Annotated[Count, Field(le=256)] = 8
+    io_threads: Annotated[int, Field(gt=0, le=256), BeforeValidator(number)] = 8
     price_per_hour: Money | None = None
-    metrics_port: Annotated[Port, Field(le=MAX_PORT - MAX_WORKERS)] | None = None
+    metrics_port: (
+        Annotated[int, Field(ge=MIN_PORT, le=MAX_PORT - MAX_WORKERS), BeforeValidator(number)]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _ray_chooses_gpus(self) -> Compute:

@@ -40,10 +40,8 @@ Seconds = Annotated[float, Field(gt=0, le=1e9), BeforeValidator(number)]
 
 Money = Annotated[float, Field(ge=0, le=1e9), BeforeValidator(number)]
 
-MAX_PORT = 65_535
-
-Port = Annotated[int, Field(ge=1024, le=MAX_PORT), BeforeValidator(number)]
-"""A TCP port that needs no rights of an administrator."""
+MIN_PORT, MAX_PORT = 1024, 65_535
+"""TCP ports that need no rights of an administrator."""
 
 Count = Annotated[int, Field(gt=0), BeforeValidator(number)]
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
+
+from manifests.job_parts import Part
 
 RENDER_COLUMNS = ("style_loss_first", "style_loss", "content_loss", "match_uncertainty")
 """What rendering tells of a picture; a picture that a baseline made has none of it."""
@@ -16,10 +18,8 @@ CONTENT_FIGURES = ("ssim_luma", "edge_f1", "content_loss")
 """Figures that compare a picture with its content; a picture without a content lacks them."""
 
 
-class Bounds(BaseModel):
+class Bounds(Part):
     """Where a figure must lie, both ends included; one end may be open."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: FiniteFloat | None = None
     max: FiniteFloat | None = None
@@ -41,14 +41,12 @@ class Bounds(BaseModel):
         return None
 
 
-class Quality(BaseModel):
+class Quality(Part):
     """Which pictures are kept: bounds by the name of a figure.
 
     Attributes:
         retries: how often a picture that is not kept is made again with another seed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     retries: int = Field(default=0, ge=0, le=100)
     style_loss_first: Bounds | None = None
