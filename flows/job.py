@@ -148,7 +148,7 @@ def _failed_in_words(make: Callable[_Given, State[Any]]) -> Callable[_Given, Sta
             if code is ExitCode.BUG:
                 raise
             get_run_logger().error("%s", sentence)
-            return Failed(message=sentence, data=error)
+            return Failed(message=sentence, data=error.with_traceback(None))
 
     return make_or_fail
 

@@ -9,6 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from ad_lib.presets import PRESETS
+from manifests.items import EXTERNAL
 from manifests.job import Job
 
 
@@ -20,7 +21,7 @@ class _KnownTasks:
     ) -> JsonSchemaValue:
         schema = handler(core_schema)
         task = handler.resolve_ref_schema(schema)["properties"]["task"]
-        task["enum"] = sorted(PRESETS)
+        task["enum"] = sorted(PRESETS.keys() - {EXTERNAL})
         return schema
 
 
