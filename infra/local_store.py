@@ -18,6 +18,7 @@ from typing import IO
 
 from infra.objects import (
     AccessDenied,
+    Link,
     ObjectNotFound,
     ObjectUnreadable,
     StoreBusy,
@@ -92,6 +93,9 @@ class LocalStore:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
                 return None
             raise _unreadable(error, path) from None
+
+    def link(self, key: str) -> Link:
+        return Link(url=self._path(key).as_uri())
 
     def delete(self, key: str) -> None:
         path = self._path(key)

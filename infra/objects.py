@@ -98,6 +98,22 @@ class StoredObject:
     modified: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A link to one object, for a browser.
+
+    Attributes:
+        url: `https://…` with a signature that lets whoever has it read this object, or `file://…`.
+        expires: until when it works at most; None where it does not expire.
+        is_sure: whether it works until then; else it is signed with temporary credentials whose own
+            end is not known, and ends with them.
+    """
+
+    url: str
+    expires: datetime | None = None
+    is_sure: bool = True
+
+
 class Store(Protocol):
     """Keys and bytes under one URI. Keys are relative paths with "/", on every store."""
 
@@ -140,6 +156,10 @@ class Store(Protocol):
 
     def find(self, key: str) -> StoredObject | None:
         """Return what a listing says of this key, or None where nothing is stored under it."""
+        ...
+
+    def link(self, key: str) -> Link:
+        """Return a link that a browser shows; as long-lived as can be. Nothing is looked up."""
         ...
 
     def delete(self, key: str) -> None:

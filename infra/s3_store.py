@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import mimetypes
 import os
 import random
 import re
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from infra.objects import (
     AlreadyThere,
     BeyondEnd,
     BucketNotFound,
+    Link,
     ObjectNotFound,
     ObjectUnreadable,
     StoreBusy,
@@ -43,6 +45,10 @@ from infra.objects import (
 NUM_TRIES = 4  # where boto3 does not try again: a body cut off, a commit of unknown outcome
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 PART_BYTES = 8 << 20
+HTML = "text/html"
+LINK_SECONDS = 7 * 24 * 3600
+"""That a link works at most: signatures of version 4 allow no more."""
+
 TRANSFER = TransferConfig(multipart_threshold=2 * PART_BYTES, multipart_chunksize=PART_BYTES)
 
 
@@ -151,6 +157,13 @@ class S3Store:
         found = [self._stored(found) for found in page.get("Contents", ())]  # the shortest is first
         return found[0] if found and found[0].key == key else None
 
+    def link(self, key: str) -> Link:
+        check_key(key)
+        try:
+            return _signed_link(self.settings, self._place(key))
+        except (boto_errors.BotoCoreError, ValueError) as error:
+            raise _from_setup_error(error, f"{self.uri}/{key}") from None
+
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectNotFound), self._client(key) as client:
             client.delete_object(**self._place(key))
@@ -239,7 +252,32 @@ def _shared_client(settings: S3Settings) -> Any:
         return client
 
 
-def _make_client(settings: S3Settings) -> Any:
+def _signed_link(settings: S3Settings, place: dict[str, str]) -> Link:
+    """Sign a link that shows an object, with credentials that are as fresh as can be."""
+    session = boto3.Session()
+    client = _make_client(settings, session)
+    credentials = session.get_credentials()
+    signed_at = datetime.now(UTC).replace(microsecond=0)
+    is_fixed = credentials is None or credentials.get_frozen_credentials().token is None
+    shown_as = {"ResponseContentDisposition": "inline"}
+    kind, _ = mimetypes.guess_type(place["Key"])
+    if kind:  # else a browser saves a page that was stored without its type
+        shown_as["ResponseContentType"] = f"{kind}; charset=utf-8" if kind == HTML else kind
+    url = client.generate_presigned_url(
+        "get_object", Params=place | shown_as, ExpiresIn=LINK_SECONDS
+    )
+    client.close()
+    end = signed_at + timedelta(seconds=LINK_SECONDS)
+    known = getattr(credentials, "_expiry_time", None)  # of temporary ones that can be renewed
+    parts = urlsplit(url)
+    return Link(
+        url=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        expires=end if known is None else min(end, known.astimezone(UTC)),
+        is_sure=is_fixed or known is not None,
+    )
+
+
+def _make_client(settings: S3Settings, session: boto3.Session | None = None) -> Any:
     retries: Any = {"mode": "standard"}
     if settings.num_attempts or "AWS_MAX_ATTEMPTS" not in os.environ:
         retries["total_max_attempts"] = settings.num_attempts or 8
@@ -251,7 +289,7 @@ def _make_client(settings: S3Settings) -> Any:
         max_pool_connections=32,
         tcp_keepalive=True,
     )
-    session = boto3.Session()
+    session = session or boto3.Session()
     place = {
         "region_name": session.region_name or "us-east-1",
         "endpoint_url": settings.endpoint_url,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from infra.objects import Store, StoredObject
+from infra.objects import Link, Store, StoredObject
 
 SETTLE_SECONDS = 1.0
 """Between a write and the look that decides."""
@@ -51,6 +51,9 @@ class SettledStore:
 
     def find(self, key: str) -> StoredObject | None:
         return self._store.find(key)
+
+    def link(self, key: str) -> Link:
+        return self._store.link(key)
 
     def delete(self, key: str) -> None:
         self._store.delete(key)

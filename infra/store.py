@@ -15,6 +15,7 @@ from infra.local_store import LocalStore
 from infra.objects import (
     AccessDenied,
     BucketNotFound,
+    Link,
     ObjectNotFound,
     ObjectUnreadable,
     Store,
@@ -31,6 +32,7 @@ from infra.settled_store import SettledStore
 __all__ = [
     "AccessDenied",
     "BucketNotFound",
+    "Link",
     "LocalStore",
     "ObjectNotFound",
     "ObjectUnreadable",

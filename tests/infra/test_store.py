@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import boto3
 import pytest
@@ -58,6 +60,59 @@ def test_what_is_put_is_got_listed_and_deleted_under_its_key(store, key):
     assert keys(store) == []
     with pytest.raises(ObjectNotFound, match="check the name"):
         store.get(key)
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_a_link_shows_its_object_to_whoever_has_it(store, key):
+    store.put(key, key.encode())
+    with urlopen(store.link(key).url) as answer:
+        assert answer.read() == key.encode()
+
+
+@pytest.mark.s3
+def test_a_page_on_s3_is_shown_by_a_browser_and_not_saved(s3_server, s3_bucket, monkeypatch):
+    host = s3_server.endpoint_url.removeprefix("http://")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://someone:s3cret@{host}")
+    store = open_store(f"s3://{s3_bucket}/run")
+    store.put("report.html", "<p>Größe</p>".encode())
+    link = store.link("report.html")
+    assert "someone" not in link.url
+    assert s3_server.secret_key not in link.url
+    with urlopen(link.url) as answer:
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-disposition"] == "inline"
+        assert "Größe" in answer.read().decode()
+    with pytest.raises(HTTPError, match="403"):
+        urlopen(link.url.replace("report.html", "run.json"))
+
+
+def test_a_link_says_how_long_it_works_and_whether_that_is_sure(monkeypatch):
+    store = open_store("s3://bucket/run")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "key")
+    week = datetime.now(UTC) + timedelta(days=7)
+    fixed = store.link("report.html")
+    assert fixed.expires is not None
+    assert abs(fixed.expires - week) < timedelta(minutes=1)
+    assert fixed.is_sure
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "temporary")
+    assert not store.link("report.html").is_sure
+    tonight = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", tonight.isoformat())
+    temporary = store.link("report.html")
+    assert (temporary.expires, temporary.is_sure) == (tonight, True)
+    assert LocalStore("run").link("report.html").expires is None
+
+
+def test_a_link_needs_credentials(monkeypatch):
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    with pytest.raises(AccessDenied, match="no credentials for s3://bucket/run/report.html"):
+        open_store("s3://bucket/run").link("report.html")
 
 
 def test_the_last_put_replaces_all_before(store):
