@@ -29,6 +29,7 @@ from flows.planning import begin_or_extend, prepare
 from flows.progress import RunEnd, RunProgress
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
+from flows.shown_run import ShownRun
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.budget import UNLIMITED, Budget
@@ -203,6 +204,7 @@ def _finish(
     max_shards: int | None = None,
 ) -> State[Any]:
     """Renders what is pending and shows it, until the run has ended or this flow is to end."""
+    _, run = open_run(run_uri)
     stopping, progress = Stopping(), _progress(run_uri)
     telling = Telling(progress)
     with ThreadPoolExecutor(1) as pool:
@@ -210,7 +212,7 @@ def _finish(
             _work, run_uri, job, server, stopping, progress, telling, budget, devices, max_shards
         )
         try:
-            state = show_run(run_uri, telling)
+            state = show_run(ShownRun(run_uri, run.fingerprint), telling)
         except Exception as error:
             get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
             state = end_state(work.result())
@@ -251,7 +253,9 @@ def _work(
             with crew_of(run_uri, run, job.compute, **around) as crew:
                 is_stopped = crew.wait()
         if is_stopped:
-            end = RunEnd(is_good=False, message="stopped; run the same job again to finish")
+            end = RunEnd(
+                is_good=False, message="stopped; run the same job again to finish", is_part=True
+            )
         else:
             progress.publish()
             end = RunEnd.of(publish(run_uri), job.limits)

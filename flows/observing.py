@@ -22,9 +22,11 @@ from types import TracebackType
 from typing import IO
 
 from flows.progress import Readable, RunEnd
+from flows.shown_run import ShownRun
 from flows.stopping import FAREWELL_SECONDS, Stopping
 from flows.telling import Said, Standing, Telling
 from manifests.wording import safe_line
+from tasks.runs.faults import Stopped
 from tasks.work.events import WorkEvent
 
 logger = logging.getLogger(__name__)
@@ -51,25 +53,29 @@ class Observer:
     def __init__(
         self,
         name: str,
-        run_uri: str,
+        run: ShownRun,
         progress: Readable,
         *,
         stopping: Stopping,
         say: Callable[[str], None],
+        may_start_server: bool = True,
     ) -> None:
         """Prepares to show a run.
 
         Args:
             name: what Prefect calls the flow run.
-            run_uri: the run folder.
+            run: which run.
             progress: how far the run is.
             stopping: a command that is asked to stop waits a moment only.
             say: is told a sentence, once, where Prefect does not work.
+            may_start_server: whether a private server is started where none is configured; else
+                the run is not shown then.
         """
-        self._name, self._run_uri = name, run_uri
+        self._name, self._run = name, run
+        self._server = "any" if may_start_server else "configured"
         self._telling, self._stopping, self._say = Telling(progress), stopping, say
         self._end: RunEnd | None = None
-        self._has_spoken = False
+        self._has_spoken = self._is_quiet = False
         self._changed = threading.Condition()
         self._standing: Standing | None = None
         self._all_told = threading.Event()
@@ -99,10 +105,14 @@ class Observer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        is_stop = isinstance(error, Stopped)
         if self._end is None:
-            self.tell_end(RunEnd(is_good=False, message=str(error) or "ended by a fault"))
+            self.tell_end(
+                RunEnd(is_good=False, message=str(error) or "ended by a fault", is_part=is_stop)
+            )
         seconds = FAREWELL_SECONDS if self._stopping.asked() else RECORD_SECONDS
-        if error is not None and self._standing is not Standing.SHOWING:
+        self._is_quiet = error is not None  # what ended the run is said, and not this too
+        if is_stop and self._standing is not Standing.SHOWING:
             self._kill()  # there is nothing to show
         elif not self._wait_for(self._has_answered, min(seconds, ANSWER_SECONDS)):
             self._kill()  # too slow for so short a run, which is no fault
@@ -135,7 +145,8 @@ class Observer:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "flows.prefect_process"),
-                    *(str(theirs.fileno()), self._name, self._run_uri),
+                    *(str(theirs.fileno()), self._name),
+                    *(self._run.uri, self._run.fingerprint, self._server),
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -202,8 +213,10 @@ class Observer:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _speak(self, reason: str) -> None:
-        if not (self._has_spoken or self._is_recorded()):
-            self._has_spoken = True
+        if self._has_spoken or self._is_recorded():
+            return
+        self._has_spoken = True
+        if not self._is_quiet:
             self._say(
                 "This run goes on without Prefect, which only shows it: "
                 f"{safe_line(reason, MAX_REASON_LETTERS)}"

@@ -21,8 +21,9 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from flows.progress import RunEnd, Snapshot
+from flows.shown_run import ShownRun
 from flows.telling import Said, Standing, Told
-from infra.prefect_api import PrefectApi, PrefectUnavailable, prefect_api
+from infra.prefect_api import PrefectApi, PrefectUnavailable, configured_url, prefect_api
 
 NICENESS = 10
 """What is rendered comes first."""
@@ -46,7 +47,7 @@ SETTLE_SECONDS = 5.0
 """How long a private server may take to record the task states that were sent to it."""
 
 
-def main(number: int, name: str, run_uri: str) -> NoReturn:
+def main(number: int, name: str, run_uri: str, fingerprint: str, server: str) -> NoReturn:
     """Shows a run, then ends this process and its private server.
 
     Args:
@@ -54,6 +55,8 @@ def main(number: int, name: str, run_uri: str) -> NoReturn:
             what is `Said`.
         name: what Prefect calls the flow run.
         run_uri: the run folder.
+        fingerprint: of the run.
+        server: "any", or "configured" where no private server is to be started.
     """
     os.nice(NICENESS)
     _ignore_signals()
@@ -63,7 +66,11 @@ def main(number: int, name: str, run_uri: str) -> NoReturn:
     ours.setLevel(logging.DEBUG)
     ours.addHandler(speaker)
     try:
-        _show(speaker, _Listener(speaker.connection), name, run_uri)
+        listener = _Listener(speaker.connection)
+        if server == "configured" and configured_url() is None:
+            speaker.stand(Standing.RECORDED)  # there is nobody to show it to
+        else:
+            _show(speaker, listener, name, ShownRun(run_uri, fingerprint))
     except BaseException as error:
         kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
         speaker.complain(f"{kind}{error}")
@@ -126,7 +133,7 @@ class _Listener:
         _end()
 
 
-def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> None:
+def _show(speaker: _Speaker, listener: _Listener, name: str, run: ShownRun) -> None:
     began = time.monotonic()
 
     def on_wait(reason: str) -> None:
@@ -143,7 +150,7 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run_uri: str) -> No
             from flows.showing import send_all, show_flow_run
 
             speaker.stand(Standing.SHOWING)
-            show_flow_run(name, run_uri, listener.told())
+            show_flow_run(name, run, listener.told())
         except Exception as error:
             if loss := api.loss() or _gone(api):
                 raise PrefectUnavailable(loss) from error
@@ -207,4 +214,4 @@ def _end() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:4])
+    main(int(sys.argv[1]), *sys.argv[2:6])

@@ -70,24 +70,53 @@ class RunEnd:
     """How a command's part of a run has ended.
 
     Attributes:
-        is_good: whether the run is complete, with no more failed items than the job allows.
+        is_good: whether nothing is the matter: the run is complete, with no more failed items than
+            the job allows, or this part of it did what it was asked to.
         message: counts, or what ended it.
         counts: of the published run; None where it was not published.
+        errors: its failed items by class.
+        device_seconds: that workers held their devices, over the whole run.
+        digest: of the rows of a complete run, by which two who see the same end know it; empty
+            where it is not complete.
+        is_part: whether the run goes on with others, or later, and nothing is the matter: somebody
+            asked for this end, or this part did what it was asked to.
     """
 
     is_good: bool
     message: str
     counts: Counts | None = None
+    errors: Mapping[str, int] = field(default_factory=dict[str, int])
+    device_seconds: float | None = None
+    digest: str = ""
+    is_part: bool = False
 
     @staticmethod
     def of(index: Index, limits: Limits) -> RunEnd:
         """That of a run that was published."""
         counts = index.counts
+        is_allowed = limits.allows(counts.failed, counts.planned)
+        words = counted_words(counts, index.stats.errors)
+        ending = "" if is_allowed else f", more than limits.max_failed allows ({limits.max_failed})"
         return RunEnd(
-            is_good=index.complete and limits.allows(counts.failed, counts.planned),
-            message=", ".join(f"{number} {status}" for status, number in counts),
+            is_good=index.complete and is_allowed,
+            message=f"{'complete' if index.complete else 'incomplete'}: {words}{ending}",
             counts=counts,
+            errors=dict(index.stats.errors),
+            device_seconds=index.stats.device_seconds,
+            digest=index.rows_digest if index.complete else "",
+            is_part=not index.complete,
         )
+
+
+def counted_words(counts: Counts, errors: Mapping[str, int]) -> str:
+    """Counts for people, such as `4 ok, 2 failed (2 decode) of 6 items`; zeros are left out."""
+    parts = [f"{counts.ok} ok"]
+    if counts.failed:
+        classes = ", ".join(f"{number} {name}" for name, number in sorted(errors.items()))
+        parts.append(f"{counts.failed} failed" + (f" ({classes})" if classes else ""))
+    rest = {"skipped": counts.skipped, "pending": counts.pending}
+    parts += [f"{number} {status}" for status, number in rest.items() if number]
+    return f"{', '.join(parts)} of {counts.planned} items"
 
 
 class Readable(Protocol):

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows.bars import progress_shown
@@ -16,6 +16,7 @@ from flows.crew import LocalCrew
 from flows.crews import crew_of
 from flows.observing import Observer
 from flows.progress import RunEnd, RunProgress
+from flows.shown_run import ShownRun
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
@@ -66,8 +67,9 @@ def finish(
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         return publish(uri)
+    shown = ShownRun(uri, run.fingerprint)
     say = partial(terminal.say, style="yellow")
-    observer = Observer(name, uri, progress, stopping=stopping, say=say)
+    observer = Observer(name, shown, progress, stopping=stopping, say=say)
     tell = tell_all(progress.tell, observer.tell)
     with (
         progress_shown(terminal, progress),
@@ -105,24 +107,43 @@ def work_on(
         publish(uri)
         return
     devices = devices_for(run.device_type, device, 1)
+    observer = Observer(
+        f"work-on-{PurePosixPath(uri).name}",
+        ShownRun(uri, run.fingerprint),
+        progress,
+        stopping=stopping,
+        say=partial(terminal.say, style="yellow"),
+        may_start_server=False,  # many of them may work side by side
+    )
     with (
         progress_shown(terminal, progress),
+        observer,
         LocalCrew(
             *(uri, devices, compute),
             server=server,
             stopping=stopping,
-            tell=progress.tell,
+            tell=tell_all(progress.tell, observer.tell),
             max_shards=max_shards,
         ) as crew,
     ):
         if crew.wait():
             raise _stopped(terminal, stopping)
+        observer.tell_end(_part_done(uri, progress, crew.result(0).num_committed))
     num_committed = crew.result(0).num_committed
     terminal.say(f"This worker has committed {counted(num_committed, 'shard')}.")
     if progress.num_shards_left:
         terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
     else:
         terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
+
+
+def _part_done(uri: str, progress: RunProgress, num_committed: int) -> RunEnd:
+    """How the part of one worker has ended: with the run, where nothing is left of it."""
+    if not progress.num_shards_left:
+        return RunEnd.of(publish(uri), recorded_job(open_run(uri)[1]).limits)
+    left = counted(progress.num_shards_left, "shard")
+    message = f"{counted(num_committed, 'shard')} committed; of the run {left} are left"
+    return RunEnd(is_good=True, message=message, is_part=True)
 
 
 def stop_run(terminal: Terminal, uri: str) -> None:

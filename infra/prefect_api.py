@@ -68,10 +68,9 @@ def prefect_api(
         PrefectUnavailable: Prefect's settings are damaged, or the private server did not start.
     """
     _spare_loopback_from_proxies()
-    configured = os.environ.get("PREFECT_API_URL")
-    if not configured:
+    if not os.environ.get("PREFECT_API_URL"):
         on_start()
-        configured = _settings().api.url
+    configured = configured_url()
     if configured:
         _wait_until_it_answers(configured, on_wait)
         _settings()
@@ -86,6 +85,15 @@ def prefect_api(
             temporary_settings({"api.url": server.url, "client.max_retries": 1})
         )
         yield PrefectApi(server.url, server.record, server.loss)
+
+
+def configured_url() -> str | None:
+    """The API that the environment names, or else Prefect's settings, whose import takes a while.
+
+    Raises:
+        PrefectUnavailable: Prefect's settings are damaged.
+    """
+    return os.environ.get("PREFECT_API_URL") or _settings().api.url
 
 
 def _wait_until_it_answers(url: str, on_wait: Callable[[str], None]) -> None:

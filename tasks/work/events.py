@@ -54,11 +54,16 @@ class Progress(WorkEvent):
 
 @dataclass(frozen=True, slots=True)
 class ItemDone(WorkEvent):
-    """An item of a shard has its outcome; `error_class` is None where it has a picture."""
+    """An item of a shard has its outcome.
+
+    Attributes:
+        error_class, message: why it failed; None where it has a picture.
+    """
 
     key: str
     error_class: str | None = None
     shard: str | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

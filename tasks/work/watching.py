@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from manifests.items import Item
+from manifests.items import Item, Problem
 from manifests.outcomes import Outcome
 from tasks.work.breaker import Breaker
 from tasks.work.events import ItemDone, Phase, Progress, WorkEvent
@@ -147,16 +147,9 @@ class ShardWatch:
         with self._lock:
             self.outcomes[outcome.item.item_id] = outcome
             self._breaker.note(outcome)
-            problem = outcome.problem
-            error_class = problem.error_class.value if problem is not None else None
-            self._tell(
-                ItemDone(
-                    self._worker,
-                    key=outcome.item.key,
-                    error_class=error_class,
-                    shard=self.holding.shard,
-                )
-            )
+            problem, key = outcome.problem, outcome.item.key
+            told = {} if problem is None else _told(problem)
+            self._tell(ItemDone(self._worker, key=key, shard=self.holding.shard, **told))
 
     def rest_of(self, items: Sequence[Item]) -> tuple[Item, ...]:
         """The items that have no outcome yet."""
@@ -227,3 +220,7 @@ class ShardWatch:
             cleared=tuple(self.cleared),
             finished=self.num_finished,
         )
+
+
+def _told(problem: Problem) -> dict[str, str]:
+    return {"error_class": problem.error_class.value, "message": problem.message}

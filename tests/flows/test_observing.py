@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from flows import observing
 from flows.observing import Observer
 from flows.progress import RunEnd, Snapshot
+from flows.shown_run import ShownRun
 from flows.stopping import Stopping
 from infra.prefect_server import private_server
 from manifests.commits import Counts
@@ -44,6 +46,7 @@ class Shown:
 
     folder: Path
     sentences: list[str] = field(default_factory=list)
+    fingerprint: str = field(default_factory=lambda: uuid4().hex)
     stopping: Stopping = field(default_factory=Stopping)
 
     def __post_init__(self) -> None:
@@ -52,7 +55,7 @@ class Shown:
     def __enter__(self) -> Shown:
         before = children()
         self.observer = Observer(
-            *("nightly", str(self.folder / "run"), Halfway()),
+            *("nightly", ShownRun(str(self.folder / "run"), self.fingerprint), Halfway()),
             stopping=self.stopping,
             say=self.sentences.append,
         )
@@ -130,7 +133,9 @@ def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_pr
     assert [run["name"] for run in of_flow_run("task_runs")] == ["work-0-cpu"]
     assert "shard 00000 is committed" in " ".join(log["message"] for log in of_flow_run("logs"))
     artifacts = {one["key"] for one in of_flow_run("artifacts")}
-    assert artifacts == {"stylefarm-progress", "stylefarm-counts", "stylefarm-report"}
+    assert artifacts == {
+        *("stylefarm-progress", "stylefarm-counts", "stylefarm-failures", "stylefarm-report")
+    }
 
     def commit_events() -> list[dict[str, Any]]:
         chosen = {"event": {"name": ["stylefarm.shard.committed"]}}

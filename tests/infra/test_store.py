@@ -111,7 +111,7 @@ def test_a_link_needs_credentials(monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    with pytest.raises(AccessDenied, match="no credentials for s3://bucket/run/report.html"):
+    with pytest.raises(AccessDenied, match=r"no credentials for s3://bucket/run/report\.html"):
         open_store("s3://bucket/run").link("report.html")
 
 
