@@ -29,7 +29,7 @@ from flows.planning import begin_or_extend, prepare
 from flows.progress import RunEnd, RunProgress
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
-from flows.shown_run import ShownRun
+from flows.shown_run import shown_run
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.budget import UNLIMITED, Budget
@@ -212,7 +212,7 @@ def _finish(
             _work, run_uri, job, server, stopping, progress, telling, budget, devices, max_shards
         )
         try:
-            state = show_run(ShownRun(run_uri, run.fingerprint), telling)
+            state = show_run(shown_run(run_uri, run), telling)
         except Exception as error:
             get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
             state = end_state(work.result())

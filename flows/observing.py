@@ -145,8 +145,8 @@ class Observer:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "flows.prefect_process"),
-                    *(str(theirs.fileno()), self._name),
-                    *(self._run.uri, self._run.fingerprint, self._server),
+                    *(str(theirs.fileno()), self._name, self._server),
+                    *(self._run.uri, self._run.fingerprint, self._run.name),
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

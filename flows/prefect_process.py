@@ -47,16 +47,15 @@ SETTLE_SECONDS = 5.0
 """How long a private server may take to record the task states that were sent to it."""
 
 
-def main(number: int, name: str, run_uri: str, fingerprint: str, server: str) -> NoReturn:
+def main(number: int, name: str, server: str, run: ShownRun) -> NoReturn:
     """Shows a run, then ends this process and its private server.
 
     Args:
         number: of the connection to the command, which sends what is told of the run, and is sent
             what is `Said`.
         name: what Prefect calls the flow run.
-        run_uri: the run folder.
-        fingerprint: of the run.
         server: "any", or "configured" where no private server is to be started.
+        run: which run.
     """
     os.nice(NICENESS)
     _ignore_signals()
@@ -70,7 +69,7 @@ def main(number: int, name: str, run_uri: str, fingerprint: str, server: str) ->
         if server == "configured" and configured_url() is None:
             speaker.stand(Standing.RECORDED)  # there is nobody to show it to
         else:
-            _show(speaker, listener, name, ShownRun(run_uri, fingerprint))
+            _show(speaker, listener, name, run)
     except BaseException as error:
         kind = "" if isinstance(error, PrefectUnavailable) else f"{type(error).__name__}: "
         speaker.complain(f"{kind}{error}")
@@ -214,4 +213,5 @@ def _end() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:6])
+    _, number, given_name, given_server, uri, fingerprint, job_name = sys.argv
+    main(int(number), given_name, given_server, ShownRun(uri, fingerprint, job_name))

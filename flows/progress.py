@@ -80,6 +80,7 @@ class RunEnd:
             where it is not complete.
         is_part: whether the run goes on with others, or later, and nothing is the matter: somebody
             asked for this end, or this part did what it was asked to.
+        name: of Prefect's state, where it is not the usual one.
     """
 
     is_good: bool
@@ -89,6 +90,7 @@ class RunEnd:
     device_seconds: float | None = None
     digest: str = ""
     is_part: bool = False
+    name: str | None = None
 
     @staticmethod
     def of(index: Index, limits: Limits) -> RunEnd:
@@ -105,6 +107,7 @@ class RunEnd:
             device_seconds=index.stats.device_seconds,
             digest=index.rows_digest if index.complete else "",
             is_part=not index.complete,
+            name="FailedItems" if index.complete and not is_allowed else None,
         )
 
 

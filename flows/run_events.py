@@ -56,6 +56,21 @@ def send_end(run: ShownRun, end: RunEnd) -> None:
     emit_event(event, resource=run.labels(), payload=payload, id=_event_id(event, run, end))
 
 
+def send_unplanned(name: str, run_uri: str, message: str) -> None:
+    """Sends that a job ended by a fault before there was a run.
+
+    Args:
+        name: of the job.
+        run_uri: where its run was to lie.
+        message: what ended it.
+    """
+    emit_event(
+        RUN_FAILED,
+        resource=ShownRun(run_uri, "unplanned", name).labels(),
+        payload={"run_uri": run_uri, "message": message, "counts": None, "errors": {}},
+    )
+
+
 def _event_id(event: str, run: ShownRun, end: RunEnd) -> UUID:
     if not end.digest:
         return uuid4()

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from flows.bars import progress_shown
@@ -16,7 +16,7 @@ from flows.crew import LocalCrew
 from flows.crews import crew_of
 from flows.observing import Observer
 from flows.progress import RunEnd, RunProgress
-from flows.shown_run import ShownRun
+from flows.shown_run import shown_run
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
@@ -67,9 +67,8 @@ def finish(
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         return publish(uri)
-    shown = ShownRun(uri, run.fingerprint)
     say = partial(terminal.say, style="yellow")
-    observer = Observer(name, shown, progress, stopping=stopping, say=say)
+    observer = Observer(name, shown_run(uri, run), progress, stopping=stopping, say=say)
     tell = tell_all(progress.tell, observer.tell)
     with (
         progress_shown(terminal, progress),
@@ -107,10 +106,9 @@ def work_on(
         publish(uri)
         return
     devices = devices_for(run.device_type, device, 1)
+    shown = shown_run(uri, run)
     observer = Observer(
-        f"work-on-{PurePosixPath(uri).name}",
-        ShownRun(uri, run.fingerprint),
-        progress,
+        *(f"work-on-{shown.name}", shown, progress),
         stopping=stopping,
         say=partial(terminal.say, style="yellow"),
         may_start_server=False,  # many of them may work side by side

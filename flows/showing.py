@@ -78,19 +78,21 @@ def show_run(run: ShownRun, told: Iterable[Told]) -> State[Any]:
     logger.info("run folder: %s", run.uri)
     workers, tables, figures = _Workers(run), _Tables(run), RunFigures(run.uri)
     end = RunEnd(is_good=False, message="nobody told how it ended")
-    for one in told:
-        if isinstance(one, RunEnd):
-            end = one
-            break
-        if isinstance(one, MoreFailed):
-            logger.warning("%s", _words_of_more(one))
-        elif isinstance(one, Snapshot):
-            tables.show_progress(one)
-            tables.show_figures(figures.look(one.milestones))
-        else:
-            tables.note(one)
-            workers.tell(one)
-    workers.end()
+    try:
+        for one in told:
+            if isinstance(one, RunEnd):
+                end = one
+                break
+            if isinstance(one, MoreFailed):
+                logger.warning("%s", _words_of_more(one))
+            elif isinstance(one, Snapshot):
+                tables.show_progress(one)
+                tables.show_figures(figures.look(one.milestones))
+            else:
+                tables.note(one)
+                workers.tell(one)
+    finally:  # whatever ends this, such as the flow run's cancellation
+        workers.end()
     tables.show_end(figures.last(), end)
     send_end(run, end)
     return end_state(end)
@@ -100,7 +102,7 @@ def end_state(end: RunEnd) -> State[Any]:
     """The state of a flow run whose run has ended so."""
     if end.is_good:
         return Completed(message=end.message)
-    return Failed(message=end.message, name="FailedItems" if end.digest else "Failed")
+    return Failed(message=end.message, name=end.name)
 
 
 def _words_of_more(more: MoreFailed) -> str:
@@ -191,9 +193,15 @@ def follow_worker(
     number: int, device: str, host: str, run: ShownRun, events: WorkerEvents
 ) -> State[Any]:
     """Shows one worker until it ends."""
-    logger, done = get_run_logger(), _Done()
+    logger, done, waiting_for = get_run_logger(), _Done(), None
     logger.info("worker %d renders on %s of %s", number, device, host)
     for event in iter(events.get, None):
+        if isinstance(event, Waiting):  # told again and again while it lasts
+            if event.reason != waiting_for:
+                logger.warning("waiting: %s", event.reason)
+            waiting_for = event.reason
+            continue
+        waiting_for = None
         if isinstance(event, Committed):
             done.add(event)
             _log_commit(event, done.num_shards, logger)
@@ -203,8 +211,6 @@ def follow_worker(
             logger.warning("item %s failed: %s: %s", event.key, event.error_class, message)
         elif isinstance(event, Restarted):
             logger.warning("shard %s goes on with a fresh child: %s", event.shard, event.reason)
-        elif isinstance(event, Waiting):
-            logger.warning("waiting: %s", event.reason)
         elif isinstance(event, Ended):
             if event.reason is not None:
                 return Failed(message=f"{event.reason} (until then: {done.words()})")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from manifests.commits import RunRecord
+from tasks.runs.run_folder import recorded_job
+
 
 @dataclass(frozen=True)
 class ShownRun:
@@ -13,10 +16,12 @@ class ShownRun:
     Attributes:
         uri: its folder.
         fingerprint: what it is, wherever its folder lies.
+        name: of its job, for people.
     """
 
     uri: str
     fingerprint: str
+    name: str
 
     @property
     def resource_id(self) -> str:
@@ -27,6 +32,12 @@ class ShownRun:
         """The run as a resource of events."""
         return {
             "prefect.resource.id": self.resource_id,
-            "prefect.resource.name": PurePosixPath(self.uri).name,
+            "prefect.resource.name": self.name,
             "stylefarm.run_uri": self.uri,
         }
+
+
+def shown_run(uri: str, run: RunRecord) -> ShownRun:
+    """The run of a folder."""
+    name = recorded_job(run).name or PurePosixPath(uri).name
+    return ShownRun(uri, run.fingerprint, name)

@@ -55,7 +55,7 @@ class Shown:
     def __enter__(self) -> Shown:
         before = children()
         self.observer = Observer(
-            *("nightly", ShownRun(str(self.folder / "run"), self.fingerprint), Halfway()),
+            *("nightly", ShownRun(str(self.folder / "run"), self.fingerprint, "monet"), Halfway()),
             stopping=self.stopping,
             say=self.sentences.append,
         )
