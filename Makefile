@@ -1,15 +1,16 @@
-# make demo | test | test-slow | test-kernels | test-radosgw | test-ray | test-browser | bench | bench-gpu | evaluate-style-transfer | evaluate-textures | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
+# make demo | test | test-slow | test-kernels | test-radosgw | test-ray | test-browser | farm | bench | bench-gpu | evaluate-style-transfer | evaluate-textures | lint | fuzz | drill: each builds .venv when it is missing and needs nothing else.
 PYTHON ?= python3
 N ?= 1000
 SEED ?= 1
 LAUNCHES ?= 40
 WORKERS ?= 3
+HOLD ?=
 STORE ?= local
 ITEMS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-kernels test-radosgw test-ray test-browser bench bench-gpu lint fuzz drill clean
+.PHONY: demo test test-slow test-kernels test-radosgw test-ray test-browser farm bench bench-gpu lint fuzz drill clean
 demo: .venv/runtime
 	$(BIN)/python -m manifests.examples.pack runs/demo-shards
 	$(BIN)/stylefarm run manifests/examples/demo.yaml
@@ -35,6 +36,12 @@ test-ray: .venv/dev
 test-browser: .venv/dev
 	$(PIP_INSTALL) -e '.[dev,browser]'
 	$(PYTEST) tests/browser
+
+# A studio on this machine for two ticks of a schedule: a store, Prefect on PostgreSQL, two machines.
+# It looks at what came of it in at most five minutes; HOLD=1 leaves it up until Ctrl-C.
+farm: .venv/dev
+	$(PIP_INSTALL) -e '.[dev,farm]'
+	@$(BIN)/python -m tests.farm $(if $(HOLD),--hold)
 
 # The numerical tests with the instructions of other processors and with two threads.
 WITHOUT_NUMBERS := $(patsubst %,tests/ad_lib/%.py, model/test_kernels model/test_room \

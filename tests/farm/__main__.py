@@ -1,0 +1,98 @@
+"""A whole studio on this machine for two ticks of a schedule: `make farm`.
+
+A store, a Prefect server on PostgreSQL, two machines, a deployment with a schedule, pictures in a
+bucket, one of them late. It looks at what came of it, tells the addresses, and takes everything
+down again, however it ends. HOLD=1 leaves it up until Ctrl-C.
+
+    python -m tests.farm [--hold] [--folder runs/farm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from tests.farm import checks, nights
+from tests.farm.service import ServiceFailed
+from tests.farm.studio import MACHINES, Studio, machine, studio
+from tests.postgres_server import why_no_postgres
+from tests.s3_server import why_no_server
+
+STARTED = time.monotonic()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--hold", action="store_true", help="stay up until Ctrl-C")
+    parser.add_argument("--folder", type=Path, default=Path("runs/farm"))
+    asked = parser.parse_args()
+    for reason in (why_no_server(), why_no_postgres()):
+        if reason is not None:
+            _say(reason)
+            return 1
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    folder = asked.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    _say(f"logs: {folder / 'logs'}")
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(studio(folder, _say))
+            _two_nights(made, stack)
+            _say("everything is as it should be")
+            if asked.hold:
+                _hold(made)
+        except KeyboardInterrupt:
+            _say("interrupted; everything ends")
+            return 130
+        except (ServiceFailed, AssertionError) as error:
+            _say(f"FAILED: {error}\nall logs: {folder / 'logs'}")
+            return 1
+    return 0
+
+
+def _two_nights(made: Studio, stack: ExitStack) -> None:
+    nights.put_pictures(made, "photos", nights.PHOTOS)
+    nights.put_pictures(made, "paintings", nights.PAINTINGS)
+    _say(f"inputs: s3://{made.bucket}/photos/ and /paintings/; run folder: {made.run_uri}")
+    _say(nights.deploy(made, nights.write_job(made)).strip())
+    for name in MACHINES:
+        stack.enter_context(machine(made, name))
+        _say(f"{name}: a worker of the pool, log {made.logs / name}.log")
+    first = nights.wait_for_night(made, _say)
+    before = checks.first_night(made, _say)
+
+    nights.put_pictures(made, "photos", [nights.LATE])
+    _say(f"a late file: s3://{made.bucket}/photos/{nights.LATE}.jpg")
+    second = nights.wait_for_night(made, _say)
+    checks.second_night(made, before, _say)
+    checks.both_machines_worked(made, first + second, _say)
+    checks.prefect_is_on_postgresql(made, first + second, _say)
+    checks.report_is_fetched(made, _say)
+
+
+def _hold(made: Studio) -> None:
+    _say(f"look around, Ctrl-C ends it: . {made.folder / 'environment.sh'}")
+    _say(f"  stylefarm status {made.run_uri}; Prefect: {made.pages}")
+    while True:
+        made.check()
+        time.sleep(1)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{time.monotonic() - STARTED:5.0f} s  {text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
