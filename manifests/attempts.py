@@ -15,7 +15,7 @@ from pydantic import Field
 
 from manifests.items import ErrorClass, Problem
 from manifests.plan import SHARD_PATTERN
-from manifests.records import Count, Record, Words, read_record
+from manifests.records import Count, Record, Seconds, Words, read_record
 
 ATTEMPT_SCHEMA_VERSION = 2
 
@@ -76,6 +76,9 @@ class AttemptRecord(Record):
         signal, exit_code: how its renderer died.
         out_of_memory: the kernel killed a process for want of memory at that time.
         error: what went wrong, in one sentence.
+        begun_at, ended_at: by the clock of its machine, for people.
+        device_seconds: that it held its device until this was written; None in records of earlier
+            versions.
     """
 
     schema_version: Annotated[int, Field(strict=True, ge=1)] = ATTEMPT_SCHEMA_VERSION
@@ -97,6 +100,7 @@ class AttemptRecord(Record):
     error: Words = ""
     begun_at: Words = ""
     ended_at: Words | None = None
+    device_seconds: Seconds | None = None
 
 
 class AttemptNote(Record):

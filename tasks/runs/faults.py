@@ -7,6 +7,7 @@ RuntimeError
 │   ├── ScratchFull    the temporary folder cannot be written
 │   └── SourcesGone    the sources are not there: a drive that is not mounted
 ├── StoreTrouble       the run folder's store is full, read-only, or away for too long
+├── BudgetSpent        another shard would cost more, or take longer, than the run may
 ├── BreakerTripped     too many items fail for other reasons than their inputs
 ├── ChildDied          the process that renders ended by itself
 ├── ChildHung          the process that renders made no progress, and was ended
@@ -58,6 +59,10 @@ class SourcesGone(WorkerFault):
 
 class StoreTrouble(RuntimeError):
     """The run folder's store is full, read-only, or away for too long."""
+
+
+class BudgetSpent(RuntimeError):
+    """Another shard would exceed what the run may cost, or end too late; nothing is lost."""
 
 
 class BreakerTripped(RuntimeError):

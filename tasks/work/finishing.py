@@ -122,6 +122,7 @@ class ShardInWork:
             on_tick=place.publisher.publish_if_due,
         )
         self._watch.load_seconds = self._loaded_before = load_seconds
+        holding.charge(load_seconds)
 
     @property
     def name(self) -> str:
@@ -173,6 +174,7 @@ class ShardInWork:
             WorkerFault: of this machine; nothing is committed.
         """
         self._watch.waited(0.0, waited)
+        self._holding.leave_device()
         with self._ending_where_it_fails(), self._scratch:
             commit, won = self._offer(self._packed())
         self._holding.end("committed" if won else "lost", in_hand=(), alone=False)
@@ -184,6 +186,7 @@ class ShardInWork:
         Args:
             reason: why it is not stored now; ends the attempt.
         """
+        self._holding.leave_device()
         try:
             with self._scratch:
                 keep(self._place.store, self._packed())

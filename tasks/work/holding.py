@@ -38,6 +38,8 @@ class Holding:
     def __init__(self, store: Store, record: AttemptRecord) -> None:
         self._store = store
         self._record = record
+        self._took_device_at = time.monotonic()
+        self._left_device_at: float | None = None
         self._lock = threading.RLock()  # held while a record is written: the last one stays
         self._changed = threading.Event()
         self._ended = threading.Event()
@@ -55,6 +57,15 @@ class Holding:
         """The attempt as it is now."""
         return self._record
 
+    def charge(self, seconds: float) -> None:
+        """Adds seconds that the device was held for this shard before it was taken."""
+        self._took_device_at -= seconds
+
+    def leave_device(self) -> None:
+        """Notes that the device works on something else from now on: only storing is left."""
+        if self._left_device_at is None:
+            self._left_device_at = time.monotonic()
+
     def update(self, *, at_once: bool = False, **changes: Any) -> None:
         """Notes what has changed; it is written soon, or before this returns."""
         with self._lock:
@@ -68,10 +79,9 @@ class Holding:
         """Gives the shard back and says how it ended; a store that is away is not waited for."""
         with self._lock:
             if self._record.ending is None:
-                words = {"error": safe_line(error), "ended_at": _now()}
-                self._record = self._record.model_copy(
-                    update={"ending": ending, **words, **changes}
-                )
+                told: dict[str, Any] = {"ending": ending, "error": safe_line(error), "ended_at": _now()}
+                told["device_seconds"] = self._device_seconds()
+                self._record = self._record.model_copy(update={**told, **changes})
                 self._write()
             self._ended.set()
             self._changed.set()
@@ -97,8 +107,13 @@ class Holding:
         self._changed.clear()
         self._beats = max(0.0, self._beats_allowed() - 1.0)
         self._beat_at = time.monotonic()
-        self._record = self._record.model_copy(update={"progress": self._record.progress + 1})
+        told = {"progress": self._record.progress + 1, "device_seconds": self._device_seconds()}
+        self._record = self._record.model_copy(update=told)
         self._write()
+
+    def _device_seconds(self) -> float:
+        until = time.monotonic() if self._left_device_at is None else self._left_device_at
+        return round(until - self._took_device_at, 3)
 
     def _write(self) -> None:
         """Writes the record; if that fails, the next beat makes up for it."""

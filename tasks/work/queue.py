@@ -119,29 +119,73 @@ class ShardQueue:
         shards = self._plan.shards.values()
         return sum(shard.num_items for shard in shards if shard.name not in self._committed)
 
+    @property
+    def plan(self) -> RunPlan:
+        """What is planned, as far as this worker follows it."""
+        return self._plan
+
+    @property
+    def seconds_since_listing(self) -> float:
+        """How old this view is."""
+        return time.monotonic() - self._listed_at
+
+    @property
+    def in_hand(self) -> dict[str, AttemptRecord | None]:
+        """Shards that a worker holds, as far as is known, with its attempt where it was read."""
+        return {
+            shard: newest.record
+            for shard, newest in self._newest.items()
+            if shard not in self._committed and not newest.is_free()
+        }
+
+    @property
+    def tried(self) -> dict[str, int]:
+        """The newest attempt at each shard without a commit, or with more than one attempt."""
+        return self._tried_again | {shard: one.number for shard, one in self._newest.items()}
+
+    def left(self) -> Iterator[PlannedShard]:
+        """Planned shards without a commit, whoever holds them."""
+        return (shard for shard in self._order if shard.name not in self._committed)
+
+    def free(self) -> Iterator[PlannedShard]:
+        """Those that could be taken, as far as is known."""
+        return (shard for shard in self.left() if self._seems_free(shard.name))
+
+    def look(self) -> None:
+        """Looks again, however new the view is.
+
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        self._list()
+        self._read_all()
+
     def peek(self) -> str | None:
         """A shard that could be taken, as far as is known; None where there is none.
 
         Raises:
             StoreError: the store refuses or does not answer.
         """
-        self._refresh()
+        self.refresh()
         return next((shard for shard in self._candidates() if self._seems_free(shard)), None)
 
-    def take(self) -> Holding | None:
+    def take(self, covers: Callable[[PlannedShard], bool]) -> Holding | None:
         """A shard that this worker holds from now on; None where there is none to take now.
+
+        Args:
+            covers: whether the run's budget covers a shard.
 
         Raises:
             StoreError: the store refuses or does not answer.
         """
-        self._refresh()
-        if holding := self._take_next():
+        self.refresh()
+        if holding := self._take_next(covers):
             return holding
-        if self._seconds_since_listing() >= self._interval(self._idle_interval):
+        if self.seconds_since_listing >= self._interval(self._idle_interval):
             self._list()
         self._read_all()
         self._next = self._candidates()
-        return self._take_next()
+        return self._take_next(covers)
 
     def note_commit(self, shard: str) -> None:
         """Notes that a shard is committed."""
@@ -207,18 +251,19 @@ class ShardQueue:
         """Listings take at most a twentieth of a worker's time, however long they are."""
         return max(seconds, 20 * self._listing_seconds)
 
-    def _seconds_since_listing(self) -> float:
-        return time.monotonic() - self._listed_at
+    def refresh(self) -> None:
+        """Looks again where the view is old.
 
-    def _refresh(self) -> None:
-        """Looks again where the view is old."""
-        if self._seconds_since_listing() >= self._interval(self._busy_interval):
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        if self.seconds_since_listing >= self._interval(self._busy_interval):
             self._list()
             self._read_some()
 
-    def _take_next(self) -> Holding | None:
+    def _take_next(self, covers: Callable[[PlannedShard], bool]) -> Holding | None:
         for shard in self._next:
-            if holding := self._take(shard):
+            if covers(self._plan.shards[shard]) and (holding := self._take(shard)):
                 return holding
         return None
 

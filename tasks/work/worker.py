@@ -21,7 +21,8 @@ from typing import TypeVar
 
 from infra.store import Store
 from manifests.attempts import Worker as WorkerIdentity
-from manifests.commits import RunRecord
+from manifests.budget import UNBOUNDED, Bounds
+from manifests.commits import Commit, RunRecord
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.results.publisher import Publisher
@@ -37,6 +38,7 @@ from tasks.runs.run_folder import open_run, recorded_job
 from tasks.runs.run_plan import open_plan
 from tasks.runs.worker_identity import this_worker
 from tasks.work.breaker import Breaker
+from tasks.work.budget import Allowance
 from tasks.work.events import (
     Began,
     Committed,
@@ -77,11 +79,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Worked:
-    """How many shards a worker committed and lost to others, and whether it was asked to stop."""
+    """What a worker has done, and what ended it.
+
+    Attributes:
+        num_committed, num_lost: shards that it committed, and that others were faster with.
+        stopped: it was asked to stop.
+        uncovered_seconds: that the next shard would have taken, where the run's budget does not
+            cover it; None where that did not end the worker.
+    """
 
     num_committed: int
     num_lost: int
     stopped: bool
+    uncovered_seconds: float | None = None
 
 
 def work(
@@ -91,6 +101,7 @@ def work(
     compute: Compute,
     renderer: Renderer,
     max_shards: int | None = None,
+    bounds: Bounds = UNBOUNDED,
     should_stop: Callable[[], bool],
     tell: Callable[[WorkEvent], None],
 ) -> Worked:
@@ -102,6 +113,7 @@ def work(
         compute: batch size and threads; they may differ from those of the plan.
         renderer: renders; it is this worker's alone, and closed by whoever made it.
         max_shards: ends after so many shards that it committed or lost to a faster one.
+        bounds: ends before a shard that they do not cover.
         should_stop: asked between steps; once it is true, the worker ends within a step.
         tell: is told what happens, by any thread.
 
@@ -115,7 +127,7 @@ def work(
         ManifestError, BackboneError: the run folder or the model is not what it should be.
     """
     store, run = open_run(run_uri)
-    worker = _Worker(store, run, device, compute, renderer, should_stop, tell)
+    worker = _Worker(store, run, device, compute, renderer, bounds, should_stop, tell)
     with _told(worker.identity, tell):
         return worker.work(max_shards)
 
@@ -136,10 +148,10 @@ def _told(worker: WorkerIdentity, tell: Callable[[WorkEvent], None]) -> Iterator
 
 @dataclass(frozen=True)
 class _OnItsWay:
-    """A rendered shard that is being stored; `stored` says whether this worker's commit won."""
+    """A rendered shard that is being stored; `stored` has its commit, and whether it is ours."""
 
     shard: ShardInWork
-    stored: Future[bool]
+    stored: Future[tuple[Commit, bool]]
 
     def is_in_trouble(self) -> bool:
         """Whether it could not be stored, so that nothing more can be."""
@@ -157,6 +169,7 @@ class _Worker:
         device: str,
         compute: Compute,
         renderer: Renderer,
+        bounds: Bounds,
         should_stop: Callable[[], bool],
         tell: Callable[[WorkEvent], None],
     ) -> None:
@@ -166,6 +179,8 @@ class _Worker:
         self._plan = open_plan(store, run)
         job = recorded_job(run)
         self._queue = ShardQueue(store, self._plan, self._worker, self._see_commit)
+        self._allowance = Allowance(store, bounds, self._queue)
+        self._uncovered: float | None = None
         self._place = Workplace(
             store=store,
             run=run,
@@ -203,7 +218,12 @@ class _Worker:
         finally:
             self._storing.shutdown()
             self._place.publisher.close()
-        return Worked(num_committed=self._num_committed, num_lost=self._num_lost, stopped=stopped)
+        return Worked(
+            num_committed=self._num_committed,
+            num_lost=self._num_lost,
+            stopped=stopped,
+            uncovered_seconds=self._uncovered,
+        )
 
     def _finish_shards(self, max_shards: int | None) -> None:
         if not self._place.run.conditional_put:
@@ -211,6 +231,9 @@ class _Worker:
         self._forget_kept()
         while self._may_take(max_shards):
             self._check_stop()
+            if not self._may_spend():
+                self._uncovered = self._allowance.shortest()
+                break
             self._warm_up()
             holding = self._take()
             self._tell_pending()
@@ -229,6 +252,13 @@ class _Worker:
         if self._on_its_way is not None and num_ended + 1 >= max_shards:
             self._settle()
         return self._num_committed + self._num_lost < max_shards
+
+    def _may_spend(self) -> bool:
+        """Whether the budget covers a shard more; what is on its way is waited for if it decides."""
+        if self._patiently(self._allowance.is_ample):
+            return True
+        self._settle()
+        return not self._queue.num_left or self._patiently(self._allowance.covers_any)
 
     def _forget_kept(self) -> None:
         """Removes shards that wait here for a store which has them from another worker by now."""
@@ -269,6 +299,7 @@ class _Worker:
         else:
             self._is_warm = True
             self._load_seconds += watch.load_seconds
+            self._allowance.note_loading(self._load_seconds)
 
     def _take(self) -> Holding | None:
         """The next shard; where the store could give it to two, only while nobody else works.
@@ -280,9 +311,9 @@ class _Worker:
             RunFolderError: another worker is at work, or may be.
         """
         if self._place.run.conditional_put:
-            return self._patiently(self._queue.take)
+            return self._patiently(self._take_covered)
         self._refuse_company(lambda other: True)
-        holding = self._patiently(self._queue.take)
+        holding = self._patiently(self._take_covered)
         if holding is not None:
             try:
                 self._refuse_company(lambda other: other < self._worker.id)
@@ -291,10 +322,14 @@ class _Worker:
                 raise
         return holding
 
+    def _take_covered(self) -> Holding | None:
+        return self._queue.take(self._allowance.covers)
+
     def _finish(self, holding: Holding) -> None:
         """Renders a shard and sends it on its way; after a fault of this machine, another one."""
         self._waits_because = None
         load_seconds, self._load_seconds = self._load_seconds, 0.0
+        self._allowance.note_loading(0.0)
         shard = ShardInWork(self._place, self._plan, holding, self._batch_size, load_seconds)
         try:
             shard.render()
@@ -325,8 +360,8 @@ class _Worker:
         self._tell(Phase(self._worker.id, name="committing", shard=shard.name))
         self._on_its_way = _OnItsWay(shard, self._storing.submit(self._stored, shard, waited))
 
-    def _stored(self, shard: ShardInWork, waited: float) -> bool:
-        """Commits a rendered shard, and tells so; whether it was this worker's commit that won."""
+    def _stored(self, shard: ShardInWork, waited: float) -> tuple[Commit, bool]:
+        """Commits a rendered shard, and tells so; its commit, and whether it is this worker's."""
         commit, won = shard.store(waited)
         if won:
             event = Committed(
@@ -340,7 +375,7 @@ class _Worker:
             logger.info("shard %s was committed by another worker first", commit.shard)
             event = CommittedElsewhere(self._worker.id, shard=commit.shard)
         self._tell(event)
-        return won
+        return commit, won
 
     def _settle(self) -> None:
         """Waits for the shard that is on its way, if any, and takes note of how that ended.
@@ -353,13 +388,14 @@ class _Worker:
             return
         sent, self._on_its_way = self._on_its_way, None
         try:
-            won = sent.stored.result()
+            commit, won = sent.stored.result()
         except WorkerFault as fault:
             self._put_off(sent.shard, fault)
             return
         self._num_faults = 0
         self._queue.note_commit(sent.shard.name)
         self._tell_pending()
+        self._allowance.note(commit, is_own=won)
         self._num_committed += won
         self._num_lost += not won
 

@@ -1,0 +1,176 @@
+"""May this worker take another shard, as far as the run's budget goes?
+
+What was spent, what is in hand by its estimate, and the next shard must fit together. While there
+is room for much more, the view of others may be as old as the queue's; where the budget is nearly
+spent it is renewed before each shard. So each worker overshoots by what the shard in its hand takes
+longer than expected, or by one shard where two take the last room at the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from infra.store import Store
+from manifests.budget import SECONDS_PER_HOUR, Bounds
+from manifests.commits import Commit, Index, RunRecord
+from manifests.plan import PlannedShard
+from tasks.runs.spending import Spending, spent_seconds, tried_in_vain
+from tasks.work.queue import ShardQueue
+
+AMPLE_ROUNDS = 2
+"""There is ample room where every worker may take so many shards more."""
+
+
+class Allowance:
+    """What a run's budget allows one worker.
+
+    Args:
+        store: of the run folder.
+        bounds: the budget.
+        queue: this worker's view of the run.
+        now: this machine's clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bounds: Bounds,
+        queue: ShardQueue,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.bounds = bounds
+        self._queue, self._now = queue, now
+        self._spending = Spending(store)
+        self._own: list[str] = []
+        self._loading = 0.0
+        self._spent = 0.0
+        self._in_hand: dict[str, float] = {}
+        self._pace: float | None = None
+
+    def note(self, commit: Commit, *, is_own: bool) -> None:
+        """Takes in the commit of a shard that this worker has rendered."""
+        self._spending.note(commit)
+        if is_own:
+            self._own.append(commit.shard)
+
+    def note_loading(self, seconds: float) -> None:
+        """Takes in how long the model took to load, until a shard is charged for it."""
+        self._loading = seconds
+
+    def is_ample(self) -> bool:
+        """Whether nobody need look closely before this worker takes a shard.
+
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        if not self.bounds.is_limited:
+            return True
+        self._look()
+        longest = max(map(self._estimate, self._queue.left()), default=0.0)
+        rounds = AMPLE_ROUNDS * (longest + self._queue.seconds_since_listing)
+        is_known = self._pace is not None
+        return is_known and self._room(None) >= rounds * (1 + len(self._in_hand))
+
+    def covers_any(self) -> bool:
+        """Whether a shard that nobody holds fits into what is left; where all are held, one of them.
+
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        if any(self._queue.free()):
+            self._queue.look()
+            self._look()
+        return any(map(self.covers, self._next()))
+
+    def covers(self, shard: PlannedShard) -> bool:
+        """Whether a shard fits into what is left, as of the last look."""
+        return not self.bounds.is_limited or self._estimate(shard) <= self._room(shard.name)
+
+    def shortest(self) -> float:
+        """Seconds that the shortest shard would take of those that could be next."""
+        return min(map(self._estimate, self._next()), default=0.0)
+
+    def _next(self) -> list[PlannedShard]:
+        return list(self._queue.free()) or list(self._queue.left())
+
+    def _look(self) -> None:
+        """Learns what was spent since the last look, and what is in hand."""
+        queue = self._queue
+        queue.refresh()
+        if self.bounds.max_seconds is None and self._own:
+            self._pace = self._spending.pace(queue.plan.every_shard, self._own)
+            return  # what others do changes nothing
+        in_hand = queue.in_hand
+        ended = {shard: number - (shard in in_hand) for shard, number in queue.tried.items()}
+        self._spending.look(queue.committed, tried_in_vain(ended, queue.committed))
+        planned = queue.plan.every_shard
+        usual = self._spending.pace(planned, self._spending.committed)
+        self._pace = self._spending.pace(planned, self._own) or usual
+
+        def cost(shard: str) -> float:
+            return (usual or 1.0) * planned[shard].cost_seconds if shard in planned else 0.0
+
+        self._spent = self._spending.seconds + sum(map(cost, self._spending.damaged))
+        self._in_hand = {
+            shard: max(cost(shard), (record and record.device_seconds) or 0.0)
+            for shard, record in in_hand.items()
+        }
+
+    def _estimate(self, shard: PlannedShard) -> float:
+        """Seconds that a shard will take this worker; the planner's before any is committed."""
+        return shard.cost_seconds * (self._pace or 1.0)
+
+    def _room(self, shard: str | None) -> float:
+        """Seconds that are left, where a shard is not counted that may be in hand."""
+        rooms: list[float] = []
+        if (most := self.bounds.max_seconds) is not None:
+            others = sum(self._in_hand.values()) - self._in_hand.get(shard or "", 0.0)
+            rooms.append(most - self._spent - self._loading - others)
+        if self.bounds.deadline is not None:
+            rooms.append((self.bounds.deadline - self._now()).total_seconds())
+        return min(rooms)
+
+
+def budget_end(
+    store: Store, run: RunRecord, index: Index, bounds: Bounds, shortest: float
+) -> str:
+    """Why a run ended before it was complete, in one sentence, and how it goes on.
+
+    Args:
+        store: of the run folder.
+        run: what is there.
+        index: what its commits say.
+        bounds: its budget.
+        shortest: seconds that the shortest shard left would take.
+    """
+    hours = spent_seconds(store, index.shards) / SECONDS_PER_HOUR
+    unit = hours_of(run)
+    parts: list[str] = []
+    if bounds.max_gpu_hours is not None:
+        parts.append(f"{hours:.3g} of {bounds.max_gpu_hours:g} {unit} are spent")
+    if bounds.max_cost is not None and bounds.price_per_hour:
+        cost = hours * bounds.price_per_hour
+        parts.append(
+            f"{cost:.3g} of {bounds.max_cost:g} are spent ({hours:.3g} {unit} at "
+            f"{bounds.price_per_hour:g})"
+        )
+    if bounds.deadline is not None:
+        parts.append(f"the deadline is {bounds.deadline.astimezone():%Y-%m-%d %H:%M %Z}")
+    return (
+        f"stopped by the budget: {', '.join(parts)}, and the next shard would take about "
+        f"{_length(shortest)}; {index.counts.pending} of {index.counts.planned} items are pending: "
+        "raise the budget and run the same command again, or run it again later"
+    )
+
+
+def hours_of(run: RunRecord) -> str:
+    """What the hours of a run are called."""
+    return "GPU-hours" if run.device_type == "cuda" else "worker-hours"
+
+
+def _length(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
