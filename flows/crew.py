@@ -17,6 +17,7 @@ from typing import Self
 
 from flows.metrics_server import metrics_served
 from flows.stopping import Stopping
+from manifests.budget import UNBOUNDED, Bounds
 from manifests.job import Compute
 from tasks.runs.environment import num_cores
 from tasks.runs.faults import SourcesGone, WorkerFault
@@ -100,6 +101,13 @@ class Crew(ABC):
             raise WorkerFault("\n".join(dict.fromkeys(map(str, errors))))
         return any(worker.result().stopped for worker in self._workers if not worker.exception())
 
+    @property
+    def uncovered_seconds(self) -> float | None:
+        """That the next shard would have taken, where the budget ended a worker; else None."""
+        ended = (worker.result() for worker in self._workers if not worker.exception())
+        found = [one.uncovered_seconds for one in ended if one.uncovered_seconds is not None]
+        return min(found, default=None)
+
     @abstractmethod
     def work(self, number: int) -> Worked:
         """What one worker does from its start to its end; raises what ended it."""
@@ -130,6 +138,7 @@ class LocalCrew(Crew):
         stopping: whether to stop.
         tell: is told what happens, by the workers' threads.
         max_shards: each worker ends after so many.
+        bounds: the budget of the run.
     """
 
     def __init__(
@@ -142,11 +151,13 @@ class LocalCrew(Crew):
         stopping: Stopping,
         tell: Callable[[WorkEvent], None] = lambda event: None,
         max_shards: int | None = None,
+        bounds: Bounds = UNBOUNDED,
     ) -> None:
         super().__init__(run_uri, devices, stopping=stopping, tell=tell)
         self._compute = compute
         self._server = server
         self._max_shards = max_shards
+        self._bounds = bounds
         self._num_threads = _threads_of_each(self.devices)
 
     def work(self, number: int) -> Worked:
@@ -162,6 +173,7 @@ class LocalCrew(Crew):
                 compute=self._compute,
                 renderer=renderer,
                 max_shards=self._max_shards,
+                bounds=self._bounds,
                 should_stop=self.should_stop,
                 tell=tell,
             )

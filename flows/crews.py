@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from flows.crew import Crew, LocalCrew
 from flows.stopping import Stopping
+from manifests.budget import UNBOUNDED, Bounds
 from manifests.commits import RunRecord
 from manifests.job import Compute
 from tasks.inputs.devices import DeviceType, devices_of_run
@@ -23,6 +24,7 @@ def crew_of(
     device_type: DeviceType | None = None,
     server: ForkServer,
     stopping: Stopping,
+    bounds: Bounds = UNBOUNDED,
     tell: Callable[[WorkEvent], None] = lambda event: None,
 ) -> Iterator[Crew]:
     """The workers that a job asks for, at work until the end of the block.
@@ -34,6 +36,7 @@ def crew_of(
         device_type: the kind of device to render on; the run's unless given.
         server: forks the rendering processes of this machine.
         stopping: whether to stop.
+        bounds: the budget of the run.
         tell: is told what happens, by a thread of each worker.
 
     Raises:
@@ -43,11 +46,13 @@ def crew_of(
     if compute.runner == "ray":
         from flows.ray_crew import ray_crew
 
-        with ray_crew(run_uri, run, compute, kind, stopping=stopping, tell=tell) as crew:
+        with ray_crew(
+            run_uri, run, compute, kind, stopping=stopping, bounds=bounds, tell=tell
+        ) as crew:
             yield crew
         return
     devices = devices_of_run(run, compute, kind)
     with LocalCrew(
-        *(run_uri, devices, compute), server=server, stopping=stopping, tell=tell
+        *(run_uri, devices, compute), server=server, stopping=stopping, bounds=bounds, tell=tell
     ) as crew:
         yield crew

@@ -43,9 +43,10 @@ class ExitCode(IntEnum):
         ("run", "extend", "retry", "work", "render", "plan", "verify", "study"),
     )
     OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan")
-    FAILING = (
+    ENDED_EARLY = (
         6,
-        "stopped because too many items fail for other reasons than their inputs",
+        "stopped by a budget (--max-gpu-hours, --max-cost, --deadline): what was in hand is "
+        "committed; or because too many items fail for other reasons than their inputs",
         ("run", "extend", "retry", "work"),
     )
 
@@ -62,14 +63,21 @@ def explained(error: Exception) -> tuple[str, ExitCode]:
     from ad_lib.errors import BackboneError, ImageError, RequestError
     from infra.objects import StoreError
     from manifests.errors import FingerprintMismatch, ManifestError
-    from tasks.runs.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
+    from tasks.runs.faults import (
+        BreakerTripped,
+        BudgetSpent,
+        SourcesGone,
+        Stopped,
+        StoreTrouble,
+        WorkerFault,
+    )
 
     if isinstance(error, Stopped):
         return "", ExitCode.INCOMPLETE  # who asked has been told, or `finish` has said why
     if isinstance(error, FingerprintMismatch):
         return str(error), ExitCode.OTHER_JOB
-    if isinstance(error, BreakerTripped):
-        return str(error), ExitCode.FAILING
+    if isinstance(error, BreakerTripped | BudgetSpent):
+        return str(error), ExitCode.ENDED_EARLY
     if isinstance(error, SourcesGone):
         return str(error), ExitCode.UNUSABLE
     if isinstance(error, StoreTrouble | WorkerFault):

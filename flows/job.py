@@ -30,9 +30,10 @@ from flows.progress import RunEnd, RunProgress
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
 from flows.shown_run import shown_run
+from flows.spending import run_end
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
-from manifests.budget import UNLIMITED, Budget
+from manifests.budget import UNLIMITED, Bounds, Budget
 from manifests.job import Job, with_overrides
 from tasks.inputs.dated_output import follow_latest
 from tasks.inputs.devices import devices_for
@@ -164,6 +165,7 @@ def _make(
     is_extension: bool = False,
 ) -> State[Any]:
     wanted = with_overrides(job, overrides or {})
+    bounds = budget.bounds(wanted.compute.price_per_hour, datetime.now().astimezone())
     plan = begin_or_extend if is_extension else prepare
     with rendering_fork_server() as server:
         resolved = resolve_job(
@@ -174,18 +176,18 @@ def _make(
             check=partial(check_in_child, server),
         )
         uri = plan(RunLog(get_run_logger()), resolved)
-        return _finish(uri, wanted, server, budget)
+        return _finish(uri, wanted, server, bounds)
 
 
 @_failed_in_words
 def _join(run: str, device: str, max_shards: int | None, budget: Budget) -> State[Any]:
     uri = follow_latest(run)
     _, record = open_run(uri)
+    job = recorded_job(record)
+    bounds = budget.bounds(job.compute.price_per_hour, datetime.now().astimezone())
     devices = devices_for(record.device_type, device, 1)
     with rendering_fork_server() as server:
-        return _finish(
-            uri, recorded_job(record), server, budget, devices=devices, max_shards=max_shards
-        )
+        return _finish(uri, job, server, bounds, devices=devices, max_shards=max_shards)
 
 
 @_failed_in_words
@@ -198,7 +200,7 @@ def _finish(
     run_uri: str,
     job: Job,
     server: ForkServer,
-    budget: Budget,
+    bounds: Bounds,
     *,
     devices: list[str] | None = None,
     max_shards: int | None = None,
@@ -209,7 +211,7 @@ def _finish(
     telling = Telling(progress)
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(
-            _work, run_uri, job, server, stopping, progress, telling, budget, devices, max_shards
+            _work, run_uri, job, server, stopping, progress, telling, bounds, devices, max_shards
         )
         try:
             state = show_run(shown_run(run_uri, run), telling)
@@ -235,7 +237,7 @@ def _work(
     stopping: Stopping,
     progress: RunProgress,
     telling: Telling,
-    budget: Budget,
+    bounds: Bounds,
     devices: list[str] | None,
     max_shards: int | None,
 ) -> RunEnd:
@@ -244,7 +246,7 @@ def _work(
     try:
         _, run = open_run(run_uri)
         tell = tell_all(progress.tell, telling.tell)
-        around = {"server": server, "stopping": stopping, "tell": tell}
+        around = {"server": server, "stopping": stopping, "bounds": bounds, "tell": tell}
         crew: Crew
         if devices is not None:
             with LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around) as crew:
@@ -258,7 +260,7 @@ def _work(
             )
         else:
             progress.publish()
-            end = RunEnd.of(publish(run_uri), job.limits)
+            end = run_end(crew, publish(run_uri), job.limits, bounds)
     except Exception as error:
         end = RunEnd(is_good=False, message=str(error))
         raise

@@ -6,6 +6,7 @@ Whatever is planned is said before anything is rendered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from ad_lib.errors import BackboneError
 from ad_lib.settings import UNSURE
@@ -16,7 +17,7 @@ from flows.terminal import Terminal, counted
 from infra.store import open_store
 from manifests.errors import JobError
 from manifests.items import Item
-from manifests.job import Compute, Job
+from manifests.job import Compute, Job, with_overrides
 from manifests.plan_table import PlanFile
 from tasks.inputs.dated_output import point_latest
 from tasks.inputs.devices import devices_for
@@ -155,6 +156,14 @@ def job_of(uri: str, compute: Compute) -> Job:
     """The job of a run, computed in another way."""
     _, run = open_run(uri)
     return recorded_job(run).model_copy(update={"compute": compute})
+
+
+def price_of(uri: str, overrides: Mapping[str, str] = MappingProxyType({})) -> float | None:
+    """What an hour of a worker of a run costs, as far as the run or `--set` says."""
+    _, run = open_run(uri)
+    key = "compute.price_per_hour"
+    changed = {key: overrides[key]} if key in overrides else {}
+    return with_overrides(recorded_job(run), changed).compute.price_per_hour
 
 
 def _planned_or_dry(terminal: Terminal, uri: str, dry_run: bool) -> bool:

@@ -32,6 +32,7 @@ from infra.ray_cluster import (
     joined_cluster,
 )
 from infra.store import open_store
+from manifests.budget import Bounds
 from manifests.commits import RunRecord
 from manifests.errors import JobError, RunFolderError
 from manifests.job import Compute, check_ray_address
@@ -76,6 +77,7 @@ def ray_crew(
     device_type: DeviceType | None,
     *,
     stopping: Stopping,
+    bounds: Bounds,
     tell: Callable[[WorkEvent], None],
 ) -> Iterator[Crew]:
     """Workers on the nodes of the cluster that the job names, until the end of the block.
@@ -86,6 +88,7 @@ def ray_crew(
         compute: names the cluster, and how many workers there shall be.
         device_type: the kind of device to render on; None for a run of the first layout.
         stopping: whether to stop.
+        bounds: the budget of the run.
         tell: is told what happens, by a thread of each worker.
 
     Raises:
@@ -104,7 +107,10 @@ def ray_crew(
                 )
                 places = replace(places, num_workers=1)
             with RayCrew(
-                run_uri, cluster, places, device_type, compute, stopping=stopping, tell=tell
+                *(run_uri, cluster, places, device_type, compute),
+                stopping=stopping,
+                bounds=bounds,
+                tell=tell,
             ) as crew:
                 yield crew
     except RayUnavailable as error:
@@ -190,11 +196,12 @@ class RayCrew(Crew):
         compute: Compute,
         *,
         stopping: Stopping,
+        bounds: Bounds,
         tell: Callable[[WorkEvent], None],
     ) -> None:
         devices = [device_type or "auto"] * places.num_workers
         super().__init__(run_uri, devices, stopping=stopping, tell=tell)
-        self._compute = compute
+        self._compute, self._bounds = compute, bounds
         self._device_type: DeviceType | None = device_type
         self._cluster, self._places = cluster, places
         self._store = open_store(run_uri)
@@ -236,6 +243,7 @@ class RayCrew(Crew):
             "number": post.number,
             "device_type": self._device_type,
             "compute": self._compute,
+            "bounds": self._bounds,
             "num_threads": self._places.num_threads,
             "log_level": logger.getEffectiveLevel(),
         }
@@ -247,7 +255,7 @@ class RayCrew(Crew):
                 while True:
                     message = worker.receive(TICK_SECONDS)
                     if isinstance(message, Worked):
-                        self._is_over.set()  # complete, or all workers were asked to stop
+                        self._is_over.set()  # complete, or the budget or a request ended the worker
                         return message
                     self._hear(post, message)
                     self._look_after(post, worker)
@@ -361,6 +369,7 @@ def work_on_this_node(
     number: int,
     device_type: DeviceType | None,
     compute: Compute,
+    bounds: Bounds,
     num_threads: int,
     log_level: int,
 ) -> None:
@@ -383,6 +392,7 @@ def work_on_this_node(
                 device=_device_here(device_type, host),
                 compute=compute,
                 renderer=renderer,
+                bounds=bounds,
                 should_stop=should_stop,
                 tell=tell_of_work,
             )

@@ -17,10 +17,12 @@ from flows.crews import crew_of
 from flows.observing import Observer
 from flows.progress import RunEnd, RunProgress
 from flows.shown_run import shown_run
+from flows.spending import refuse_spent, run_end
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
 from infra.store import Store, join_uri
+from manifests.budget import Bounds
 from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
 from tasks.inputs.devices import DeviceType, devices_for
@@ -42,6 +44,7 @@ def finish(
     uri: str,
     job: Job,
     name: str,
+    bounds: Bounds,
     device_type: DeviceType | None = None,
 ) -> Index:
     """Renders what is pending with the workers that the job asks for, and publishes.
@@ -53,6 +56,7 @@ def finish(
         uri: the run folder.
         job: its `compute` says how, its `limits` how much may fail.
         name: what Prefect calls the flow run.
+        bounds: the budget of the run.
         device_type: the kind of device to render on; the run's unless given.
 
     Returns:
@@ -60,6 +64,7 @@ def finish(
 
     Raises:
         Stopped: somebody asked this process, or all workers, to stop.
+        BudgetSpent: the budget does not cover what is left; what was in hand is published.
         Exception: what ended the workers; see `Crew.wait`.
     """
     store, run = open_run(uri)
@@ -78,6 +83,7 @@ def finish(
             device_type=device_type,
             server=server,
             stopping=stopping,
+            bounds=bounds,
             tell=tell,
         ) as crew,
     ):
@@ -85,7 +91,9 @@ def finish(
             raise _stopped(terminal, stopping)
         progress.publish()
         index = publish(uri)
-        observer.tell_end(RunEnd.of(index, job.limits))
+        end = run_end(crew, index, job.limits, bounds)
+        observer.tell_end(end)
+        refuse_spent(end)
         return index
 
 
@@ -96,10 +104,17 @@ def work_on(
     uri: str,
     device: str,
     max_shards: int | None,
+    bounds: Bounds,
 ) -> None:
-    """Renders pending shards of a run with one device, beside whoever else does."""
+    """Renders pending shards of a run with one device, beside whoever else does.
+
+    Raises:
+        BudgetSpent: the budget does not cover what is left; what was in hand is published.
+        Stopped: somebody asked this process, or all workers, to stop.
+        Exception: what ended the worker; see `Crew.wait`.
+    """
     store, run = open_run(uri)
-    compute = recorded_job(run).compute
+    job = recorded_job(run)
     progress = _progress(terminal, store, run)
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
@@ -117,17 +132,23 @@ def work_on(
         progress_shown(terminal, progress),
         observer,
         LocalCrew(
-            *(uri, devices, compute),
+            *(uri, devices, job.compute),
             server=server,
             stopping=stopping,
             tell=tell_all(progress.tell, observer.tell),
             max_shards=max_shards,
+            bounds=bounds,
         ) as crew,
     ):
         if crew.wait():
             raise _stopped(terminal, stopping)
-        observer.tell_end(_part_done(uri, progress, crew.result(0).num_committed))
-    num_committed = crew.result(0).num_committed
+        num_committed = crew.result(0).num_committed
+        if progress.num_shards_left and crew.uncovered_seconds is None:
+            end = _part_done(progress, num_committed)
+        else:
+            end = run_end(crew, publish(uri), job.limits, bounds)
+        observer.tell_end(end)
+        refuse_spent(end)
     terminal.say(f"This worker has committed {counted(num_committed, 'shard')}.")
     if progress.num_shards_left:
         terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
@@ -135,10 +156,8 @@ def work_on(
         terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
 
 
-def _part_done(uri: str, progress: RunProgress, num_committed: int) -> RunEnd:
-    """How the part of one worker has ended: with the run, where nothing is left of it."""
-    if not progress.num_shards_left:
-        return RunEnd.of(publish(uri), recorded_job(open_run(uri)[1]).limits)
+def _part_done(progress: RunProgress, num_committed: int) -> RunEnd:
+    """How the part of one worker has ended that leaves the rest to others."""
     left = counted(progress.num_shards_left, "shard")
     message = f"{counted(num_committed, 'shard')} committed; of the run {left} are left"
     return RunEnd(is_good=True, message=message, is_part=True)

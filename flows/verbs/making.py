@@ -12,19 +12,24 @@ from flows.verbs.opening import resolved_job, run_folder
 from flows.verbs.options import (
     AsJson,
     Call,
+    Deadline,
     DryRun,
     JobPath,
     Limit,
+    MaxCost,
+    MaxGpuHours,
     OutputUri,
     Overrides,
     PlannedAsJson,
     RunUri,
+    budget_of,
     names_of,
     pairs_of,
     refuse_json_of_work,
 )
 
 if TYPE_CHECKING:
+    from manifests.budget import Bounds
     from manifests.job import Job
     from tasks.inputs.devices import DeviceType
     from tasks.work.fork_server import ForkServer
@@ -36,6 +41,9 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
     output: OutputUri = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    deadline: Deadline = None,
     dry_run: DryRun = False,
     as_json: PlannedAsJson = False,
 ) -> None:
@@ -46,9 +54,11 @@ def run(
     run folder, whatever happens; the same command continues from there and recomputes nothing.
     """
     refuse_json_of_work(as_json, dry_run)
+    budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     resolved = resolved_job(server, job, overrides, limit, output, will_render=True)
+    bounds = budget.bounds(resolved.job.compute.price_per_hour, call.began)
     from flows import planning
 
     if dry_run:
@@ -58,7 +68,7 @@ def run(
         planning.show_dry_run(call.terminal, resolved, predict, as_json=as_json)
         return
     uri = planning.prepare(call.terminal, resolved)
-    _finish(call, server, uri, resolved.job, job.stem)
+    _finish(call, server, uri, resolved.job, job.stem, bounds)
 
 
 def extend(
@@ -67,6 +77,9 @@ def extend(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
     output: OutputUri = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    deadline: Deadline = None,
     dry_run: DryRun = False,
     as_json: PlannedAsJson = False,
 ) -> None:
@@ -76,15 +89,17 @@ def extend(
     replaces the old one. Files that were planned as they are now are not read again.
     """
     refuse_json_of_work(as_json, dry_run)
+    budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     resolved = resolved_job(
         server, job, overrides, limit, output, will_render=True, for_extension=True
     )
+    bounds = budget.bounds(resolved.job.compute.price_per_hour, call.began)
     from flows import planning
 
     if planning.extend_run(call.terminal, resolved, dry_run=dry_run, as_json=as_json):
-        _finish(call, server, resolved.output_uri, resolved.job, job.stem)
+        _finish(call, server, resolved.output_uri, resolved.job, job.stem, bounds)
 
 
 def retry(
@@ -108,6 +123,9 @@ def retry(
             "backbone.dtype. May be repeated.",
         ),
     ] = [],  # noqa: B006 - typer copies it
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    deadline: Deadline = None,
     dry_run: DryRun = False,
     as_json: PlannedAsJson = False,
 ) -> None:
@@ -116,12 +134,14 @@ def retry(
     Their rows stay; of an item the newest row counts. Rejected items go on at the next seed.
     """
     refuse_json_of_work(as_json, dry_run)
+    budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     uri = run_folder(run_uri)
     from flows import planning
 
     wanted, values = names_of(classes), pairs_of(overrides)
+    bounds = budget.bounds(planning.price_of(uri, values), call.began)
     retried = planning.retry_items(
         *(call.terminal, uri),
         classes=wanted,
@@ -132,7 +152,7 @@ def retry(
     if retried is not None:
         job = planning.job_of(uri, retried.compute)
         device_type = cast("DeviceType | None", retried.changes.get("device_type"))
-        _finish(call, server, uri, job, "retry", device_type)
+        _finish(call, server, uri, job, "retry", bounds, device_type)
 
 
 def plan(
@@ -162,18 +182,23 @@ def work(
     max_shards: Annotated[
         int | None, typer.Option(min=1, help="Commit so many shards at most, then end.")
     ] = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    deadline: Deadline = None,
 ) -> None:
     """Join a planned run from any machine that reaches its folder, with one device.
 
     Any number of workers may join and leave at any time: each takes shards that nobody holds,
     until every shard is committed. Then one of them publishes the run.
     """
+    budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
     server = _fork_server(context)
     uri = run_folder(run_uri)
-    from flows import session
+    from flows import planning, session
 
-    session.work_on(call.terminal, call.stopping, server, uri, device, max_shards)
+    bounds = budget.bounds(planning.price_of(uri), call.began)
+    session.work_on(call.terminal, call.stopping, server, uri, device, max_shards, bounds)
 
 
 def stop(context: typer.Context, run_uri: RunUri) -> None:
@@ -201,13 +226,16 @@ def _finish(
     uri: str,
     job: Job,
     name: str,
+    bounds: Bounds,
     device_type: DeviceType | None = None,
 ) -> None:
     """Renders what is pending, publishes, and ends with the run's exit code."""
     from flows import session
 
     shown = job.name or name
-    index = session.finish(call.terminal, call.stopping, server, uri, job, shown, device_type)
+    index = session.finish(
+        *(call.terminal, call.stopping, server, uri, job, shown, bounds), device_type
+    )
     session.show_outcome(call.terminal, job, uri, index)
     if not index.complete:
         raise typer.Exit(ExitCode.INCOMPLETE)

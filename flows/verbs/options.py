@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.stopping import Stopping
 from flows.terminal import Terminal
+
+if TYPE_CHECKING:
+    from manifests.budget import Budget
 
 
 @dataclass
@@ -19,10 +23,12 @@ class Call:
     Attributes:
         terminal: what is printed goes through it.
         stopping: whether this process was asked to stop; without `main` it never is.
+        began: when, by this machine's clock.
     """
 
     terminal: Terminal = field(default_factory=Terminal)
     stopping: Stopping = field(default_factory=Stopping)
+    began: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
 
 def _keep_output_for_json(context: typer.Context, wanted: bool) -> bool:
@@ -71,6 +77,50 @@ PlannedAsJson = Annotated[
         help="With --dry-run: print what is planned as one JSON document and nothing else.",
     ),
 ]
+
+MaxGpuHours = Annotated[
+    float | None,
+    typer.Option(
+        metavar="HOURS",
+        help="Stop taking shards in time to spend no more than so many hours of devices, of all "
+        "workers of the run folder and all of its runs so far: exit code 6.",
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(metavar="MONEY", help="The same in money, at the job's compute.price_per_hour."),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Stop taking shards in time to end by then: 8h or 30m from now, 06:00, or a date and "
+        "time such as 2026-12-24T06:00.",
+    ),
+]
+
+
+def budget_of(max_gpu_hours: float | None, max_cost: float | None, deadline: str | None) -> Budget:
+    """The budget that a command is given.
+
+    Raises:
+        BadParameter: a bound is not above 0, or no moment.
+    """
+    from pydantic import ValidationError
+
+    from manifests.budget import Budget
+
+    try:
+        return Budget(max_gpu_hours=max_gpu_hours, max_cost=max_cost, deadline=deadline)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = f"--{str(problem['loc'][0]).replace('_', '-')}"
+        if problem["type"] == "value_error":
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise typer.BadParameter(f"{option}: {reason}") from None
+        raise typer.BadParameter(
+            f"{option} takes something above 0, a billion at most; got {problem['input']}"
+        ) from None
 
 
 def pairs_of(texts: list[str]) -> dict[str, str]:

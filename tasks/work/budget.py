@@ -73,7 +73,7 @@ class Allowance:
         return is_known and self._room(None) >= rounds * (1 + len(self._in_hand))
 
     def covers_any(self) -> bool:
-        """Whether a shard that nobody holds fits into what is left; where all are held, one of them.
+        """Whether a shard that nobody holds fits into what is left; else one that is held.
 
         Raises:
             StoreError: the store refuses or does not answer.
@@ -132,9 +132,7 @@ class Allowance:
         return min(rooms)
 
 
-def budget_end(
-    store: Store, run: RunRecord, index: Index, bounds: Bounds, shortest: float
-) -> str:
+def budget_end(store: Store, run: RunRecord, index: Index, bounds: Bounds, shortest: float) -> str:
     """Why a run ended before it was complete, in one sentence, and how it goes on.
 
     Args:

@@ -79,7 +79,11 @@ class Holding:
         """Gives the shard back and says how it ended; a store that is away is not waited for."""
         with self._lock:
             if self._record.ending is None:
-                told: dict[str, Any] = {"ending": ending, "error": safe_line(error), "ended_at": _now()}
+                told: dict[str, Any] = {
+                    "ending": ending,
+                    "error": safe_line(error),
+                    "ended_at": _now(),
+                }
                 told["device_seconds"] = self._device_seconds()
                 self._record = self._record.model_copy(update={**told, **changes})
                 self._write()

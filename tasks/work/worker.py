@@ -254,7 +254,7 @@ class _Worker:
         return self._num_committed + self._num_lost < max_shards
 
     def _may_spend(self) -> bool:
-        """Whether the budget covers a shard more; what is on its way is waited for if it decides."""
+        """Whether the budget covers one shard more; what is on its way may decide it."""
         if self._patiently(self._allowance.is_ample):
             return True
         self._settle()

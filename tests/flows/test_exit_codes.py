@@ -14,7 +14,14 @@ import flows.presets
 from flows.cli import app
 from flows.exit_codes import ExitCode, explained
 from manifests.errors import FingerprintMismatch, JobError
-from tasks.runs.faults import BreakerTripped, SourcesGone, Stopped, StoreTrouble, WorkerFault
+from tasks.runs.faults import (
+    BreakerTripped,
+    BudgetSpent,
+    SourcesGone,
+    Stopped,
+    StoreTrouble,
+    WorkerFault,
+)
 from tests.flows.conftest import Finished, Stylefarm
 from tests.flows.jobs import write_job
 from tests.flows.test_readme import README
@@ -46,7 +53,8 @@ ERRORS: list[tuple[Exception, ExitCode]] = [
     (StoreTrouble("x"), ExitCode.INCOMPLETE),
     (Stopped("x"), ExitCode.INCOMPLETE),
     (FingerprintMismatch("x", []), ExitCode.OTHER_JOB),
-    (BreakerTripped("x"), ExitCode.FAILING),
+    (BreakerTripped("x"), ExitCode.ENDED_EARLY),
+    (BudgetSpent("x"), ExitCode.ENDED_EARLY),
     (LookupError("x"), ExitCode.BUG),
 ]
 
@@ -84,7 +92,7 @@ def works_with(act: Act, monkeypatch: pytest.MonkeyPatch) -> None:
 ENDS: dict[str, tuple[Act, ExitCode]] = {
     "it was stopped": (raises(Stopped("stopped")), ExitCode.INCOMPLETE),
     "its device is lost": (raises(WorkerFault("the device is lost")), ExitCode.INCOMPLETE),
-    "too many items fail": (fails, ExitCode.FAILING),
+    "too many items fail": (fails, ExitCode.ENDED_EARLY),
 }
 
 
