@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from flows.terminal import MAX_LINES, Terminal, counted
+from manifests.budget import SECONDS_PER_HOUR
 from manifests.wording import safe_line
 from tasks.keeping.overview import Attempt, Failures, Overview, overview
 
@@ -78,6 +79,8 @@ def status_document(seen: Overview) -> dict[str, Any]:
         "content_digest": index.content_digest,
         "output_bytes": index.stats.output_bytes,
         "render_seconds": round(index.stats.render_seconds, 3),
+        "device_seconds": round(seen.device_seconds, 3),
+        "cost": _rounded(seen.cost),
         "share_waited": _rounded(index.stats.share_waited),
         "unpublished_commits": seen.num_unpublished,
     }
@@ -117,11 +120,17 @@ def _figures(seen: Overview) -> Iterator[tuple[str, str]]:
         f"{index.stats.output_bytes / 1e6:.1f} MB, {_time(index.stats.render_seconds)} rendering"
     )
     yield "output", output
+    yield "spent", _spent(seen)
     if (share := index.stats.share_waited) is not None:
         yield "waited", f"{100 * share:.2g} % of the workers' time for inputs"
     if seen.workers:
         yield "workers", _workers(seen.workers)
         yield "speed", _speed(seen)
+
+
+def _spent(seen: Overview) -> str:
+    hours = f"{seen.device_seconds / SECONDS_PER_HOUR:.3g} {seen.run.hours_name}"
+    return hours if seen.cost is None else f"{hours}, {seen.cost:.2f} in money"
 
 
 def _items(counts: dict[str, int]) -> str:

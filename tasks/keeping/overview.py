@@ -18,6 +18,7 @@ from typing import Literal
 
 from infra.store import ObjectNotFound, Store
 from manifests.attempts import AttemptRecord, Worker, attempt_name, read_attempt
+from manifests.budget import SECONDS_PER_HOUR
 from manifests.commits import Index, RunRecord
 from manifests.counting import superseded_shards
 from manifests.errors import RunFolderError
@@ -30,8 +31,10 @@ from tasks.runs.run_folder import (
     find_generations,
     newest_attempts,
     open_run,
+    recorded_job,
 )
 from tasks.runs.run_plan import open_plan
+from tasks.runs.spending import spent_seconds
 from tasks.runs.worker_identity import is_gone
 from tasks.work.holding import LEASE_SECONDS
 
@@ -105,6 +108,8 @@ class Overview:
         num_unread: attempts beyond the 1,000 that changed last; they are not read.
         failures: by class, the most frequent first.
         speed: of the workers at work; None where there are none, or none has committed anything.
+        device_seconds: that workers held their devices until now, over all runs of the folder.
+        price_per_hour: of the machine of one worker; None where the job has none.
     """
 
     uri: str
@@ -116,6 +121,8 @@ class Overview:
     num_unread: int
     failures: tuple[Failures, ...]
     speed: Speed | None
+    device_seconds: float
+    price_per_hour: float | None
 
     @cached_property
     def workers(self) -> list[Attempt]:
@@ -131,6 +138,13 @@ class Overview:
     def num_committed(self) -> int:
         """Committed shards that count."""
         return sum(not shard.superseded for shard in self.index.shards)
+
+    @property
+    def cost(self) -> float | None:
+        """What was spent, in the money of the price; None where there is no price."""
+        if self.price_per_hour is None:
+            return None
+        return self.device_seconds / SECONDS_PER_HOUR * self.price_per_hour
 
     @property
     def seconds_left(self) -> float | None:
@@ -178,7 +192,16 @@ def overview(uri: str) -> Overview:
         num_unread=len(listed) - len(attempts),
         failures=tuple(_failures(store, run, index)),
         speed=speed_of(index.shards, _processes(attempts)),
+        device_seconds=spent_seconds(store, index.shards),
+        price_per_hour=_price(run),
     )
+
+
+def _price(run: RunRecord) -> float | None:
+    try:
+        return recorded_job(run).compute.price_per_hour
+    except RunFolderError:  # of another version of stylefarm
+        return None
 
 
 def _num_unpublished(published: Index | None, index: Index) -> int:

@@ -143,7 +143,7 @@ def budget_end(store: Store, run: RunRecord, index: Index, bounds: Bounds, short
         shortest: seconds that the shortest shard left would take.
     """
     hours = spent_seconds(store, index.shards) / SECONDS_PER_HOUR
-    unit = hours_of(run)
+    unit = run.hours_name
     parts: list[str] = []
     if bounds.max_gpu_hours is not None:
         parts.append(f"{hours:.3g} of {bounds.max_gpu_hours:g} {unit} are spent")
@@ -160,11 +160,6 @@ def budget_end(store: Store, run: RunRecord, index: Index, bounds: Bounds, short
         f"{_length(shortest)}; {index.counts.pending} of {index.counts.planned} items are pending: "
         "raise the budget and run the same command again, or run it again later"
     )
-
-
-def hours_of(run: RunRecord) -> str:
-    """What the hours of a run are called."""
-    return "GPU-hours" if run.device_type == "cuda" else "worker-hours"
 
 
 def _length(seconds: float) -> str:

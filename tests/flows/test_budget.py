@@ -1,0 +1,120 @@
+"""What a person sees of a budget: what is refused, when a command ends for it, and what it says."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.exit_codes import ExitCode
+from manifests.budget import Budget, deadline_at
+from manifests.errors import JobError
+from tests.audit import audit
+from tests.flows.conftest import Stylefarm
+from tests.flows.jobs import write_job
+from tests.tasks.made_up_seconds import MadeUp, make_up_seconds
+
+HOUR = 3600.0
+NOW = datetime(2026, 12, 23, 22, 30, 5, tzinfo=UTC).astimezone()
+
+
+@pytest.fixture
+def job(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six shards of one item, each of which takes a worker an hour by made-up clocks."""
+    make_up_seconds(monkeypatch, HOUR)
+    monkeypatch.setattr("flows.crew.ChildProcess", lambda *_: nullcontext(MadeUp()))
+    compute = {"shard_items": 1, "seconds_per_item": HOUR, "device": "cpu", "price_per_hour": 2.5}
+    return write_job(pictures, compute=compute, limits={"max_failed": "100%"})
+
+
+@pytest.mark.usefixtures("no_fork_server")
+def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
+    stylefarm: Stylefarm, job: Path
+):
+    answer = stylefarm("run", job, "--max-gpu-hours", "2.5")
+    assert answer.code == ExitCode.ENDED_EARLY == 6, answer
+    assert "stopped by the budget: 2 of 2.5 worker-hours are spent" in answer.err
+    assert "4 of 6 items are pending: raise the budget" in answer.err
+    index = json.loads((job.parent / "run" / "index.json").read_bytes())
+    assert (len(index["shards"]), index["complete"]) == (2, False)
+
+    again = stylefarm("work", "run", "--max-gpu-hours", "2.5")
+    assert again.code == 6, "what was spent before counts"
+    assert "2 of 2.5 worker-hours" in again.err
+
+    dearer = stylefarm("work", "run", "--max-cost", "10")
+    assert dearer.code == 6, dearer
+    assert "10 of 10 are spent (4 worker-hours at 2.5)" in dearer.err
+    assert "GPU" not in dearer.err
+    status = stylefarm("status", "run")
+    assert "4 worker-hours, 10.00 in money" in status.out
+
+    late = stylefarm("work", "run", "--deadline", "59m")
+    assert late.code == 6
+    assert "the deadline is 20" in late.err
+    last = stylefarm("work", "run", "--max-cost", "15", "--deadline", "3h", "--max-gpu-hours", "6")
+    assert last.code == 0, last
+    audit(job.parent / "run")
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "no hours": (("--max-gpu-hours", "0"), "--max-gpu-hours takes something above 0"),
+    "fewer": (("--max-gpu-hours=-1",), "--max-gpu-hours takes something above 0"),
+    "no number": (("--max-gpu-hours", "two"), "--max-gpu-hours"),
+    "nan": (("--max-gpu-hours", "nan"), "--max-gpu-hours takes something above 0"),
+    "no money": (("--max-cost", "0"), "--max-cost takes something above 0"),
+    "too much": (("--max-cost", "inf"), "a billion at most"),
+    "no price": (("--max-cost", "5"), "set compute.price_per_hour in the job, or bound"),
+    "past": (("--deadline", "2020-01-01T00:00"), "2020-01-01T00:00 is past"),
+    "no time left": (("--deadline", "0m"), "0m leaves no time"),
+    "no time": (("--deadline", "25:00"), "'25:00' is no deadline: give a length of time such as"),
+    "only a date": (("--deadline", "2030-01-01"), "is no deadline"),
+    "words": (("--deadline", "tomorrow"), "'tomorrow' is no deadline"),
+    "no letters": (("--deadline", "6\x1b[31m"), "it holds the control character"),
+    "empty": (("--deadline", ""), "--deadline"),
+}
+
+
+@pytest.mark.usefixtures("no_fork_server")
+@pytest.mark.parametrize("case", REFUSED)
+def test_nonsense_is_refused_before_anything_is_planned(
+    stylefarm: Stylefarm, pictures: Path, case: str
+):
+    options, words = REFUSED[case]
+    answer = stylefarm("run", write_job(pictures), *options)
+    assert answer.code == ExitCode.UNUSABLE, answer
+    assert words in answer.err
+    assert "\x1b" not in answer.err
+    assert not (pictures / "run").exists()
+
+
+def test_a_deadline_is_a_length_of_time_a_time_of_day_or_a_moment():
+    assert deadline_at("8h", NOW) - NOW == timedelta(hours=8)
+    assert deadline_at("1.5h", NOW) == deadline_at("90m", NOW) == deadline_at("5400s", NOW)
+    for text, days in (("23:59", {0, 1}), ("06:00", {0, 1}), ("6:00", {0, 1})):
+        found = deadline_at(text, NOW)
+        assert 0 < (found - NOW).total_seconds() <= 86_400 + 3600
+        assert f"{found.astimezone():%H:%M}" == text.zfill(5)
+        assert (found.astimezone().date() - NOW.date()).days in days
+    here = NOW.replace(tzinfo=None)
+    assert deadline_at(f"{here:%H:%M}", NOW) - NOW > timedelta(hours=22), "that of today is past"
+    assert deadline_at("2026-12-24T06:00Z", NOW) == datetime(2026, 12, 24, 6, tzinfo=UTC)
+    assert deadline_at("2026-12-24 06:00+02:00", NOW) == datetime(2026, 12, 24, 4, tzinfo=UTC)
+    assert deadline_at("2026-12-24T06:00", NOW) == datetime(2026, 12, 24, 6).astimezone()
+
+
+def test_flows_take_the_same_words():
+    budget = Budget.model_validate({"max_gpu_hours": 2, "deadline": " 06:00 "})
+    bounds = budget.bounds(None, NOW)
+    assert bounds.max_seconds == 2 * HOUR
+    assert bounds.deadline == deadline_at("06:00", NOW)
+    assert Budget(max_gpu_hours=9, max_cost=5).bounds(2.5, NOW).max_seconds == 2 * HOUR
+    for content in ({"deadline": "soon"}, {"max_gpu_hours": 0}, {"max_cost": True}, {"hours": 1}):
+        with pytest.raises(ValidationError):
+            Budget.model_validate(content)
+    with pytest.raises(JobError, match="bounds nothing without a price"):
+        Budget(max_cost=5).bounds(0.0, NOW)
