@@ -23,6 +23,7 @@ from flows.terminal import Terminal, prepare_streams
 from flows.verbs import (
     cleaning,
     comparing,
+    deploying,
     looking,
     making,
     measuring,
@@ -52,6 +53,7 @@ VERBS = {
         *(looking.presets, measuring.bench),
     ),
     "Keep in order": (mending.verify, cleaning.gc),
+    "Run by Prefect": (deploying.deploy, deploying.gpu_limit, deploying.automations),
 }
 """Every command, under the heading that the help has for it."""
 

@@ -42,7 +42,7 @@ class ExitCode(IntEnum):
         "'stylefarm verify' found damage that rendering mends",
         ("run", "extend", "retry", "work", "render", "plan", "verify", "study"),
     )
-    OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan")
+    OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan", "deploy")
     ENDED_EARLY = (
         6,
         "stopped by a budget (--max-gpu-hours, --max-cost, --deadline): what was in hand is "
@@ -62,6 +62,7 @@ def explained(error: Exception) -> tuple[str, ExitCode]:
     """The sentence and the exit code of an error; the sentence is empty where all is said."""
     from ad_lib.errors import BackboneError, ImageError, RequestError
     from infra.objects import StoreError
+    from infra.prefect_api import PrefectUnavailable
     from manifests.errors import FingerprintMismatch, ManifestError
     from tasks.runs.faults import (
         BreakerTripped,
@@ -84,7 +85,7 @@ def explained(error: Exception) -> tuple[str, ExitCode]:
         return str(error), ExitCode.INCOMPLETE
     if isinstance(error, TyperException):
         return _usage(error), ExitCode.UNUSABLE
-    known = (ManifestError, RequestError, ImageError, BackboneError, StoreError)
+    known = (ManifestError, RequestError, ImageError, BackboneError, StoreError, PrefectUnavailable)
     if isinstance(error, known):
         return str(error), ExitCode.UNUSABLE
     if isinstance(error, OSError):

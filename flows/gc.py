@@ -37,8 +37,12 @@ def collect_garbage(
     return _outcome(collected, deleted=delete)
 
 
-def duration(text: str) -> timedelta:
+def duration(text: str, option: str = "--older-than") -> timedelta:
     """A length of time such as `2d`, `12h`, `30m` or `0s`.
+
+    Args:
+        text: as it was typed.
+        option: what it was typed for.
 
     Raises:
         JobError: it is none, or longer than a century.
@@ -47,7 +51,7 @@ def duration(text: str) -> timedelta:
     length = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
     if length is None or length > _MAX:
         raise JobError(
-            f"--older-than takes a number and s, m, h, d or w, such as 2d, 12h or 0s, a century at "
+            f"{option} takes a number and s, m, h, d or w, such as 2d, 12h or 0s, a century at "
             f"most; got {text[:100]!r}"
         )
     return length

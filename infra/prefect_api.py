@@ -96,13 +96,36 @@ def configured_url() -> str | None:
     return os.environ.get("PREFECT_API_URL") or _settings().api.url
 
 
+def configured_api() -> str:
+    """The URL of the API that the environment or Prefect's profile names, and that answers.
+
+    Raises:
+        PrefectUnavailable: none is named, it does not answer, or Prefect's settings are damaged.
+    """
+    _spare_loopback_from_proxies()
+    url = configured_url()
+    if not url:
+        raise PrefectUnavailable(
+            "no Prefect server is configured: start one with 'prefect server start', and name it "
+            "with 'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'"
+        )
+    if (reason := _silence(url)) is not None:
+        raise PrefectUnavailable(_no_answer(url, reason))
+    _settings()
+    return url
+
+
 def _wait_until_it_answers(url: str, on_wait: Callable[[str], None]) -> None:
     while (reason := _silence(url)) is not None:
-        on_wait(
-            f"PREFECT_API_URL (in the environment or the active profile) names {url}, which does "
-            f"not answer ({reason}); start that server, or remove PREFECT_API_URL"
-        )
+        on_wait(_no_answer(url, reason))
         time.sleep(PAUSE_SECONDS)
+
+
+def _no_answer(url: str, reason: str) -> str:
+    return (
+        f"PREFECT_API_URL (in the environment or the active profile) names {url}, which does "
+        f"not answer ({reason}); start that server, or remove PREFECT_API_URL"
+    )
 
 
 def _private(open_parts: ExitStack) -> PrivateServer:

@@ -123,8 +123,14 @@ def budget_of(max_gpu_hours: float | None, max_cost: float | None, deadline: str
         ) from None
 
 
-def pairs_of(texts: list[str]) -> dict[str, str]:
-    """The keys and values of `--set KEY=VALUE`.
+def pairs_of(
+    texts: list[str], taken: str = "--set takes KEY=VALUE, such as output.size=256"
+) -> dict[str, str]:
+    """The keys and values of `--set KEY=VALUE`, or of what is written like it.
+
+    Args:
+        texts: as typed.
+        taken: what is said where one of them has another form.
 
     Raises:
         BadParameter: one of them has no equals sign, or no key.
@@ -133,9 +139,7 @@ def pairs_of(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(
-                f"--set takes KEY=VALUE, such as output.size=256; got {text!r}"
-            )
+            raise typer.BadParameter(f"{taken}; got {text!r}")
         pairs[key] = value
     return pairs
 

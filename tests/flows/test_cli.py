@@ -221,6 +221,7 @@ def test_the_verbs_are_these():
         *("run", "plan", "work", "extend", "retry", "stop"),
         *("status", "report", "render", "presets", "failures", "verify", "gc", "bench", "study"),
         "compare",
+        *("deploy", "gpu-limit", "automations"),
     }
 
 
