@@ -123,14 +123,45 @@ def automatic_batch_size(
         num_references: of each item.
         sharers: processes that share the memory evenly.
     """
-    cell = backbone.vae_scale_factor**2
-    side = settings.reference_size
-    of_one = width * height if side is None else round(_REFERENCE_PROPORTIONS * side**2)
+    cells, reference_cells = _cells(backbone, settings, width * height, num_references)
     return backbone.cell_bytes.batch_size(
         room(backbone.device, backbone.weight_bytes, sharers=sharers),
-        cells=-(-width * height // cell),
-        reference_cells=-(-num_references * of_one // cell),
+        cells=cells,
+        reference_cells=reference_cells,
     )
+
+
+def memory_needed(
+    backbone: Backbone,
+    settings: Settings,
+    *,
+    width: int,
+    height: int,
+    num_references: int,
+    batch_size: int,
+) -> int:
+    """Bytes that a batch takes beside the weights, at most, decoding included.
+
+    Args:
+        backbone: the frozen model.
+        settings: of the items.
+        width: of a result, in pixels.
+        height: of a result, in pixels.
+        num_references: of each item.
+        batch_size: its items.
+    """
+    cells, reference_cells = _cells(backbone, settings, width * height, num_references)
+    with_decoding = max(2, batch_size)  # which needs less than a second item
+    return backbone.cell_bytes.peak(with_decoding, cells=cells, reference_cells=reference_cells)
+
+
+def _cells(
+    backbone: Backbone, settings: Settings, num_pixels: int, num_references: int
+) -> tuple[int, int]:
+    """Latent cells of a result, and of all of its references."""
+    cell, side = backbone.vae_scale_factor**2, settings.reference_size
+    of_one = num_pixels if side is None else round(_REFERENCE_PROPORTIONS * side**2)
+    return -(-num_pixels // cell), -(-num_references * of_one // cell)
 
 
 def _fitting(backbone: Backbone, request: Request) -> int:
@@ -216,7 +247,7 @@ def _render_batch(
     made = make_pictures(inputs, lambda done, total: on_step_end(done * len(requests), total))
     _check_finite(made.images)
     seconds = (time.perf_counter() - started) / len(requests)
-    peak_memory_bytes = _peak_memory(backbone.device)
+    peak_memory_bytes = peak_memory(backbone.device)
     return [
         Result(
             image=tensor_to_image(made.images[row]),
@@ -268,7 +299,8 @@ def _forget_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_memory(device: torch.device) -> int | None:
+def peak_memory(device: torch.device) -> int | None:
+    """What the last batch held on an accelerator at most, in bytes; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 

@@ -24,6 +24,7 @@ from flows.verbs import (
     cleaning,
     comparing,
     deploying,
+    estimating,
     looking,
     making,
     measuring,
@@ -46,7 +47,7 @@ app = typer.Typer(
 VERBS = {
     "Make pictures": (
         *(making.run, making.extend, making.retry, making.plan, making.work, making.stop),
-        picture.render,
+        *(estimating.estimate, picture.render),
     ),
     "Look": (
         *(looking.status, looking.report, looking.failures, comparing.compare),

@@ -158,7 +158,7 @@ class LocalCrew(Crew):
         self._server = server
         self._max_shards = max_shards
         self._bounds = bounds
-        self._num_threads = _threads_of_each(self.devices)
+        self._num_threads = threads_of_each(self.devices)
 
     def work(self, number: int) -> Worked:
         """One worker and its child."""
@@ -183,7 +183,7 @@ def _concerns_one(error: BaseException) -> bool:
     return isinstance(error, WorkerFault) and not isinstance(error, SourcesGone)
 
 
-def _threads_of_each(devices: Sequence[str]) -> int | None:
+def threads_of_each(devices: Sequence[str]) -> int | None:
     """The cores for each worker where several of them share the CPU; else as torch decides."""
     num_sharing = sum(1 for device in devices if device == "cpu")
     if num_sharing < 2:

@@ -40,9 +40,13 @@ class ExitCode(IntEnum):
         "incomplete: stopped by a signal or by 'stylefarm stop', or the store of the run folder or "
         "every worker of this machine failed. What is committed stays; run it again. Also where "
         "'stylefarm verify' found damage that rendering mends",
-        ("run", "extend", "retry", "work", "render", "plan", "verify", "study"),
+        ("run", "extend", "retry", "work", "estimate", "render", "plan", "verify", "study"),
     )
-    OTHER_JOB = 5, "the run folder belongs to another job", ("run", "extend", "plan", "deploy")
+    OTHER_JOB = (
+        5,
+        "the run folder belongs to another job",
+        ("run", "extend", "plan", "estimate", "deploy"),
+    )
     ENDED_EARLY = (
         6,
         "stopped by a budget (--max-gpu-hours, --max-cost, --deadline): what was in hand is "

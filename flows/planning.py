@@ -6,6 +6,7 @@ Whatever is planned is said before anything is rendered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from ad_lib.errors import BackboneError
@@ -15,6 +16,7 @@ from flows.plan_documents import extension_document, plan_document, retry_docume
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
 from infra.store import open_store
+from manifests.commits import Commit
 from manifests.errors import JobError
 from manifests.items import Item
 from manifests.job import Compute, Job, with_overrides
@@ -45,16 +47,40 @@ def show_dry_run(
     Only a dry run looks at matches: it takes a loaded model, for which `run` shall not wait, and
     every row that `run` writes has the figure anyway.
     """
-    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
-    found = open_prepared(resolved)
-    changes = _show_changes(terminal, resolved, found) if found else None
-    plan = found.plan if found else _plan(terminal, resolved)
-    _show_plan(terminal, plan)
-    predictions = _show_matches(terminal, resolved, plan, predict)
+    planned = planned_or_found(terminal, resolved)
+    predictions = _show_matches(terminal, resolved, planned.plan, predict)
     terminal.say(DRY_RUN)
     if as_json:
-        uri = found.uri if found else resolved.output_uri
-        terminal.print_json(plan_document(uri, plan, changes, predictions))
+        terminal.print_json(plan_document(planned.uri, planned.plan, planned.changes, predictions))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would render: a plan that is stored nowhere, or what a run folder holds.
+
+    Attributes:
+        uri: of the run folder.
+        plan: new, or found.
+        changes: of the sources since a plan that was found was made; None where it is new.
+        commits: of the run that was found, by shard; those that no longer count are among them.
+    """
+
+    uri: str
+    plan: PlanFile | RunPlan
+    changes: SourceChanges | None
+    commits: Mapping[str, Commit]
+
+
+def planned_or_found(terminal: Terminal, resolved: ResolvedJob) -> Planned:
+    """Checks the inputs and plans, or finds the run that is there; says so, and stores nothing."""
+    warn_of_prompts(terminal, resolved.preset, resolved.model.backbone.model_id)
+    if found := open_prepared(resolved):
+        changes = _show_changes(terminal, resolved, found)
+        planned = Planned(found.uri, found.plan, changes, found.commits)
+    else:
+        planned = Planned(resolved.output_uri, _plan(terminal, resolved), None, {})
+    _show_plan(terminal, planned.plan)
+    return planned
 
 
 def prepare(terminal: Terminal, resolved: ResolvedJob, *, as_json: bool = False) -> str:

@@ -150,13 +150,18 @@ class RunRecord(PlanReference):
     @property
     def hours_name(self) -> str:
         """What the hours are called that its workers hold their devices."""
-        return "GPU-hours" if self.device_type == "cuda" else "worker-hours"
+        return hours_name(self.device_type)
 
     @property
     def named_backbone(self) -> dict[str, Any]:
         """The backbone of the job by key, as it was written; empty where only its name was."""
         backbone: Any = self.job.get("backbone")
         return backbone if isinstance(backbone, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+
+def hours_name(device_type: str | None) -> str:
+    """What the hours are called that workers hold devices of a kind."""
+    return "GPU-hours" if device_type == "cuda" else "worker-hours"
 
 
 class _AnyVersion(Record):

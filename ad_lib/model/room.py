@@ -76,7 +76,7 @@ def room(device: torch.device, weight_bytes: int, *, sharers: int = 1) -> float:
         weight_bytes: of the networks.
         sharers: processes that share the device's memory evenly.
     """
-    of_one = memory_class(_total_memory(device)) / sharers
+    of_one = memory_class(total_memory(device)) / sharers
     return _SHARE.get(device.type, 0.5) * of_one - weight_bytes
 
 
@@ -90,7 +90,8 @@ def memory_class(total_bytes: int) -> int:
     return (known[-1] if known else 1) * 2**30
 
 
-def _total_memory(device: torch.device) -> int:
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that a device has in all; of a CPU, what this process may use."""
     if device.type == "cuda":
         import torch
 

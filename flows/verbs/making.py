@@ -56,7 +56,7 @@ def run(
     refuse_json_of_work(as_json, dry_run)
     budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
-    server = _fork_server(context)
+    server = fork_server(context)
     resolved = resolved_job(server, job, overrides, limit, output, will_render=True)
     bounds = budget.bounds(resolved.job.compute.price_per_hour, call.began)
     from flows import planning
@@ -91,7 +91,7 @@ def extend(
     refuse_json_of_work(as_json, dry_run)
     budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
-    server = _fork_server(context)
+    server = fork_server(context)
     resolved = resolved_job(
         server, job, overrides, limit, output, will_render=True, for_extension=True
     )
@@ -136,7 +136,7 @@ def retry(
     refuse_json_of_work(as_json, dry_run)
     budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
-    server = _fork_server(context)
+    server = fork_server(context)
     uri = run_folder(run_uri)
     from flows import planning
 
@@ -165,7 +165,7 @@ def plan(
 ) -> None:
     """Check every input and write the plan, without rendering."""
     call = context.ensure_object(Call)
-    server = _fork_server(context)
+    server = fork_server(context)
     resolved = resolved_job(server, job, overrides, limit, output, will_render=False)
     from flows import planning
 
@@ -193,7 +193,7 @@ def work(
     """
     budget = budget_of(max_gpu_hours, max_cost, deadline)
     call = context.ensure_object(Call)
-    server = _fork_server(context)
+    server = fork_server(context)
     uri = run_folder(run_uri)
     from flows import planning, session
 
@@ -210,7 +210,7 @@ def stop(context: typer.Context, run_uri: RunUri) -> None:
     session.stop_run(call.terminal, uri)
 
 
-def _fork_server(context: typer.Context) -> ForkServer:
+def fork_server(context: typer.Context) -> ForkServer:
     """The process that forks those that render; it ends with the command.
 
     It starts before anything is looked up, because importing torch takes longer than all of that.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from infra.store import Store, honours_put_if_absent, open_store
-from manifests.commits import RUN_NAME, PlanReference, RunRecord
+from manifests.commits import RUN_NAME, Commit, PlanReference, RunRecord
 from manifests.errors import FingerprintMismatch, JobError, RunFolderError
 from manifests.items import Input
 from manifests.plan import sources_name
@@ -36,12 +36,14 @@ class PreparedRun:
 
     Attributes:
         is_new: whether this call planned it.
+        commits: what was committed when it was found, by shard.
     """
 
     uri: str
     run: RunRecord
     plan: RunPlan
     is_new: bool
+    commits: Mapping[str, Commit] = field(default_factory=dict[str, Commit])
 
 
 def plan_items(
@@ -123,8 +125,8 @@ def open_prepared(resolved: ResolvedJob) -> PreparedRun | None:
         )
     recorded_job(run)
     plan = open_plan(store_of(run, store), run)
-    sound_commits(plan)
-    return PreparedRun(resolved.output_uri, run, plan, is_new=False)
+    commits = sound_commits(plan)
+    return PreparedRun(resolved.output_uri, run, plan, is_new=False, commits=commits)
 
 
 def store_plan(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
@@ -144,7 +146,8 @@ def _stored(resolved: ResolvedJob, plan: PlanFile) -> PreparedRun:
     store = open_store(resolved.output_uri)
     conditional_put = honours_put_if_absent(store)
     sources = write_sources(listed_sources(resolved.inputs))
-    record = _run_record(resolved, put_plan(store, plan, sources), conditional_put)
+    reference = put_plan(store, plan, sources)
+    record = run_record(resolved, reference, conditional_put=conditional_put)
     store = store_of(record, store)
     if not store.put_if_absent(RUN_NAME, record.to_bytes()):
         return _of_the_winner(resolved, plan)
@@ -192,9 +195,16 @@ def put_back(store: Store, plan: PlanFile, sources: bytes | None) -> None:
         store.put(sources_name(sources_digest(sources)), sources)
 
 
-def _run_record(
-    resolved: ResolvedJob, reference: PlanReference, conditional_put: bool
+def run_record(
+    resolved: ResolvedJob, reference: PlanReference, *, conditional_put: bool
 ) -> RunRecord:
+    """What `run.json` says of a new run.
+
+    Args:
+        resolved: its job.
+        reference: its plan, which is stored.
+        conditional_put: whether the store refuses a second conditional write.
+    """
     return RunRecord(
         fingerprint=resolved.fingerprint,
         identity=resolved.identity,

@@ -73,6 +73,13 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def resident_bytes() -> int:
+    """The main memory that this process holds now; at most, where the system does not say."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return peak_resident_bytes()
+
+
 def forget_peak_resident() -> None:
     """Begins to measure anew; where the kernel does not let it, the peak is of the whole life."""
     with suppress(OSError):

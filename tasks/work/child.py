@@ -20,7 +20,7 @@ from manifests.outcomes import Outcome
 from tasks.runs.environment import forget_peak_resident
 from tasks.runs.faults import ChildDied, ChildHung, FreshDeviceNeeded, Stopped, WorkerFault
 from tasks.work.fork_server import ForkedChild, ForkServer, rendering_fork_server
-from tasks.work.shard_work import ShardWork, Watch
+from tasks.work.shard_work import MemoryNeed, ShardWork, Watch
 
 if TYPE_CHECKING:
     from tasks.inputs.weights import FoundModel
@@ -286,6 +286,9 @@ class _Parent:
 
     def waited(self, for_input: float, for_output: float) -> None:
         self._tell("waited", for_input, for_output)
+
+    def needs(self, need: MemoryNeed) -> None:
+        self._tell("needs", need)
 
     def held(self, num_bytes: int) -> None:
         self._tell("held", num_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from manifests.commits import Counts, ShardStats
+from tasks.work.shard_work import MemoryNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,13 @@ class ItemDone(WorkEvent):
     error_class: str | None = None
     shard: str | None = None
     message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs(WorkEvent):
+    """Pictures of one size will take so much memory; told for each shard and size."""
+
+    need: MemoryNeed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from functools import partial
 
 from PIL import Image
 
-from ad_lib.batch import Result, automatic_batch_size, render
+from ad_lib.batch import Result, peak_memory, render
 from ad_lib.errors import RequestError
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.device_errors import answers, is_device_failure, is_out_of_memory
@@ -28,7 +28,6 @@ from manifests.outcomes import Outcome
 from manifests.quality import Quality
 from tasks.runs.environment import device_name, peak_resident_bytes
 from tasks.runs.faults import DeviceFault, FreshDeviceNeeded, Stopped
-from tasks.runs.item_settings import settings_in
 from tasks.runs.requests import request_of, unsupported
 from tasks.work.concluding import Conclusions
 from tasks.work.decode import Loaded
@@ -36,6 +35,7 @@ from tasks.work.encode import Rendered, finished_outcome
 from tasks.work.loading import Pictures
 from tasks.work.models import ModelCache, free_memory
 from tasks.work.problems import problem_of
+from tasks.work.room import memory_need
 from tasks.work.shard_work import ShardWork, Watch
 
 LOOKAHEAD = 2
@@ -170,23 +170,13 @@ class _Shard:
 
     def _most_together(self, tries: Sequence[_Try]) -> int:
         """How many of these, which have one size, are rendered together."""
-        sharers = self.work.memory_sharers
-        if sharers is None:
-            return self.batch_size
         sound = [one.item for one in tries if one.item.problem is None]
-        kinds = {(item.params, _num_references(item)) for item in sound}
-        fitting = [
-            automatic_batch_size(
-                self.backbone,
-                settings_in(params),
-                width=tries[0].item.width,
-                height=tries[0].item.height,
-                num_references=num_references,
-                sharers=sharers,
-            )
-            for params, num_references in kinds
-        ]
-        return min([self.batch_size, *fitting])
+        if not sound:
+            return self.batch_size
+        need = memory_need(self.backbone, sound, self.batch_size, self.work.memory_sharers)
+        with self._telling:
+            self.watch.needs(need)
+        return need.batch_size
 
     def _most_waiting(self) -> int:
         """How many pictures may wait to be encoded; each is in hand."""
@@ -251,8 +241,11 @@ class _Shard:
                 encoded=self.models.encoded,
             )
             self.models.is_fresh = False
-            self._tell_memory(results)
+            self._tell_memory()
             return dict(zip(tries, results, strict=True))
+        except Stopped:
+            self._tell_memory()
+            raise
         except BaseException as error:
             problem = self._problem_of(error)
         free_memory()
@@ -266,11 +259,11 @@ class _Shard:
             self._fitted(len(tries) - middle)
         return found
 
-    def _tell_memory(self, results: Sequence[Result]) -> None:
-        """Tells what rendering these held at most; a shard's peak is the most that is told."""
-        held = [one.peak_memory_bytes for one in results if one.peak_memory_bytes is not None]
+    def _tell_memory(self) -> None:
+        """Tells what a batch held at most so far; a shard's peak is the most that is told."""
+        held = peak_memory(self.backbone.device)
         with self._telling:
-            self.watch.held(max(held) if held else peak_resident_bytes())
+            self.watch.held(peak_resident_bytes() if held is None else held)
 
     def _problem_of(self, error: BaseException) -> Problem:
         problem = problem_of(error)
@@ -326,10 +319,6 @@ class _Shard:
             return Outcome(one.item, problem=problem_of(error), retries=one.retry)
         seconds = one.seconds + (outcome.seconds or 0.0)
         return replace(outcome, retries=one.retry, seconds=seconds)
-
-
-def _num_references(item: Item) -> int:
-    return sum(one.role in ("style", "texture") for one in item.inputs)
 
 
 def _first_try(item: Item) -> _Try:

@@ -69,6 +69,30 @@ class ShardWork:
     png_strategy: Literal["default", "rle"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryNeed:
+    """The memory that pictures of one size take on a device while they are rendered, at most.
+
+    Attributes:
+        width, height: pixels.
+        item_bytes: of one alone, with the model and what else is held.
+        batch_size: items that are rendered together.
+        batch_bytes: of so many.
+        fitting: items that have room together, by what the device has in all; 1 at least.
+        memory_bytes: that the device has; where workers share it, the share of one.
+        device: such as `cpu`.
+    """
+
+    width: int
+    height: int
+    item_bytes: int
+    batch_size: int
+    batch_bytes: int
+    fitting: int
+    memory_bytes: int
+    device: str
+
+
 class Watch(Protocol):
     """What rendering asks, and what it tells while it works; it may be called by any thread."""
 
@@ -98,6 +122,10 @@ class Watch(Protocol):
 
     def waited(self, for_input: float, for_output: float) -> None:
         """So many seconds nothing was rendered, as pictures were not loaded, or not encoded yet."""
+        ...
+
+    def needs(self, need: MemoryNeed) -> None:
+        """Pictures of one size will take so much memory; told before the first of them."""
         ...
 
     def held(self, num_bytes: int) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from manifests.items import Item, Problem
 from manifests.outcomes import Outcome
 from tasks.work.breaker import Breaker
-from tasks.work.events import ItemDone, Phase, Progress, WorkEvent
+from tasks.work.events import ItemDone, Needs, Phase, Progress, WorkEvent
 from tasks.work.holding import Holding
+from tasks.work.shard_work import MemoryNeed
 
 
 class LoadingWatch:
@@ -57,6 +58,9 @@ class LoadingWatch:
         """There are no items."""
 
     def waited(self, for_input: float, for_output: float) -> None:
+        """There are no items."""
+
+    def needs(self, need: MemoryNeed) -> None:
         """There are no items."""
 
     def held(self, num_bytes: int) -> None:
@@ -199,6 +203,10 @@ class ShardWatch:
         """Adds to what was waited for pictures."""
         self.seconds_for_input += for_input
         self.seconds_for_output += for_output
+
+    def needs(self, need: MemoryNeed) -> None:
+        """Passes on how much memory a size will take."""
+        self._tell(Needs(self._worker, need=need))
 
     def held(self, num_bytes: int) -> None:
         """Notes the most; a renderer that dies on the way has told what it held until then."""

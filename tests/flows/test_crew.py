@@ -91,4 +91,4 @@ def test_workers_on_a_cpu_divide_its_cores(
     devices: list[str], num_threads: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert crews._threads_of_each(devices) == num_threads
+    assert crews.threads_of_each(devices) == num_threads

@@ -34,6 +34,7 @@ READING = {
     "compare": ["compare", "RUN"],
     "plan": ["plan", "JOB"],
     "run": ["run", "JOB", "--dry-run"],
+    "estimate": ["estimate", "JOB"],
     "extend": ["extend", "JOB", "--dry-run"],
     "retry": ["retry", "RUN", "--dry-run"],
 }

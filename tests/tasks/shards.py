@@ -12,7 +12,7 @@ from PIL import Image
 
 from manifests.outcomes import Outcome
 from tasks.runs.run_folder import load_plan, open_run, recorded_job
-from tasks.work.shard_work import PlannedModel, ShardWork
+from tasks.work.shard_work import MemoryNeed, PlannedModel, ShardWork
 from tests.bad_images import picture
 from tests.faults.planted_renderers.sitecustomize import FAULTS
 from tests.tasks.runs import prepare
@@ -28,6 +28,7 @@ class Told:
         self.items = 0.0
         self.fits: list[int] = []
         self.peaks: list[int] = []
+        self.needed: list[MemoryNeed] = []
         self.ticks = 0
         self.stopping = threading.Event()
         self.on_begin = on_begin
@@ -54,6 +55,9 @@ class Told:
 
     def waited(self, for_input: float, for_output: float) -> None:
         self.waits = (for_input, for_output)
+
+    def needs(self, need: MemoryNeed) -> None:
+        self.needed.append(need)
 
     def held(self, num_bytes: int) -> None:
         self.peaks.append(num_bytes)

@@ -1,0 +1,328 @@
+"""What `stylefarm estimate` measures and prints, and how a forecast is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from flows.bars import progress_shown
+from flows.crew import threads_of_each
+from flows.planning import planned_or_found
+from flows.progress import Snapshot
+from flows.stopping import Stopping
+from flows.terminal import Terminal, counted
+from manifests.commits import Commit, hours_name
+from tasks.estimating.buckets import Bucket, buckets_of
+from tasks.estimating.estimating import outlooks_of
+from tasks.estimating.forecast import Forecast, Outlook, quantile
+from tasks.estimating.stopwatch import TimedRenderer
+from tasks.estimating.trial import TrialPlace
+from tasks.inputs.devices import devices_for
+from tasks.inputs.resolving import ResolvedJob
+from tasks.work.child import ChildProcess
+from tasks.work.fork_server import ForkServer
+
+WORKERS = (1, 2, 4, 8)
+"""Numbers of workers that the end is told for, besides the job's own."""
+
+UNKNOWN = "–"
+
+MAX_BUCKETS = 50
+"""Rows of the table for people; JSON has them all."""
+
+
+@dataclass
+class _TrialProgress:
+    """Which bucket is tried now."""
+
+    phase: str = "loading"
+    done: int = 0
+    total: int = 1
+
+    def begin(self, bucket: Bucket, number: int, total: int) -> None:
+        """Notes that another bucket is tried."""
+        self.phase = f"trying {bucket_name(bucket)}"
+        self.done, self.total = number - 1, total
+
+    def read(self) -> Snapshot:
+        """How far the estimate is now."""
+        figures = f"{self.done}/{self.total} buckets"
+        return Snapshot(phase=self.phase, done=self.done, total=self.total, figures=figures)
+
+
+def estimate(
+    terminal: Terminal,
+    stopping: Stopping,
+    server: ForkServer,
+    resolved: ResolvedJob,
+    *,
+    num_items: int,
+    workers: Sequence[int],
+    as_json: bool,
+) -> None:
+    """Tries a few items of each bucket of a job and prints what its run will take.
+
+    Args:
+        terminal: where it is printed.
+        stopping: whether to stop; nothing is left behind.
+        server: forks the rendering process.
+        resolved: the job.
+        num_items: of each bucket, to be rendered to their ends.
+        workers: numbers of workers that the end is told for; some and the job's unless given.
+        as_json: print a JSON document.
+
+    Raises:
+        Stopped: somebody asked to stop.
+        Exception: what ended the worker; see `tasks.work.worker.work`.
+    """
+    planned = planned_or_found(terminal, resolved)
+    compute = resolved.job.compute
+    devices = devices_for(resolved.device_type, compute.device, compute.workers)
+    outlooks, load_seconds = [], 0.0
+    if buckets := buckets_of(planned.plan, planned.commits):
+        progress = _TrialProgress()
+        with (
+            progress_shown(terminal, progress),
+            _trial_place(stopping, server, resolved, devices) as place,
+        ):
+            outlooks = list(outlooks_of(place, planned.plan, buckets, num_items, progress.begin))
+            load_seconds = place.renderer.load_seconds
+    forecast = Forecast(
+        outlooks=outlooks,
+        load_seconds=load_seconds,
+        workers=len(devices),
+        price_per_hour=compute.price_per_hour,
+        spent_seconds=spent_seconds(planned.commits),
+    )
+    numbers = sorted({*(workers or (*WORKERS, forecast.workers))})
+    show_forecast(terminal, forecast, resolved.device_type, numbers)
+    if as_json:
+        document = {"run": planned.uri} | forecast_document(forecast, resolved.device_type, numbers)
+        terminal.print_json(document)
+
+
+@contextmanager
+def _trial_place(
+    stopping: Stopping, server: ForkServer, resolved: ResolvedJob, devices: Sequence[str]
+) -> Iterator[TrialPlace]:
+    with (
+        ChildProcess(threads_of_each(devices), server) as renderer,
+        stopping.step(renderer.close),
+    ):
+        yield TrialPlace(
+            resolved=resolved,
+            device=devices[0],
+            renderer=TimedRenderer(renderer),
+            should_stop=stopping.asked,
+            tell=lambda event: None,
+        )
+
+
+def spent_seconds(commits: Mapping[str, Commit]) -> float:
+    """That workers held their devices for what is committed, also where it no longer counts."""
+    return sum(commit.stats.device_seconds for commit in commits.values())
+
+
+def show_forecast(
+    terminal: Terminal, forecast: Forecast, device_type: str | None, workers: Sequence[int]
+) -> None:
+    """Prints a row for each bucket, one for all, and when how many workers would be done."""
+    if not forecast.outlooks:
+        terminal.say("Nothing is left to render: every planned item is done.")
+        return
+    of_hours = hours_name(device_type)
+    columns = ["", "items", "s/item", "p90", "hours"]
+    columns += ["cost"] * (forecast.price_per_hour is not None) + ["memory", "output"]
+    rows = [_bucket_row(forecast, one) for one in forecast.outlooks[:MAX_BUCKETS]]
+    terminal.say("")
+    terminal.say_table(columns, [*rows, _row_of_all(forecast)])
+    if (left := len(forecast.outlooks) - MAX_BUCKETS) > 0:
+        terminal.say(f"… and {left} more buckets")
+    terminal.say("")
+    if workers:
+        columns = ["workers", "hours", *["cost"] * (forecast.price_per_hour is not None)]
+        rows = [_workers_row(forecast, number) for number in workers]
+        terminal.say_table([*columns, "takes", "ends"], rows)
+        terminal.say("")
+    for sentence in _sentences(forecast, of_hours):
+        terminal.say(sentence)
+    terminal.say_list(_failed_lines(forecast), "yellow", rest="more items that failed")
+
+
+def forecast_document(
+    forecast: Forecast, device_type: str | None, workers: Sequence[int]
+) -> dict[str, Any]:
+    """The same for JSON; a number that is not known is null."""
+    seconds = forecast.device_seconds()
+    return {
+        "items": forecast.num_items,
+        "shards": forecast.num_shards,
+        "unit": hours_name(device_type),
+        "price_per_hour": forecast.price_per_hour,
+        "load_seconds": _rounded(forecast.load_seconds),
+        "total": {
+            **_seconds_document(forecast.seconds, forecast.render_seconds),
+            "device_hours": _rounded(seconds / 3600, 6),
+            "cost": _rounded(forecast.cost(seconds), 6),
+            "peak_memory_bytes": forecast.peak_memory_bytes,
+            "output_bytes": _rounded(forecast.output_bytes, 0),
+        },
+        "spent": {
+            "device_hours": _rounded(forecast.spent_seconds / 3600, 6),
+            "cost": _rounded(forecast.cost(forecast.spent_seconds), 6),
+        },
+        "workers": [_workers_document(forecast, number) for number in workers],
+        "buckets": [_bucket_document(forecast, one) for one in forecast.outlooks],
+    }
+
+
+def bucket_name(bucket: Bucket) -> str:
+    """A bucket in a few words: its sweep entry or its task, and its size."""
+    smallest, largest = (f"{width}x{height}" for width, height in (bucket.smallest, bucket.largest))
+    size = smallest if smallest == largest else f"{smallest} to {largest}"
+    return f"{bucket.label or bucket.task} {size}"
+
+
+def plain_number(value: float) -> str:
+    """A number as people read it: two significant digits at least, and no exponent."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
+
+
+def money(amount: float) -> str:
+    """An amount of whatever money the job's price is in."""
+    return f"{amount:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Days, hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _bucket_row(forecast: Forecast, one: Outlook) -> list[str]:
+    row = [bucket_name(one.bucket), str(one.bucket.num_items)]
+    return [*row, *_figures(forecast, one, one.device_seconds)]
+
+
+def _row_of_all(forecast: Forecast) -> list[str]:
+    return [
+        "in all",
+        str(forecast.num_items),
+        *_figures(forecast, forecast, forecast.device_seconds()),
+    ]
+
+
+def _figures(forecast: Forecast, of: Outlook | Forecast, device_seconds: float) -> list[str]:
+    """Seconds of an item, hours, money, memory and bytes, of a bucket or of all."""
+    shares = (quantile(of.seconds, share) for share in (0.5, 0.9))
+    cells = [UNKNOWN if found is None else plain_number(found) for found in shares]
+    cells.append(plain_number(device_seconds / 3600))
+    if (cost := forecast.cost(device_seconds)) is not None:
+        cells.append(money(cost))
+    memory, output = of.peak_memory_bytes, of.output_bytes
+    cells.append(UNKNOWN if memory is None else f"{memory / 1e9:.2f} GB")
+    return [*cells, UNKNOWN if output is None else f"{plain_number(output / 1e6)} MB"]
+
+
+def _workers_row(forecast: Forecast, number: int) -> list[str]:
+    seconds, wall = forecast.device_seconds(number), forecast.wall_seconds(number)
+    cost = forecast.cost(seconds)
+    cells = [str(number), plain_number(seconds / 3600), *([] if cost is None else [money(cost)])]
+    return [*cells, duration(wall), f"{_end(wall):%Y-%m-%d %H:%M}"]
+
+
+def _end(wall_seconds: float) -> datetime:
+    return datetime.now().astimezone() + timedelta(seconds=wall_seconds)
+
+
+_BASES = {
+    "measured": "measured now",
+    "commits": "by what this run has committed",
+    "remembered": "by what this machine measured earlier",
+    "job": "by compute.seconds_per_item of the job",
+    "rough": "a rough guess: nothing like it was measured here yet",
+}
+
+
+def _sentences(forecast: Forecast, of_hours: str) -> Iterator[str]:
+    bases = dict.fromkeys(one.basis for one in forecast.outlooks)
+    told = ", ".join(_BASES[basis] for basis in bases)
+    yield (
+        f"Seconds of an item are those of rendering, {told}; hours are {of_hours}, with loading "
+        "and encoding."
+    )
+    if num_problems := forecast.num_problems:
+        yield f"{counted(num_problems, 'item')} cannot be rendered and will be recorded as failed."
+    for one in forecast.outlooks:
+        if one.tried is not None and one.tried.whole_seconds is not None:
+            yield (
+                f"{bucket_name(one.bucket)}: told by steps alone, without decoding, as its items "
+                f"would have taken {duration(one.tried.whole_seconds)} to their ends."
+            )
+        if one.tried is not None and one.tried.measured is None:
+            yield f"{bucket_name(one.bucket)}: not one of its items could be rendered; see below."
+    if forecast.spent_seconds:
+        cost = forecast.cost(forecast.spent_seconds)
+        paid = "" if cost is None else f", at {money(cost)}"
+        hours = plain_number(forecast.spent_seconds / 3600)
+        yield f"Earlier runs of this folder took {hours} {of_hours}{paid}."
+
+
+def _failed_lines(forecast: Forecast) -> list[str]:
+    return [
+        f"{one.key}: {one.error_class}: {one.error_message}"
+        for outlook in forecast.outlooks
+        if outlook.tried is not None
+        for one in outlook.tried.failed
+    ]
+
+
+def _seconds_document(seconds: Mapping[float, float], render_seconds: float) -> dict[str, Any]:
+    return {
+        "seconds_per_item": {
+            "median": _rounded(quantile(seconds, 0.5), 4),
+            "p90": _rounded(quantile(seconds, 0.9), 4),
+        },
+        "render_seconds": _rounded(render_seconds),
+    }
+
+
+def _workers_document(forecast: Forecast, number: int) -> dict[str, Any]:
+    seconds, wall = forecast.device_seconds(number), forecast.wall_seconds(number)
+    return {
+        "workers": number,
+        "device_hours": _rounded(seconds / 3600, 6),
+        "cost": _rounded(forecast.cost(seconds), 6),
+        "seconds": _rounded(wall),
+        "ends_at": f"{_end(wall):%Y-%m-%dT%H:%M:%S%z}",
+    }
+
+
+def _bucket_document(forecast: Forecast, one: Outlook) -> dict[str, Any]:
+    bucket, tried = one.bucket, one.tried
+    return {
+        "task": bucket.task,
+        "label": bucket.label,
+        "sizes": [list(size) for size in dict.fromkeys((bucket.smallest, bucket.largest))],
+        "items": bucket.num_items,
+        "problems": bucket.num_problems,
+        "shards": len(bucket.shards),
+        "examples": bucket.examples,
+        "basis": one.basis,
+        "batch_size": one.batch_size,
+        **_seconds_document(one.seconds, one.render_seconds),
+        "device_hours": _rounded(one.device_seconds / 3600, 6),
+        "cost": _rounded(forecast.cost(one.device_seconds), 6),
+        "peak_memory_bytes": one.peak_memory_bytes,
+        "output_bytes": _rounded(one.output_bytes, 0),
+        "tried": tried and tried.num_items,
+        "failed": tried and [asdict(one) for one in tried.failed],
+    }
+
+
+def _rounded(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(value, digits)
