@@ -24,6 +24,7 @@ FileNotFoundError.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -197,8 +198,15 @@ def check_range(start: int, length: int) -> None:
 
 
 def quoted(text: str) -> str:
-    """Return the text in quotes, with escapes for control characters; a long one is shortened."""
-    return _QUOTING.repr(text)
+    """Return the text in quotes, with escapes for control characters; a long one is shortened.
+
+    What stands before the `@` of a URI, and in its query, may be a password: it is left out.
+    """
+    return _QUOTING.repr(_QUERY.sub(r"\1***", _USER.sub("***", text)))
+
+
+_USER = re.compile(r"(?<=://)[^/\s@:]*(?::(?![0-9]{1,5}/)\S{0,300})?(?=@)")
+_QUERY = re.compile(r"(://[^\s?]*\?)\S+")
 
 
 _QUOTING = reprlib.Repr()

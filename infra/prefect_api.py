@@ -72,6 +72,7 @@ def prefect_api(
         on_start()
     configured = configured_url()
     if configured:
+        configured = _without_password(configured)
         _wait_until_it_answers(configured, on_wait)
         _settings()
         yield PrefectApi(configured, None, lambda: None)
@@ -174,6 +175,12 @@ def _record_folder() -> Path | None:
     if url is not None and url.get_secret_value() != default:
         return None
     return settings.home / RECORDS
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may be shown: Prefect's client itself knows the user and the password in it."""
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _silence(url: str) -> str | None:

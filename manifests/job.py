@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
+from manifests.credentials import carried, is_secret_name
 from manifests.errors import JobError
 from manifests.job_parts import (
     ROLES,
@@ -36,7 +38,7 @@ from manifests.job_parts import (
     source_of,
 )
 from manifests.job_values import Name, NonEmpty, Whole, number
-from manifests.job_wording import Places, sentences
+from manifests.job_wording import CREDENTIALS_REFUSED, Places, sentences, set_option
 from manifests.limits import MAX_JOB_BYTES, MAX_VARIANTS
 from manifests.quality import Quality
 from manifests.sweep import SweepEntry, external_entries, refuse_twins, sweep_entries
@@ -60,6 +62,10 @@ __all__ = [
     "load_job",
     "with_overrides",
 ]
+
+
+RECORDED = "a run folder's"
+"""Whose job it is that is validated, as pydantic's context."""
 
 
 def _sweep(value: Any) -> Any:
@@ -137,6 +143,16 @@ class Job(Part):
         own = self.sweep_entries or (SweepEntry("", self.task),)
         return (*own, *self.external_entries) if self.external else self.sweep_entries
 
+    @model_validator(mode="before")
+    @classmethod
+    def _carries_no_credentials(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses passwords and keys: whatever a job says is stored, and shown to many."""
+        if info.context != RECORDED:
+            for keys, found in carried(value):
+                told = {"keys": list(keys), "key": ".".join(keys), "found": found}
+                raise PydanticCustomError("credentials", CREDENTIALS_REFUSED, told)
+        return value
+
     @model_validator(mode="after")
     def _table_has_its_own_pairs(self) -> Job:
         if self.inputs.table is not None and self.pairing != Pairing():
@@ -195,8 +211,8 @@ def with_overrides(job: Job, overrides: Mapping[str, Any]) -> Job:
 
 
 def job_from_dict(content: Mapping[str, Any]) -> Job:
-    """The job that a run folder recorded."""
-    return Job.model_validate(dict(content))
+    """The job that a run folder recorded, also by an earlier version that refused less."""
+    return Job.model_validate(dict(content), context=RECORDED)
 
 
 def _text(path: Path) -> str:
@@ -242,7 +258,8 @@ def _read_yaml(key: str, value: str) -> Any:
         written = compose(value)
         return None if written is None else value_of(written)
     except YamlError as error:
-        raise JobError(f"--set {key}={value[:200]}: {error.reason}") from None
+        reason = "it is no YAML" if is_secret_name(key) else error.reason
+        raise JobError(f"{set_option(key, value)}: {reason}") from None
 
 
 def _validated(

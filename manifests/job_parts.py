@@ -65,7 +65,9 @@ MAX_WORKERS = 256
 class Part(BaseModel):
     """A mapping of a job file: its keys are known, and it never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -14,7 +14,13 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from manifests.credentials import credentials_in, is_secret_name
 from manifests.errors import nearest, nearest_key
+
+CREDENTIALS_REFUSED = (
+    "{key}: it holds {found}, and what a job says is stored with its run: take that out, and give "
+    "credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or a profile"
+)
 
 MAX_SENTENCES = 6
 """The most wrong values that a message names."""
@@ -38,9 +44,15 @@ class Places:
         """The file and line of a key, or the option that set it."""
         for key, value in self.overrides.items():
             if f"{'.'.join(keys)}.".startswith(f"{key}."):
-                return f"--set {key}={value[:200]}"
+                return set_option(key, value)
         line = _line_of(self.tree, keys)
         return f"{self.path}, line {line}" if line else f"{self.path}"
+
+
+def set_option(key: str, value: str) -> str:
+    """The option that set a key, without its value where that may be a password or a key."""
+    is_secret = is_secret_name(key) or credentials_in(value) is not None
+    return f"--set {key}={'***' if is_secret else value[:200]}"
 
 
 def sentences(error: ValidationError, model: type[BaseModel], places: Places) -> list[str]:
@@ -60,6 +72,8 @@ def sentences(error: ValidationError, model: type[BaseModel], places: Places) ->
 
 def _sentence(problem: Any, model: type[BaseModel], places: Places) -> str:
     keys = [str(key) for key in problem["loc"]]
+    if problem["type"] == "credentials":
+        return f"{places.of(problem['ctx']['keys'])}: {problem['msg']}"
     where = places.of(keys)
     keys = [key for key in keys if not key.startswith(("constrained-", "function-"))]
     if problem["type"] == "extra_forbidden":
@@ -75,7 +89,12 @@ def _sentence(problem: Any, model: type[BaseModel], places: Places) -> str:
         message = "it holds half a surrogate pair, which no text may have"
     if problem["type"] == "model_type":
         message = f"give a mapping of {', '.join(_known_keys(model, keys))}"
-    got = "" if isinstance(problem["input"], dict) else f"; got {_shown(problem['input'])}"
+    is_secret = any(map(is_secret_name, keys))
+    got = (
+        ""
+        if is_secret or isinstance(problem["input"], dict)
+        else f"; got {_shown(problem['input'])}"
+    )
     return f"{where}: {'.'.join(keys) or 'job'}: {message}{got}"
 
 

@@ -15,9 +15,12 @@ _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control and format characters (escape sequences, reversed writing), half surrogate pairs, and
 line separators."""
 
-_USER_AND_PASSWORD = re.compile(r"(?<=:/)(/?)[^/\s@:]*:[^/\s]*(?=@)|(?<=://)[^/\s@:]+(?=@)")
+_USER_AND_PASSWORD = re.compile(
+    r"(?<=:/)(/?)[^/\s@:]*:(?![0-9]{1,5}/)\S{0,300}(?=@)|(?<=://)[^/\s@:]+(?=@)"
+)
+"""A key of AWS may hold a `/`; a port has one behind it."""
 _SECRET_NAME = (
-    r"(?:signature|credential|passwd|password|secret|token|authorization"
+    r"(?:signature|credentials?|passwd|password|passphrase|secrets?|token|authorization"
     r"|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?|\bsig|\bpwd)"
 )
 _SECRET_VALUE = re.compile(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 from infra.store import split_uri
+from manifests.credentials import carried, credentials_in, is_secret_name, keys_in
 from manifests.errors import JobError, nearest
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Input, Problem
@@ -118,6 +119,7 @@ def _read_rows(
     faults: list[str] = []
     num_bytes = 0
     for row in rows:
+        _refuse_secrets(row, names, what)
         names.update(dict.fromkeys(row.cells))
         faults += [f"row {row.number}: {row.fault}"] if row.fault and not faults else []
         found.append(columns.row(row))
@@ -145,6 +147,44 @@ def _read_rows(
                 "spaces: rename or remove one"
             )
     return found
+
+
+def _refuse_secrets(row: Row, known: Container[str], what: str) -> None:
+    """Refuses a table that holds passwords or keys: its columns come along into plans and rows.
+
+    Args:
+        row: one of its rows.
+        known: columns that were looked at before.
+        what: the table, as a message names it.
+
+    Raises:
+        JobError: a column, or a key inside a cell, is named like a secret, or a cell holds a URI
+            with credentials in it.
+    """
+    for column, value in row.cells.items():
+        if column not in known and is_secret_name(column):
+            raise JobError(
+                f"{what}: the column {column[:80]!r} is named like a password or a key, and what a "
+                "table's columns hold is copied into the plan and the rows of the result: drop it, "
+                "or give it another name if it holds no secret"
+            )
+        if found := _secret_in(value):
+            raise JobError(
+                f"{what}, row {row.number}: the column {column[:80]!r} holds {found}, and what a "
+                "table says is stored with its run: take that out, and give credentials in the "
+                "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or a profile"
+            )
+
+
+def _secret_in(value: Any) -> str | None:
+    """What a cell holds that nobody may read, in words."""
+    if isinstance(value, str):
+        return credentials_in(value)
+    if not isinstance(value, dict | list):
+        return None
+    if name := next(filter(is_secret_name, keys_in(value)), None):
+        return f"{name[:80]!r}, which is named like a password or a key"
+    return next((found for _, found in carried(value)), None)
 
 
 @dataclass(frozen=True)

@@ -474,3 +474,42 @@ def test_whatever_a_file_holds_it_is_refused_in_words(tmp_path, text):
     path.write_bytes(text.encode())
     with pytest.raises(JobError, match=r"job.yaml"):
         load_job(path)
+
+
+CREDENTIALS = ["s3://AKIA:hunt/er2@bucket/x", "https://h/x?X-Amz-Signature=hunter2&v=1"]
+
+
+@pytest.mark.parametrize("uri", CREDENTIALS)
+def test_credentials_in_a_job_are_refused_with_their_place_and_not_repeated(load, uri):
+    named = LINES.replace("content: photos/", f"content: {{uri: a, attribution: '{uri}'}}")
+    for text, place in (
+        (LINES.replace("photos/", uri), "job.yaml, line 3: inputs.content: it holds"),
+        (named, "job.yaml, line 3: inputs.content.attribution: it holds"),
+        (LINES.replace("out\n", f"{uri}\n"), "job.yaml, line 6: output.uri: it holds"),
+    ):
+        told = refusal(load, text)
+        assert told.startswith(f"{place} a URI with"), told
+        assert "give credentials in the environment" in told
+        assert "hunt" not in told
+    told = refusal(load, output__uri=uri)
+    assert told.startswith("--set output.uri=***: output.uri: it holds a URI with")
+    assert "hunt" not in told
+
+
+@pytest.mark.parametrize("key", ["compute__apiKey", "hfToken", "inputs__password"])
+@pytest.mark.parametrize("value", ["hunter2", "[hunter2", "{hunter2: 1}"])
+def test_the_value_of_a_key_that_is_named_like_a_secret_is_not_repeated(load, key, value):
+    assert "hunter2" not in refusal(load, **{key: value})
+
+
+def test_a_job_from_prefect_s_parameters_carries_no_credentials_either():
+    content = yaml.safe_load(LINES.replace("photos/", CREDENTIALS[0]))
+    with pytest.raises(ValueError, match=r"inputs\.content: it holds a URI with") as refused:
+        Job.model_validate(content)
+    assert "hunt" not in str(refused.value)
+
+
+def test_a_run_folder_of_an_earlier_version_is_read_whatever_its_job_says():
+    content = yaml.safe_load(LINES)
+    content["inputs"]["content"] = {"uri": "photos/", "attribution": CREDENTIALS[1]}
+    assert job_from_dict(content).inputs.content.attribution == CREDENTIALS[1]

@@ -572,3 +572,38 @@ def test_a_table_on_s3_names_images_beside_itself_and_local_ones_where_the_job_s
     assert "local" in first.inputs[1].problem.message
     first, _ = read_table(*where, may_name_local_files=True)
     assert [one.uri for one in first.inputs] == [f"s3://{s3_bucket}/t/a.png", "/x.png"]
+
+
+@every_format
+@pytest.mark.parametrize("column", ["password", "API-Key", "hfToken", "AWS_SECRET_ACCESS_KEY"])
+def test_a_column_that_is_named_like_a_secret_is_refused_with_the_way_out(tmp_path, suffix, column):
+    path = write_table(tmp_path / f"t{suffix}", [row | {column: "hunter2"} for row in ROWS])
+    with pytest.raises(JobError) as refused:
+        read_table(str(path), ROLES, str(tmp_path))
+    message = str(refused.value)
+    assert f"{str(path)!r}: the column {column!r} is named like a password" in message
+    assert "drop it, or give it another name" in message
+    assert "hunter2" not in message
+
+
+@every_format
+@pytest.mark.parametrize("column", ["style", "style_attribution", "note"])
+@pytest.mark.parametrize(
+    "uri", ["s3://AKIA:hunt/er2@bucket/x.png", "https://h/x.png?X-Amz-Signature=hunt/er2&a=1"]
+)
+def test_credentials_in_a_cell_are_refused_and_not_repeated(tmp_path, suffix, column, uri):
+    rows = [row | {"style_attribution": ""} for row in ROWS]
+    rows[1][column] = uri
+    path = write_table(tmp_path / f"t{suffix}", rows)
+    with pytest.raises(JobError) as refused:
+        read_table(str(path), ROLES, str(tmp_path))
+    assert f"row 2: the column {column!r} holds a URI with" in str(refused.value)
+    assert "hunt" not in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_secret_inside_a_cell_is_refused(tmp_path, suffix):
+    rows = [row | {"meta": {"camera": {"apiKey": "hunter2"}}} for row in ROWS]
+    path = write_table(tmp_path / f"t{suffix}", rows)
+    with pytest.raises(JobError, match="the column 'meta' holds 'apiKey', which is named like"):
+        read_table(str(path), ROLES, str(tmp_path))

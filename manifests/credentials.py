@@ -1,0 +1,92 @@
+"""Does a name or a text carry a password or a key?
+
+What a job or a table says is copied into plans, rows, reports and records of Prefect, which many
+people read: credentials in it are refused, and no message that refuses them repeats them.
+`manifests.wording` takes out of messages what nobody has refused, such as of a library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_NAMED = re.compile(
+    r"(?:^|_)(?:password|passwd|pwd|passphrase|secrets?|token|jwt|credentials?|authorization"
+    r"|(?:access|auth|api|bearer|session|refresh|security|sas)_tokens"
+    r"|(?:api|access|private|secret)_?keys?(?:_id)?)(?:_(?:value|hash|[0-9]+))*$"
+)
+_JOINED = (
+    *("password", "passwd", "passphrase", "apikey", "accesskey", "privatekey", "secretkey"),
+    *("accesstoken", "authtoken", "apitoken", "sessiontoken", "accesskeyid", "credentials"),
+)
+"""Names without a sign between their words, such as `dbpassword`."""
+
+_SIGNATURES = {"sig", "signature", "x_amz_signature", "x_amz_credential", "x_goog_signature"} | {
+    "x_goog_credential"
+}
+_USER = re.compile(r"://(?:[^/\s?#@:[]{1,200}@|[^/\s?#@:[]{0,200}:(?![0-9]{1,5}/)[^\s@]{0,300}@)")
+"""A user with or without a password; `host:port/…@` is none."""
+
+_QUERY = re.compile(r"[?&;#]([^=&;#?\s]{1,100})=[^&;#\s]")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a column or key is named as passwords, tokens and keys are.
+
+    `password`, `hf_token`, `apiKey` and `AWS-Secret-Access-Key` are; `key`, `keyword`,
+    `tokenizer`, `num_tokens` and `secretary` are not.
+    """
+    plain = _plain(name)
+    return bool(_NAMED.search(plain)) or plain.rstrip("_0123456789").endswith(_JOINED)
+
+
+def credentials_in(text: str) -> str | None:
+    """Which credentials a text carries in a URI, in words that do not repeat them; None for none.
+
+    They stand before an `@` (`s3://KEY:SECRET@bucket`), or in a query (`?X-Amz-Signature=…`).
+    """
+    if "://" not in text:
+        return None
+    if _USER.search(text):
+        return "a URI with a user name or a password before an @"
+    for name in map(unquote, _QUERY.findall(text)):
+        if is_secret_name(name) or _plain(name) in _SIGNATURES:
+            return f"a URI with {name[:40]}=… in its query"
+    return None
+
+
+def carried(value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The places in lists and mappings where a text carries credentials, and which.
+
+    Args:
+        value: what JSON or YAML can say.
+    """
+    for path, inner in _everything_in(value):
+        if isinstance(inner, str) and (found := credentials_in(inner)):
+            yield path, found
+
+
+def keys_in(value: Any) -> Iterator[str]:
+    """The keys of the mappings inside a value, at any depth."""
+    for path, _ in _everything_in(value):
+        yield from path[-1:]
+
+
+def _everything_in(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A value and all that lies in it, each with the keys that lead there; however deep that is."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while waiting:
+        path, one = waiting.pop()
+        yield path, one
+        if isinstance(one, Mapping):
+            waiting += (((*path, str(name)), inner) for name, inner in one.items())  # pyright: ignore
+        elif isinstance(one, list | tuple):
+            waiting += ((path, inner) for inner in one)  # pyright: ignore
+
+
+def _plain(name: str) -> str:
+    """The words at the end of a name in lower case, joined by `_`."""
+    return "_".join(_WORD.findall(name[-200:])).lower()
