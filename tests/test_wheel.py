@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.wheels import ROOT, build_wheel, packages, top_folders
+
 STAYS_IN_THE_CHECKOUT = {"tests", "training"}
 RECIPES = {"compose.env.example", "compose.yaml", "docker", "iam-policy.json", "kubernetes"}
 RECIPES |= {"prefect.yaml", "ray", "slurm", "systemd"}
@@ -18,37 +16,21 @@ RECIPES |= {"prefect.yaml", "ray", "slurm", "systemd"}
 
 
 @pytest.fixture(scope="module")
-def packages() -> list[str]:
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return pyproject["tool"]["setuptools"]["packages"]
-
-
-@pytest.fixture(scope="module")
-def shipped(packages, tmp_path_factory) -> set[Path]:
-    """What is in a wheel built from this checkout, without what setuptools says of it."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for name in {"pyproject.toml", "README.md", "LICENSE", *_tops(packages)}:
-        (source / name).symlink_to(ROOT / name)
-    build = f"from setuptools import build_meta; build_meta.build_wheel({str(built)!r})"
-    made = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    (wheel,) = built.glob("*.whl")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[Path]:
+    """What is in the wheel, without what setuptools says of it."""
+    wheel = build_wheel(tmp_path_factory.mktemp("built"))
     files = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
     return {file for file in files if not file.parts[0].endswith(".dist-info")}
 
 
-def _tops(packages: list[str]) -> set[str]:
-    return {name.partition(".")[0] for name in packages}
-
-
-def test_every_package_ships_but_the_training_and_the_tests(packages):
+def test_every_package_ships_but_the_training_and_the_tests():
     folders = {file.parent.relative_to(ROOT) for file in ROOT.glob("[a-z]*/**/__init__.py")}
     written = {".".join(f.parts) for f in folders if f.parts[0] not in STAYS_IN_THE_CHECKOUT}
-    assert written == set(packages)
+    assert written == set(packages())
 
 
-def test_every_file_of_a_package_ships_but_recipes_and_pages_for_people(packages, shipped):
-    found = {file for top in _tops(packages) for file in (ROOT / top).rglob("*") if file.is_file()}
+def test_every_file_of_a_package_ships_but_recipes_and_pages_for_people(shipped):
+    found = {file for top in top_folders() for file in (ROOT / top).rglob("*") if file.is_file()}
     files = {file.relative_to(ROOT) for file in found if "__pycache__" not in file.parts}
     assert shipped <= files
     left = {file for file in files - shipped if file.suffix != ".md"}
