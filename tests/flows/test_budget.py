@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,8 +19,11 @@ from flows.exit_codes import ExitCode
 from manifests.budget import Budget, deadline_at
 from manifests.errors import JobError
 from tests.audit import audit
+from tests.command_line import command_environment
 from tests.flows.conftest import Stylefarm
 from tests.flows.jobs import write_job
+from tests.flows.running import commits, said, start, wait_until
+from tests.flows.test_observing import asked
 from tests.tasks.made_up_seconds import MadeUp, make_up_seconds
 
 HOUR = 3600.0
@@ -118,3 +126,73 @@ def test_flows_take_the_same_words():
             Budget.model_validate(content)
     with pytest.raises(JobError, match="bounds nothing without a price"):
         Budget(max_cost=5).bounds(0.0, NOW)
+
+
+def device_seconds(commit: dict[str, Any]) -> float:
+    return commit["stats"]["load_seconds"] + commit["stats"]["seconds_worked"]
+
+
+@pytest.mark.slow
+def test_several_commands_overshoot_by_one_shard_each_at_most_and_one_that_was_killed_counts(
+    stylefarm: Stylefarm, pictures: Path
+):
+    """Real workers whose shards take two seconds or more."""
+    compute = {"shard_items": 1, "batch_size": 1, "seconds_per_item": 3, "device": "cpu"}
+    job = write_job(pictures, settings={"num_inference_steps": 2}, variants=2, compute=compute)
+    assert stylefarm("plan", job).code == 0
+    killed = start("work", "run", folder=pictures)
+    wait_until(lambda: len(commits(pictures)) == 1 and held(pictures) >= 1, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    said(killed)
+
+    most = 16.0
+    budget = ("--max-gpu-hours", str(most / HOUR))
+    workers = [start("work", "run", *budget, folder=pictures) for _ in range(3)]
+    for worker in workers:
+        printed = said(worker)
+        assert worker.returncode == 6, printed
+        assert "stopped by the budget" in printed
+    taken = [device_seconds(json.loads(path.read_bytes())) for path in commits(pictures)]
+    assert len(taken) < 12
+    assert sum(taken) <= most + sum(sorted(taken)[-3:])
+    status = json.loads(stylefarm("status", "run", "--json").out)
+    assert status["device_seconds"] > sum(taken), "the killed one held a shard"
+    assert status["device_seconds"] <= most + sum(sorted(taken)[-3:])
+    assert not status["shards"]["in_hand"]
+
+    goes_on = start("run", job, folder=pictures, STYLEFARM_PLANTED_SECONDS="0")
+    assert "12 of 12 items ok" in said(goes_on)
+    audit(pictures / "run")
+
+
+def held(folder: Path) -> float:
+    """That the attempt without an end has held its device, as far as it has told."""
+    records = [json.loads(path.read_text()) for path in (folder / "run").glob("attempts/*/*.json")]
+    return sum(one["device_seconds"] or 0 for one in records if one["ending"] is None)
+
+
+RUN_JOB = """
+import sys
+from flows.job import run_job
+from manifests.budget import Budget
+from manifests.job import load_job
+from pathlib import Path
+
+path = Path(sys.argv[1])
+run_job.with_options(flow_run_name="bounded")(
+    load_job(path), base=str(path.parent), budget=Budget(max_gpu_hours=0.5), return_state=True
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_flow_run_that_its_budget_ends_is_failed_with_its_name_and_the_sentence(
+    prefect_server: str, pictures: Path
+):
+    job = write_job(pictures, compute={"seconds_per_item": HOUR, "device": "cpu"})
+    around = command_environment(prefect_server)
+    subprocess.run([sys.executable, "-c", RUN_JOB, job], env=around, check=True, timeout=300)
+    (run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "bounded"]
+    assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "BudgetSpent")
+    assert "0 of 0.5 worker-hours are spent" in run["state"]["message"]
+    assert "6 of 6 items are pending" in run["state"]["message"]
