@@ -42,7 +42,10 @@ class Crew(ABC):
         run_uri: the run folder.
         devices: one for each worker, such as `cuda:0`; a device may be there twice.
         tell: is told what happens.
+        max_shards: each worker ends after so many; None where each stays to the end.
     """
+
+    max_shards: int | None = None
 
     def __init__(
         self,
@@ -156,7 +159,7 @@ class LocalCrew(Crew):
         super().__init__(run_uri, devices, stopping=stopping, tell=tell)
         self._compute = compute
         self._server = server
-        self._max_shards = max_shards
+        self.max_shards = max_shards
         self._bounds = bounds
         self._num_threads = threads_of_each(self.devices)
 
@@ -172,7 +175,7 @@ class LocalCrew(Crew):
                 device=self.devices[number],
                 compute=self._compute,
                 renderer=renderer,
-                max_shards=self._max_shards,
+                max_shards=self.max_shards,
                 bounds=self._bounds,
                 should_stop=self.should_stop,
                 tell=tell,

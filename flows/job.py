@@ -4,13 +4,14 @@ Each is what the command of its name does. The workers do the work and Prefect s
 never asked what is done. A flow that was cancelled, killed or crashed loses nothing: the next one
 on the same run folder finishes.
 
-A flow itself only calls a function of this module: Prefect may pickle it with whatever it names.
+Prefect may pickle a flow by value, to run it in a process of its own (`run_job.serve()` does). So a
+flow itself only calls a function of this module, and its annotations are no texts, which that
+process could not resolve: there is no `from __future__ import annotations` here.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial, wraps
 from typing import Any, ParamSpec
@@ -26,7 +27,8 @@ from flows.crews import crew_of
 from flows.exit_codes import ExitCode, explained
 from flows.job_form import JobForm
 from flows.planning import begin_or_extend, prepare
-from flows.progress import RunEnd, RunProgress
+from flows.progress import STOPPED, RunEnd, RunProgress
+from flows.run_events import send_unplanned
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
 from flows.shown_run import shown_run
@@ -34,7 +36,7 @@ from flows.spending import run_end
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.budget import UNLIMITED, Bounds, Budget
-from manifests.job import Job, with_overrides
+from manifests.job import Job, Limits, with_overrides
 from tasks.inputs.dated_output import follow_latest
 from tasks.inputs.devices import devices_for
 from tasks.inputs.output_place import DATE
@@ -55,8 +57,12 @@ def _name_of_run() -> str:
     written: dict[str, Any] = job.model_dump() if isinstance(job, Job) else job
     name = overrides.get("name") or written.get("name")
     uri = overrides.get("output.uri") or written.get("output", {}).get("uri") or given.get("run")
-    folder = str(uri).replace(DATE, "").rstrip("/-").rpartition("/")[2]
-    return f"{name or folder}-{datetime.now():%m%d-%H%M%S}"
+    return f"{name or _folder_of(str(uri))}-{datetime.now():%m%d-%H%M%S}"
+
+
+def _folder_of(run_uri: str) -> str:
+    """The last part of a run folder's name that says something."""
+    return run_uri.replace(DATE, "").rstrip("/-").rpartition("/")[2]
 
 
 @flow(name="stylefarm-run", flow_run_name=_name_of_run, persist_result=False)
@@ -164,19 +170,30 @@ def _make(
     *,
     is_extension: bool = False,
 ) -> State[Any]:
-    wanted = with_overrides(job, overrides or {})
-    bounds = budget.bounds(wanted.compute.price_per_hour, datetime.now().astimezone())
-    plan = begin_or_extend if is_extension else prepare
     with rendering_fork_server() as server:
-        resolved = resolve_job(
-            wanted,
-            base,
-            will_render=True,
-            for_extension=is_extension,
-            check=partial(check_in_child, server),
-        )
-        uri = plan(RunLog(get_run_logger()), resolved)
+        with _told_where_it_fails(job):
+            wanted = with_overrides(job, overrides or {})
+            bounds = budget.bounds(wanted.compute.price_per_hour, datetime.now().astimezone())
+            resolved = resolve_job(
+                wanted,
+                base,
+                will_render=True,
+                for_extension=is_extension,
+                check=partial(check_in_child, server),
+            )
+            plan = begin_or_extend if is_extension else prepare
+            uri = plan(RunLog(get_run_logger()), resolved)
         return _finish(uri, wanted, server, bounds)
+
+
+@contextmanager
+def _told_where_it_fails(job: Job) -> Iterator[None]:
+    """Sends an event where a job ends before there is a run of it."""
+    try:
+        yield
+    except Exception as error:
+        send_unplanned(job.name or _folder_of(job.output.uri), job.output.uri, explained(error)[0])
+        raise
 
 
 @_failed_in_words
@@ -205,14 +222,27 @@ def _finish(
     devices: list[str] | None = None,
     max_shards: int | None = None,
 ) -> State[Any]:
-    """Renders what is pending and shows it, until the run has ended or this flow is to end."""
+    """Renders what is pending and shows it, until the run has ended or this flow is to end.
+
+    Where the flow run is cancelled, Prefect raises `TerminationSignal` in here: the shards in hand
+    are given up within a step, and what renders them ends.
+    """
     _, run = open_run(run_uri)
     stopping, progress = Stopping(), _progress(run_uri)
     telling = Telling(progress)
+    around = {
+        "server": server,
+        "stopping": stopping,
+        "bounds": bounds,
+        "tell": tell_all(progress.tell, telling.tell),
+    }
+    workers: AbstractContextManager[Crew] = (
+        crew_of(run_uri, run, job.compute, **around)
+        if devices is None
+        else LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around)
+    )
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(
-            _work, run_uri, job, server, stopping, progress, telling, bounds, devices, max_shards
-        )
+        work = pool.submit(_work, workers, progress, telling, job.limits, bounds)
         try:
             state = show_run(shown_run(run_uri, run), telling)
         except Exception as error:
@@ -231,38 +261,27 @@ def _progress(run_uri: str) -> RunProgress:
 
 
 def _work(
-    run_uri: str,
-    job: Job,
-    server: ForkServer,
-    stopping: Stopping,
+    workers: AbstractContextManager[Crew],
     progress: RunProgress,
     telling: Telling,
+    limits: Limits,
     bounds: Bounds,
-    devices: list[str] | None,
-    max_shards: int | None,
 ) -> RunEnd:
-    """Renders what is pending, publishes, and tells how that ended."""
+    """Waits until nothing is pending, publishes, and tells how that ended."""
     end = RunEnd(is_good=False, message="ended by a fault")
     try:
-        _, run = open_run(run_uri)
-        tell = tell_all(progress.tell, telling.tell)
-        around = {"server": server, "stopping": stopping, "bounds": bounds, "tell": tell}
-        crew: Crew
-        if devices is not None:
-            with LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around) as crew:
-                is_stopped = crew.wait()
-        else:
-            with crew_of(run_uri, run, job.compute, **around) as crew:
-                is_stopped = crew.wait()
+        with workers as crew:
+            is_stopped = crew.wait()
         if is_stopped:
-            end = RunEnd(
-                is_good=False, message="stopped; run the same job again to finish", is_part=True
-            )
+            message = "stopped; run the same job again to finish"
+            end = RunEnd(is_good=False, message=message, is_part=True, name=STOPPED)
+        elif crew.max_shards and progress.num_shards_left and crew.uncovered_seconds is None:
+            end = RunEnd.of_part(crew.result(0).num_committed, progress.num_shards_left)
         else:
             progress.publish()
-            end = run_end(crew, publish(run_uri), job.limits, bounds)
+            end = run_end(crew, publish(crew.run_uri), limits, bounds)
     except Exception as error:
-        end = RunEnd(is_good=False, message=str(error))
+        end = RunEnd(is_good=False, message=explained(error)[0])
         raise
     finally:
         telling.end(end)

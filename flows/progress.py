@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from flows.terminal import counted
 from manifests.commits import Counts, Index
 from manifests.job import Limits
 from tasks.work.events import (
@@ -27,6 +28,9 @@ from tasks.work.events import (
 )
 
 STARTING, PUBLISHING = "starting workers", "publishing"
+
+STOPPED = "Cancelled"
+"""The name of the end of a run that somebody stopped."""
 
 PHASES = {
     "rendering": "rendering",
@@ -109,6 +113,13 @@ class RunEnd:
             is_part=not index.complete,
             name="FailedItems" if index.complete and not is_allowed else None,
         )
+
+    @staticmethod
+    def of_part(num_committed: int, num_left: int) -> RunEnd:
+        """That of the part of one worker, in shards, which leaves the rest to others."""
+        done, left = counted(num_committed, "shard"), counted(num_left, "shard")
+        message = f"{done} committed; of the run {left} are left"
+        return RunEnd(is_good=True, message=message, is_part=True)
 
 
 def counted_words(counts: Counts, errors: Mapping[str, int]) -> str:

@@ -144,7 +144,7 @@ def work_on(
             raise _stopped(terminal, stopping)
         num_committed = crew.result(0).num_committed
         if progress.num_shards_left and crew.uncovered_seconds is None:
-            end = _part_done(progress, num_committed)
+            end = RunEnd.of_part(num_committed, progress.num_shards_left)
         else:
             end = run_end(crew, publish(uri), job.limits, bounds)
         observer.tell_end(end)
@@ -154,13 +154,6 @@ def work_on(
         terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
     else:
         terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
-
-
-def _part_done(progress: RunProgress, num_committed: int) -> RunEnd:
-    """How the part of one worker has ended that leaves the rest to others."""
-    left = counted(progress.num_shards_left, "shard")
-    message = f"{counted(num_committed, 'shard')} committed; of the run {left} are left"
-    return RunEnd(is_good=True, message=message, is_part=True)
 
 
 def stop_run(terminal: Terminal, uri: str) -> None:

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import (
     Artifacts,
@@ -24,7 +24,7 @@ from flows.artifacts import (
     progress_artifact,
     report_artifact,
 )
-from flows.progress import RunEnd, Snapshot, counted_words
+from flows.progress import STOPPED, RunEnd, Snapshot, counted_words
 from flows.run_events import send_commit, send_end
 from flows.run_figures import RunFigures
 from flows.shown_run import ShownRun
@@ -102,6 +102,8 @@ def end_state(end: RunEnd) -> State[Any]:
     """The state of a flow run whose run has ended so."""
     if end.is_good:
         return Completed(message=end.message)
+    if end.name == STOPPED:
+        return Cancelled(message=end.message)
     return Failed(message=end.message, name=end.name)
 
 
