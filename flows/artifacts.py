@@ -49,12 +49,12 @@ class Artifacts:
         get_client(sync_client=True).update_artifact(self._ids[key], update)
 
 
-def progress_artifact(now: Snapshot) -> Artifact:
-    """How far a run is."""
+def progress_artifact(now: Snapshot, end: str | None = None) -> Artifact:
+    """How far a run is, or was when it ended so."""
     return ProgressArtifact(
         key=PROGRESS_KEY,
         progress=100 * now.done / max(1, now.total),
-        description=f"{now.phase} · {now.figures} · ETA {now.eta}",
+        description=end or f"{now.phase} · {now.figures} · ETA {now.eta}",
     )
 
 
@@ -63,7 +63,7 @@ def counts_artifact(run_uri: str, counts: Counts, errors: dict[str, int]) -> Art
     return TableArtifact(
         key=COUNTS_KEY,
         table=[counts.model_dump()],
-        description=f"{run_uri}: {counted_words(counts, errors)}, at {_now():%Y-%m-%d %H:%M} UTC",
+        description=f"{counted_words(counts, errors)}, at {_now():%Y-%m-%d %H:%M} UTC, in {run_uri}",
     )
 
 
@@ -78,7 +78,8 @@ def failures_artifact(run_uri: str, failures: Sequence[Failures]) -> Artifact:
         }
         for one in failures
     ]
-    every = f"Failed items of {run_uri}; `stylefarm failures {run_uri}` lists every one."
+    num_items = sum(one.num_items for one in failures)
+    every = f"Failed items by class, {num_items} in all; `stylefarm failures {run_uri}` lists them."
     return TableArtifact(
         key=FAILURES_KEY,
         table=rows,
@@ -94,7 +95,7 @@ def report_artifact(run_uri: str) -> Artifact:
     """
     store = open_store(run_uri)
     link = store.link(REPORT_NAME)
-    sentences = [join_uri(run_uri, REPORT_NAME), _how_long(link, run_uri)]
+    sentences = [_how_long(link, run_uri), join_uri(run_uri, REPORT_NAME)]
     if store.find(CONTACT_SHEET_NAME):
         sentences.append(f"Side by side: [the sheet]({store.link(CONTACT_SHEET_NAME).url}).")
     return LinkArtifact(
@@ -108,12 +109,13 @@ def report_artifact(run_uri: str) -> Artifact:
 def _how_long(link: Link, run_uri: str) -> str:
     if link.expires is None:
         return (
-            f"This file lies on {socket.gethostname()}. Browsers follow no link from here to a "
-            "file: copy the path into the address bar there."
+            f"A file on {socket.gethostname()}. Browsers follow no link from here to a file: copy "
+            "the path into the address bar there."
         )
-    words = f"Whoever has this link can open the page until {link.expires:%Y-%m-%d %H:%M} UTC"
+    words = f"Until {link.expires:%Y-%m-%d %H:%M} UTC"
     if not link.is_sure:
-        words += " at most: its temporary credentials may end sooner"
+        words += " at most (the temporary credentials that signed it may end sooner)"
+    words += ", whoever has this link can open the page"
     return f"{words}. After that, `stylefarm report {run_uri} --open` opens it."
 
 

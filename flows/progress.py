@@ -130,7 +130,8 @@ def counted_words(counts: Counts, errors: Mapping[str, int]) -> str:
         parts.append(f"{counts.failed} failed" + (f" ({classes})" if classes else ""))
     rest = {"skipped": counts.skipped, "pending": counts.pending}
     parts += [f"{number} {status}" for status, number in rest.items() if number]
-    return f"{', '.join(parts)} of {counts.planned} items"
+    items = "1 item" if counts.planned == 1 else f"{counts.planned} items"
+    return f"{', '.join(parts)} of {items}"
 
 
 class Readable(Protocol):

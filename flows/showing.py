@@ -119,6 +119,7 @@ class _Tables:
         self._run = run
         self._artifacts = Artifacts()
         self._examples: dict[str, ItemDone] = {}
+        self._progress: Snapshot | None = None
 
     def note(self, event: WorkEvent) -> None:
         """Keeps a failed item as the example of its class."""
@@ -126,6 +127,7 @@ class _Tables:
             self._examples.setdefault(event.error_class, event)
 
     def show_progress(self, now: Snapshot) -> None:
+        self._progress = now
         self._artifacts.show(progress_artifact(now))
 
     def show_figures(self, figures: Figures | None) -> None:
@@ -135,6 +137,8 @@ class _Tables:
 
     def show_end(self, figures: Figures | None, end: RunEnd) -> None:
         """Shows the figures of the end, those that it told where no newer ones are known."""
+        if self._progress is not None:
+            self._artifacts.show(progress_artifact(self._progress, end.message))
         if figures is not None:
             self.show_figures(figures)
         elif end.counts is not None:
