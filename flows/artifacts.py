@@ -63,7 +63,7 @@ def counts_artifact(run_uri: str, counts: Counts, errors: dict[str, int]) -> Art
     return TableArtifact(
         key=COUNTS_KEY,
         table=[counts.model_dump()],
-        description=f"{counted_words(counts, errors)}, at {_now():%Y-%m-%d %H:%M} UTC, in {run_uri}",
+        description=f"{counted_words(counts, errors)}, {_now():%Y-%m-%d %H:%M} UTC, in {run_uri}",
     )
 
 

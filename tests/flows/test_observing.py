@@ -27,10 +27,12 @@ from flows.shown_run import ShownRun
 from flows.stopping import Stopping
 from infra.prefect_server import private_server
 from manifests.commits import Counts
-from tasks.work.events import Began, Committed, Ended
+from tasks.work.events import Began, Committed, Ended, ItemDone
 from tests.flows.running import living, wait_until
 
-GOOD = RunEnd(is_good=True, message="2 ok", counts=Counts(planned=2, ok=2))
+GOOD = RunEnd(
+    is_good=True, message="2 ok", counts=Counts(planned=2, ok=2), digest="the rows of the run"
+)
 
 
 class Halfway:
@@ -48,6 +50,7 @@ class Shown:
     sentences: list[str] = field(default_factory=list)
     fingerprint: str = field(default_factory=lambda: uuid4().hex)
     stopping: Stopping = field(default_factory=Stopping)
+    end: RunEnd = GOOD
 
     def __post_init__(self) -> None:
         self._open = ExitStack()
@@ -70,7 +73,7 @@ class Shown:
 
     def __exit__(self, *_: object) -> None:
         self.observer.tell(Ended("a"))
-        self.observer.tell_end(GOOD)
+        self.observer.tell_end(self.end)
         self._open.close()
         wait_until(lambda: not living(self.pid))
 
@@ -121,6 +124,7 @@ def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_pr
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # not asked for this machine's server
     with shown:
         shown.commit()
+        shown.observer.tell(ItemDone("a", "boat", "decode", message="it ends early"))
     assert shown.sentences == []
     (flow_run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "nightly"]
     assert flow_run["state"]["type"] == "COMPLETED"
@@ -131,22 +135,47 @@ def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_pr
 
     wait_until(lambda: [run["state_type"] for run in of_flow_run("task_runs")] == ["COMPLETED"])
     assert [run["name"] for run in of_flow_run("task_runs")] == ["work-0-cpu"]
-    assert "shard 00000 is committed" in " ".join(log["message"] for log in of_flow_run("logs"))
+    (task_run,) = of_flow_run("task_runs")
+    assert task_run["state"]["message"] == "1 ok of 1 item in 1 shard, 1.0 s"
+    lines = [log["message"] for log in of_flow_run("logs")]
+    assert "shard 00000 is committed after 1.0 s: 1 ok of 1 item" in lines
+    assert "item boat failed: decode: it ends early" in lines
     artifacts = {one["key"] for one in of_flow_run("artifacts")}
     assert artifacts == {
         *("stylefarm-progress", "stylefarm-counts", "stylefarm-failures", "stylefarm-report")
     }
 
-    def commit_events() -> list[dict[str, Any]]:
-        chosen = {"event": {"name": ["stylefarm.shard.committed"]}}
+    def events(name: str) -> list[dict[str, Any]]:
+        chosen = {"event": {"name": [f"stylefarm.{name}"]}}
         return [
             event
             for event in asked(prefect_server, "events", filter=chosen)
             if any(flow_run["id"] in one["prefect.resource.id"] for one in event["related"])
         ]
 
-    wait_until(lambda: len(commit_events()) == 1)
-    assert commit_events()[0]["payload"]["shard"] == "00000"
+    run_id = f"stylefarm.run.{shown.fingerprint[:12]}"
+    wait_until(lambda: len(events("shard.committed")) == len(events("run.complete")) == 1)
+    (committed,), (complete,) = events("shard.committed"), events("run.complete")
+    assert committed["payload"]["shard"] == "00000"
+    assert run_id in [one["prefect.resource.id"] for one in committed["related"]]
+    assert complete["resource"]["prefect.resource.id"] == run_id
+    assert complete["resource"]["prefect.resource.name"] == "monet"
+    assert complete["resource"]["stylefarm.run_uri"] == complete["payload"]["run_uri"]
+    assert complete["payload"]["counts"]["ok"] == 2
+
+    with shown:  # somebody else sees the same end
+        pass
+    with Shown(shown.folder, fingerprint=shown.fingerprint) as failing:
+        failing.end = RunEnd(is_good=False, message="the disk is full")
+    with Shown(shown.folder, fingerprint=shown.fingerprint) as stopped:
+        stopped.end = RunEnd(is_good=False, message="stopped", is_part=True)
+
+    def ends() -> list[str]:
+        chosen = {"event": {"prefix": ["stylefarm.run."]}, "resource": {"id": [run_id]}}
+        return sorted(one["event"] for one in asked(prefect_server, "events", filter=chosen))
+
+    wait_until(lambda: "stylefarm.run.failed" in ends())
+    assert ends() == ["stylefarm.run.complete", "stylefarm.run.failed"]
 
 
 @pytest.fixture
