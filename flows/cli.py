@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from flows import completing
 from flows.exit_codes import DEBUG_VARIABLE, ExitCode, explained
 from flows.logs import configure_logging
 from flows.stopping import run_stoppable
@@ -30,6 +31,7 @@ from flows.verbs import (
     measuring,
     mending,
     picture,
+    starting,
     studying,
 )
 from flows.verbs.options import Call
@@ -45,13 +47,14 @@ app = typer.Typer(
 )
 
 VERBS = {
+    "Begin": (starting.init, looking.presets),
     "Make pictures": (
         *(making.run, making.extend, making.retry, making.plan, making.work, making.stop),
         *(estimating.estimate, picture.render),
     ),
     "Look": (
         *(looking.status, looking.report, looking.failures, comparing.compare),
-        *(looking.presets, measuring.bench),
+        measuring.bench,
     ),
     "Keep in order": (mending.verify, cleaning.gc),
     "Run by Prefect": (deploying.deploy, deploying.gpu_limit, deploying.automations),
@@ -98,6 +101,26 @@ def stylefarm(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            callback=completing.show_completion,
+            is_eager=True,
+            help="Print what bash, zsh or fish completes commands with, and exit.",
+        ),
+    ] = None,
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--install-completion",
+            metavar="SHELL",
+            callback=completing.install_completion,
+            is_eager=True,
+            help="Have the shell complete commands from its next start on, and exit.",
+        ),
+    ] = None,
     verbosity: Annotated[
         int,
         typer.Option(
@@ -124,7 +147,9 @@ def main() -> None:
 
 def _run_command(call: Call) -> int:
     try:
-        return app(standalone_mode=False, obj=call) or 0
+        completing.prepare_completion()
+        arguments = completing.with_shells(sys.argv[1:])
+        return app(arguments, completing.PROGRAM, standalone_mode=False, obj=call) or 0
     except SystemExit:
         return 0  # the reader of the help has gone
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completing import complete_presets
 from flows.verbs.options import Call, pairs_of
 
 
@@ -45,7 +46,10 @@ def render(
         str | None, typer.Option(help="What guidance leads away from.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="The task; 'stylefarm presets' lists them.")
+        str,
+        typer.Option(
+            autocompletion=complete_presets, help="The task; 'stylefarm presets' lists them."
+        ),
     ] = "style-transfer",
     backbone: Annotated[
         str,
