@@ -220,7 +220,7 @@ def test_the_verbs_are_these():
     assert set(COMMANDS.commands) == {
         *("run", "plan", "work", "extend", "retry", "stop"),
         *("status", "report", "render", "presets", "failures", "verify", "gc", "bench", "study"),
-        *("compare", "estimate"),
+        *("compare", "estimate", "init"),
         *("deploy", "gpu-limit", "automations"),
     }
 
