@@ -20,7 +20,7 @@ from types import FrameType
 
 from tests.farm import checks, nights
 from tests.farm.service import ServiceFailed
-from tests.farm.studio import MACHINES, Studio, machine, studio
+from tests.farm.studio import MACHINES, Studio, machines, studio
 from tests.postgres_server import why_no_postgres
 from tests.s3_server import why_no_server
 
@@ -62,9 +62,9 @@ def _two_nights(made: Studio, stack: ExitStack) -> None:
     nights.put_pictures(made, "paintings", nights.PAINTINGS)
     _say(f"inputs: s3://{made.bucket}/photos/ and /paintings/; run folder: {made.run_uri}")
     _say(nights.deploy(made, nights.write_job(made)).strip())
-    for name in MACHINES:
-        stack.enter_context(machine(made, name))
-        _say(f"{name}: a worker of the pool, log {made.logs / name}.log")
+    stack.enter_context(machines(made, _say))
+    ports = " and ".join(str(made.metrics_port + number) for number in range(len(MACHINES)))
+    _say(f"workers' figures while they work: http://127.0.0.1:PORT/metrics, ports {ports}")
     first = nights.wait_for_night(made, _say)
     before = checks.first_night(made, _say)
 
@@ -74,7 +74,7 @@ def _two_nights(made: Studio, stack: ExitStack) -> None:
     checks.second_night(made, before, _say)
     checks.both_machines_worked(made, first + second, _say)
     checks.prefect_is_on_postgresql(made, first + second, _say)
-    checks.report_is_fetched(made, _say)
+    checks.report_is_fetched(made, second, _say)
 
 
 def _hold(made: Studio) -> None:
@@ -90,7 +90,8 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{time.monotonic() - STARTED:5.0f} s  {text}\n")
+    indented = text.replace("\n", "\n         ")
+    sys.stdout.write(f"{time.monotonic() - STARTED:5.0f} s  {indented}\n")
     sys.stdout.flush()
 
 

@@ -5,6 +5,7 @@ The store is read with an S3 client and the run folder by the audit, which impor
 
 from __future__ import annotations
 
+import re
 import shutil
 import urllib.request
 from collections import Counter
@@ -63,15 +64,26 @@ def prefect_is_on_postgresql(studio: Studio, runs: list[FlowRun], say: Say) -> N
     say(f"PostgreSQL {version} has {len(runs)} completed flow runs")
 
 
-def report_is_fetched(studio: Studio, say: Say) -> None:
-    """The report is in the bucket, and a presigned address gives it to whoever has that."""
-    place = {"Bucket": studio.bucket, "Key": "runs/night/report.html"}
-    address = studio.client().generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
-    page = _fetched(address).decode()
+def report_is_fetched(studio: Studio, runs: list[FlowRun], say: Say) -> None:
+    """The address that Prefect shows gives the bucket's report to whoever has that address."""
+    wanted = {
+        "artifacts": {
+            "key": {"any_": ["stylefarm-report"]},
+            "flow_run_id": {"any_": [run["id"] for run in runs]},
+        },
+        "sort": "UPDATED_DESC",
+        "limit": 1,
+    }
+    (artifact,) = studio.ask("/artifacts/filter", wanted)
+    found = re.search(r"\((http[^)]+)\)", artifact["data"])
+    assert found, f"no link to the report in {artifact['data']!r}"
+    page = _fetched(found[1])
+    stored = studio.client().get_object(Bucket=studio.bucket, Key="runs/night/report.html")
+    assert page == stored["Body"].read(), "the report that Prefect links to is not the bucket's"
     for photo in (*PHOTOS, LATE):
-        assert photo in page, f"the report lacks the pictures of {photo}.jpg"
-    (studio.folder / "report.html").write_text(page)
-    say(f"report, {len(page) / 1e6:.1f} MB: {address}")
+        assert photo in page.decode(), f"the report lacks the pictures of {photo}.jpg"
+    (studio.folder / "report.html").write_bytes(page)
+    say(f"report, {len(page) / 1e6:.1f} MB: {found[1]}")
 
 
 def _fetched(address: str) -> bytes:

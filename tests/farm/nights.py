@@ -45,7 +45,7 @@ def write_job(studio: Studio) -> Path:
             "style": f"s3://{studio.bucket}/paintings/",
         },
         "output": {"uri": studio.run_uri, "size": 96, "codec": "jpg"},
-        "compute": {"device": "cpu", "shard_items": 2},
+        "compute": {"device": "cpu", "shard_items": 2, "metrics_port": studio.metrics_port},
     }
     path = studio.folder / "night.yaml"
     path.write_text(yaml.safe_dump(job, sort_keys=False))

@@ -39,6 +39,11 @@ class Service:
         if (code := self.process.poll()) is not None:
             raise ServiceFailed(f"{self.name} has ended with {code}; {self.last_words()}")
 
+    def ask_to_end(self) -> None:
+        """Lets go of the leash; the end of the block waits."""
+        assert self.process.stdin
+        self.process.stdin.close()
+
     def last_words(self) -> str:
         """The last lines of its log, with the file's name."""
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
@@ -86,11 +91,11 @@ def service(
             cwd=folder,
             start_new_session=True,
         )
-    assert process.stdin
+    started = Service(name, log, process)
     try:
-        yield Service(name, log, process)
+        yield started
     finally:
-        process.stdin.close()
+        started.ask_to_end()
         process.wait()
 
 

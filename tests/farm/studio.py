@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.config import Config
 
 from tests.farm.service import Service, ServiceFailed, answers, free_port, service
 from tests.postgres_server import PostgresServer, postgres_server
@@ -39,6 +38,7 @@ class Studio:
         bucket: the only bucket of the store.
         prefect_url: of the server's API.
         services: by name; what must not end.
+        metrics_port: where the first worker serves its figures; the second at the next one.
     """
 
     folder: Path
@@ -47,6 +47,7 @@ class Studio:
     postgres: PostgresServer
     prefect_url: str
     services: dict[str, Service] = field(default_factory=dict)
+    metrics_port: int = field(default_factory=free_port)
 
     @property
     def logs(self) -> Path:
@@ -69,7 +70,6 @@ class Studio:
             aws_access_key_id=self.s3.access_key,
             aws_secret_access_key=self.s3.secret_key,
             region_name=self.s3.region,
-            config=Config(signature_version="s3v4"),
         )
 
     def settings(self) -> dict[str, str]:
@@ -109,6 +109,11 @@ class Studio:
         no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with no_proxy.open(request, timeout=30) as answer:
             return json.load(answer)
+
+    def ask_to_end(self) -> None:
+        """Asks machines and server at once, so that one does not wait for the other."""
+        for one in self.services.values():
+            one.ask_to_end()
 
     def check(self) -> None:
         """Raises `ServiceFailed` where a service has ended."""
@@ -162,15 +167,21 @@ def _prefect_server(folder: Path, postgres: PostgresServer) -> Iterator[tuple[Se
 
 
 @contextmanager
-def machine(studio: Studio, name: str) -> Iterator[Service]:
-    """A machine with a disk and a home of its own, which takes one flow run at a time."""
-    home, environment = _machine(studio.folder, name, studio.settings())
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
-    command += ["--type", "process", "--name", name, "--limit", "1", "--install-policy", "never"]
-    log = studio.logs / f"{name}.log"
-    with service(name, command, log, environment=environment, folder=home) as one:
-        studio.services[name] = one
-        yield one
+def machines(studio: Studio, say: Say) -> Iterator[None]:
+    """Machines that take one flow run at a time each, with disks and homes of their own."""
+    with ExitStack() as stack:
+        for name in MACHINES:
+            home, environment = _machine(studio.folder, name, studio.settings())
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+            command += ["--name", name, "--limit", "1"]
+            log = studio.logs / f"{name}.log"
+            one = service(name, command, log, environment=environment, folder=home)
+            studio.services[name] = stack.enter_context(one)
+            say(f"{name}: a worker of the pool {POOL}, log {log}")
+        try:
+            yield
+        finally:
+            studio.ask_to_end()
 
 
 def _machine(folder: Path, name: str, settings: dict[str, str]) -> tuple[Path, dict[str, str]]:
