@@ -36,7 +36,7 @@ def main() -> int:
         if reason is not None:
             _say(reason)
             return 1
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     folder = asked.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
