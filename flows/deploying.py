@@ -172,7 +172,8 @@ def wanted_deployments(
     budget: dict[str, Any] = {}
     if asked.budget.is_limited:
         budget["budget"] = asked.budget.model_dump(mode="json", exclude_none=True)
-    makes = {"job": job.model_dump(mode="json", exclude_unset=True), "base": base, **budget}
+    named = job.model_copy(update={"name": name})
+    makes = {"job": named.model_dump(mode="json", exclude_unset=True), "base": base, **budget}
     run = f"{place.latest_uri}{place.inside}" if place.is_dated else place.uri
     own = asked.queue or name
     found: dict[Kind, tuple[Flow[..., Any], dict[str, Any], str]] = {

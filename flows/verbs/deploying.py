@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from flows.verbs.opening import resolved_job
-from flows.verbs.options import Call, JobPath, Limit, OutputUri, Overrides, pairs_of
+from flows.verbs.options import (
+    Call,
+    Deadline,
+    JobPath,
+    Limit,
+    MaxCost,
+    MaxGpuHours,
+    OutputUri,
+    Overrides,
+    budget_of,
+    pairs_of,
+)
 
 if TYPE_CHECKING:
     from flows.deploying import Kind
@@ -69,6 +80,9 @@ def deploy(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     limit: Limit = None,
     output: OutputUri = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    deadline: Deadline = None,
     work_dir: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +124,7 @@ def deploy(
         keep=keep,
         work_dir=work_dir,
         job_variables=variables,
+        budget=budget_of(max_gpu_hours, max_cost, deadline),
     )
     name = load_job(job, pairs_of(overrides)).name or job.stem
     check_asked(asked, name)
