@@ -27,9 +27,10 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
+    from prefect.settings import temporary_settings
 
     try:
-        with get_client(sync_client=True) as client:
+        with temporary_settings({"api.url": url}), get_client(sync_client=True) as client:
             yield client
     except httpx.HTTPStatusError as error:
         raise PrefectUnavailable(

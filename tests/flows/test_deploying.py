@@ -15,6 +15,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
 
 from flows.automations import HEARTBEAT_LOST, contents, show_automations
@@ -314,3 +315,28 @@ def test_automations_are_made_once_and_keep_whom_they_notify(
     assert notified == [block] * 3
     assert not again["stylefarm-completion"].enabled
     assert again["stylefarm-failure"].enabled
+
+
+@pytest.mark.usefixtures("no_fork_server")
+def test_a_job_that_run_refuses_is_refused_alike_before_anything_is_written(
+    client: SyncPrefectClient,
+    prefect_server: str,
+    stylefarm: Stylefarm,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("tests.flows.conftest.NO_PREFECT", prefect_server)
+    job = write_job(pictures, inputs={"content": "nowhere", "style": "style"})
+    refused = stylefarm("deploy", job, "--pool", "unmade")
+    assert (refused.code, refused.err) == (2, stylefarm("run", job, "--dry-run").err)
+    with pytest.raises(ObjectNotFound):
+        client.read_work_pool("unmade")
+
+    answer = stylefarm(
+        "deploy", write_job(pictures, name="paths"), "--only", "run", "--set", "seed=7"
+    )
+    assert answer.code == 0, answer
+    parameters = client.read_deployment_by_name("stylefarm-run/paths").parameters
+    assert parameters["base"] == str(pictures)
+    assert parameters["job"]["seed"] == 7
+    assert parameters["job"]["output"]["uri"] == "run"
