@@ -11,7 +11,7 @@ import subprocess
 import tomllib
 from fnmatch import fnmatch
 from importlib.util import find_spec
-from io import BytesIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ ENDS_SO_AGAIN = {*ExitCode} - {ExitCode.COMPLETE, ExitCode.BUG, ExitCode.INCOMPL
 @pytest.fixture(scope="module")
 def steps() -> list[dict[str, Any]]:
     """The instructions of the Dockerfile, in order."""
-    return DockerfileParser(fileobj=BytesIO(DOCKERFILE.read_bytes())).structure
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    return [dict(step) for step in DockerfileParser(fileobj=StringIO(text)).structure]
 
 
 def values(steps: list[dict[str, Any]], instruction: str) -> list[str]:
@@ -158,7 +159,7 @@ def test_compose_is_what_the_compose_specification_allows(compose):
     schema = json.loads(vendored.read_text(encoding="utf-8"))
     validator = validators.validator_for(schema)(schema)
     assert [error.message for error in validator.iter_errors(compose)] == []
-    assert list(validator.iter_errors(compose | {"servces": {}}))
+    assert list(validator.iter_errors(compose | {"workers": {}}))
 
 
 def test_whatever_compose_names_is_there(compose):
