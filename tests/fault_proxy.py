@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-Kind = Literal["slowdown", "error500", "reset", "hang", "latency", "truncate", "ack_lost"]
+Kind = Literal["slowdown", "error500", "denied", "reset", "hang", "latency", "truncate", "ack_lost"]
 REPLIES = {
     "slowdown": ("503 Slow Down", "SlowDown"),
     "error500": ("500 Internal Server Error", "InternalError"),
+    "denied": ("403 Forbidden", "AccessDenied"),
 }
 
 
@@ -35,10 +36,10 @@ class Fault:
     """What to do to which requests.
 
     Args:
-        kind: `slowdown` and `error500` answer in the server's place; `reset` cuts the line before
-            the server hears of it; `hang` keeps silent for `seconds`, then cuts; `latency` adds
-            `seconds`; `truncate` lets `num_bytes` of the response through, head included;
-            `ack_lost` lets the server finish, then cuts the line.
+        kind: `slowdown`, `error500` and `denied` answer in the server's place; `reset` cuts the
+            line before the server hears of it; `hang` keeps silent for `seconds`, then cuts;
+            `latency` adds `seconds`; `truncate` lets `num_bytes` of the response through, head
+            included; `ack_lost` lets the server finish, then cuts the line.
         method: only this method; None means all.
         path: only requests whose path and query match this regular expression.
         first: only the first so many that match.

@@ -35,12 +35,13 @@ IS_RADOSGW = os.environ.get("STYLEFARM_S3_SERVER") == "radosgw"
 
 @dataclass(frozen=True, kw_only=True)
 class S3Server:
-    """Where a running server is and how to sign in."""
+    """Where a running server is, where its files lie, and how to sign in."""
 
     endpoint_url: str
     access_key: str
     secret_key: str
     pid: int
+    folder: Path
     region: str = "us-east-1"
 
     @property
@@ -85,6 +86,7 @@ def start_s3_server(folder: Path, access_key: str = "stylefarm:test") -> Iterato
                 access_key=access_key,
                 secret_key=secret_key,
                 pid=pid,
+                folder=folder,
             )
         return
     secret_key = secrets.token_hex(16)
@@ -106,6 +108,7 @@ def start_s3_server(folder: Path, access_key: str = "stylefarm:test") -> Iterato
             access_key=access_key,
             secret_key=secret_key,
             pid=process.pid,
+            folder=folder,
         )
     finally:
         process.stdin.close()  # the server leaves when its input ends

@@ -118,6 +118,29 @@ def radosgw(folder: Path) -> Iterator[tuple[int, str, str, int]]:
         yield port, access_key, secret_key, gateway.pid
 
 
+def make_user(folder: Path, name: str) -> tuple[str, str]:
+    """Another user, who may do nothing: his access key and secret key.
+
+    The first user may give him rights afterwards, by the IAM API.
+    """
+    access_key, secret_key = name, secrets.token_hex(16)
+    keys = ("--access-key", access_key, "--secret-key", secret_key)
+    _do(
+        "radosgw-admin",
+        "user",
+        "create",
+        "--uid",
+        name,
+        "--display-name",
+        name,
+        *keys,
+        folder=folder,
+    )
+    caps = ("caps", "add", "--uid", "stylefarm", "--caps", "user-policy=*")
+    _do("radosgw-admin", *caps, folder=folder)
+    return access_key, secret_key
+
+
 def _free_ports(number: int) -> list[int]:
     with ExitStack() as opened:
         sockets = [opened.enter_context(closing(socket.socket())) for _ in range(number)]
