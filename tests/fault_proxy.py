@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, Self
 
 Kind = Literal["slowdown", "error500", "denied", "reset", "hang", "latency", "truncate", "ack_lost"]
 REPLIES = {
@@ -96,7 +96,7 @@ class FaultProxy:
         self.url = f"http://{host}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def __enter__(self) -> FaultProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

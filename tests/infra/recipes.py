@@ -116,7 +116,7 @@ def _calls(line: str) -> Iterator[list[str]]:
                 yield call
 
 
-_ENDS = {"&&", "||", "|", ";", "&"}
+_ENDS = {"&&", "||", "|", ";", "&", ">", ">>"}
 
 
 def _is_called(before: list[str]) -> bool:
