@@ -20,7 +20,9 @@ import pytest
 from dockerfile_parse import DockerfileParser
 from jsonschema import validators
 from packaging.specifiers import SpecifierSet
+from prefect.settings import Settings
 from prefect.utilities.templating import apply_values
+from sqlalchemy.engine import make_url
 
 from flows.exit_codes import ExitCode
 from tests.infra.recipes import INFRA, ROOT, documents
@@ -201,6 +203,21 @@ def test_the_gpu_of_compose_is_asked_for_in_its_profile_alone(compose):
     (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert "deploy" not in services["worker-cpu"]
+
+
+def test_prefect_finds_the_database_and_the_health_of_compose(compose, monkeypatch):
+    services, password = compose["services"], "p@ss/w:rd"
+    for name, value in services["prefect"]["environment"].items():
+        monkeypatch.setenv(name, password if name.endswith("PASSWORD") else value)
+    settings = Settings()
+    url = make_url(str(settings.server.database.connection_url.get_secret_value()))
+    made = services["postgres"]["environment"]
+    assert (url.host, url.port, url.password) == ("postgres", 5432, password)
+    assert (url.username, url.database) == (made["POSTGRES_USER"], made["POSTGRES_DB"])
+    for name in ("worker-gpu", "worker-cpu"):
+        (asked,) = re.findall(r"localhost:(\d+)/health", str(services[name]["healthcheck"]))
+        assert int(asked) == settings.worker.webserver.port
+    assert f"localhost:{settings.server.api.port}/api/health" in str(services["prefect"])
 
 
 @pytest.mark.parametrize(

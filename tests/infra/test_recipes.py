@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli import app
+from flows.deploying import DEFAULT_POOL
 from flows.stopping import FAREWELL_SECONDS, STEP_SECONDS
 from tests.infra.recipes import DOCUMENTS, INFRA, ROOT, command_lines, documents, mappings, recipes
 
@@ -117,6 +119,38 @@ def test_commands_of_prefect_in_recipes_are_understood(name, words):
     from prefect.cli import _app
 
     _app._app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_workers_take_from_the_pool_that_deploy_fills():
+    pools = [
+        words[words.index("--pool") + 1]
+        for program in ("stylefarm", "prefect")
+        for _, words in called(program)
+        if "--pool" in words
+    ]
+    assert len(pools) >= 5
+    assert set(pools) == {DEFAULT_POOL}
+
+
+def test_runs_in_recipes_lie_where_the_policy_lets_them():
+    places = ["kubernetes/worker-job.yaml", "ray/cluster.yaml", "slurm/array.sbatch"]
+    places += ["systemd/stylefarm-work@.service"]
+    (runs,) = [one["Resource"] for one in policy()["Statement"] if one["Sid"] == "WriteRuns"]
+    for place in places:
+        found = re.findall(r"s3://([\w./-]+)", (INFRA / place).read_text())
+        assert found
+        assert all(fnmatchcase(f"arn:aws:s3:::{uri}/run.json", runs[0]) for uri in found)
+    (compose,) = documents(INFRA / "compose.yaml")
+    names = {
+        arn.split(":::")[1].split("/")[0]
+        for one in policy()["Statement"]
+        for arn in one["Resource"]
+    }
+    assert all(f'"{name}"' in str(compose["services"]["buckets"]) for name in names)
+
+
+def policy() -> dict[str, Any]:
+    return json.loads((INFRA / "iam-policy.json").read_text(encoding="utf-8"))
 
 
 def test_every_recipe_that_starts_something_is_seen_to_do_so():
@@ -252,4 +286,4 @@ def test_paths_in_recipes_exist():
 
 
 def test_the_policy_is_json_of_the_version_that_has_conditions():
-    assert json.loads((INFRA / "iam-policy.json").read_text())["Version"] == "2012-10-17"
+    assert policy()["Version"] == "2012-10-17"
