@@ -210,7 +210,8 @@ def test_prefect_finds_the_database_and_the_health_of_compose(compose, monkeypat
     for name, value in services["prefect"]["environment"].items():
         monkeypatch.setenv(name, password if name.endswith("PASSWORD") else value)
     settings = Settings()
-    url = make_url(str(settings.server.database.connection_url.get_secret_value()))
+    assert settings.server.database.connection_url
+    url = make_url(settings.server.database.connection_url.get_secret_value())
     made = services["postgres"]["environment"]
     assert (url.host, url.port, url.password) == ("postgres", 5432, password)
     assert (url.username, url.database) == (made["POSTGRES_USER"], made["POSTGRES_DB"])
