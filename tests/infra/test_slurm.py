@@ -126,6 +126,16 @@ def test_a_task_ends_as_its_worker_and_goes_on_later_only_where_that_helps(tmp_p
     assert requeued(tmp_path) == (["requeue 68_2"] if again else [])
 
 
+def test_a_worker_that_is_told_before_it_can_answer_goes_on_later(tmp_path, node):
+    stand_in(node, "echo ready; while :; do sleep 0.1; done")
+    job = submit(tmp_path, node, "run")
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60)
+    assert requeued(tmp_path) == ["requeue 68_2"]
+
+
 def test_a_task_is_not_requeued_for_ever(tmp_path, node):
     stand_in(node, f"exit {int(ExitCode.INCOMPLETE)}")
     submit(tmp_path, node | {"SLURM_RESTART_COUNT": "10"}, "run").communicate(timeout=60)
@@ -134,7 +144,8 @@ def test_a_task_is_not_requeued_for_ever(tmp_path, node):
 
 def test_the_worker_is_told_and_waited_for(tmp_path, node):
     """What it does after the signal is not cut off, and its exit code is the task's."""
-    stand_in(node, "trap 'sleep 0.5; echo in order; exit 4' TERM; echo ready; sleep 60 & wait")
+    waiting = "while :; do sleep 0.1; done"
+    stand_in(node, f"trap 'sleep 0.5; echo in order; exit 4' TERM; echo ready; {waiting}")
     job = submit(tmp_path, node, "run")
     assert job.stdout
     assert job.stdout.readline() == "ready\n"
