@@ -7,7 +7,6 @@ import sys
 import webbrowser
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from flows.bars import progress_shown
@@ -21,7 +20,7 @@ from flows.spending import refuse_spent, run_end
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
-from infra.store import Store, join_uri
+from infra.store import Store, join_uri, open_store
 from manifests.budget import Bounds
 from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
@@ -212,7 +211,7 @@ def show_report(
         if table:
             show_cost_table(terminal, table)
     if show and _has_screen():
-        webbrowser.open(page if "://" in page else Path(page).as_uri())
+        webbrowser.open(open_store(uri).link(REPORT_NAME).url)
 
 
 def _report_document(uri: str, page: str, index: Index) -> dict[str, Any]:

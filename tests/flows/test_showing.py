@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from flows.progress import RunEnd, Snapshot, counted_words
+from flows.run_figures import RunFigures
 from flows.telling import MAX_FAILED_ITEMS, MoreFailed, Telling
 from manifests.commits import Counts
+from tasks.keeping.overview import Figures
 from tasks.work.events import ItemDone, Progress
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import Cli
+from tests.flows.conftest import Finished
 from tests.flows.jobs import write_job
 from tests.flows.running import wait_until
 from tests.flows.test_observing import Halfway, asked
@@ -44,6 +47,30 @@ def test_counts_are_words_without_what_is_zero():
     words = counted_words(counts, {"oom": 1, "decode": 2})
     assert words == "5 ok, 3 failed (2 decode, 1 oom), 1 pending of 9 items"
     assert counted_words(Counts(planned=1, ok=1), {}) == "1 ok of 1 item"
+
+
+def test_the_figures_are_read_where_something_was_committed_and_then_not_for_a_while(
+    finished: Finished,
+):
+    figures = RunFigures(str(finished.run))
+    assert figures.look(0) is None
+    figures.look(4)
+    found: list[Figures] = []
+
+    def is_found() -> bool:
+        found.extend(filter(None, [figures.look(4)]))
+        return bool(found)
+
+    wait_until(is_found)
+    assert (found[0].index.counts.ok, found[0].index.counts.failed) == (6, 2)
+    (failures,) = found[0].failures
+    assert (failures.error_class, failures.num_items) == ("decode", 2)
+    assert failures.key
+    assert "is truncated" in (failures.message or "")
+    figures.look(5)  # too soon
+    assert figures.look(5) is None
+    assert figures.last() == found[0]
+    assert RunFigures(str(finished.run.parent)).last() is None
 
 
 @pytest.mark.s3
