@@ -10,6 +10,7 @@ down again, however it ends. HOLD=1 leaves it up until Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ from tests.farm.studio import MACHINES, Studio, machines, studio
 from tests.postgres_server import why_no_postgres
 from tests.s3_server import why_no_server
 
+PR_SET_PDEATHSIG = 1
 STARTED = time.monotonic()
 
 
@@ -36,6 +38,7 @@ def main() -> int:
         if reason is not None:
             _say(reason)
             return 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # where `make` is killed
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     folder = asked.folder.resolve()
