@@ -10,6 +10,7 @@ import shutil
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,11 +101,13 @@ def _audited(studio: Studio, name: str) -> Audit:
 
 
 def _download(client: Any, bucket: str, prefix: str, folder: Path) -> None:
+    """A copy of what lies below a prefix; the next tick may take its own marks away meanwhile."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for one in page.get("Contents", ()):
             path = folder / one["Key"].removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, one["Key"], str(path))
+            with suppress(client.exceptions.NoSuchKey):
+                path.write_bytes(client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read())
 
 
 def _check_items(found: Audit, photos: Sequence[str]) -> None:
