@@ -17,8 +17,10 @@ NOWHERE = "http://127.0.0.1:1/api"
 def test_a_configured_server_that_does_not_answer_is_named_and_the_run_goes_on(
     cli: Cli, pictures: Path
 ):
-    answer = cli("run", write_job(pictures), env={"PREFECT_API_URL": NOWHERE})
+    with_password = NOWHERE.replace("://", "://anna:hunter2@")
+    answer = cli("run", write_job(pictures), env={"PREFECT_API_URL": with_password})
     assert answer.code == 0, answer
+    assert "hunter2" not in answer.out + answer.err
     assert (
         f"PREFECT_API_URL (in the environment or the active profile) names {NOWHERE}" in answer.out
     )
