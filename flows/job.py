@@ -26,6 +26,7 @@ from flows.crew import Crew, LocalCrew
 from flows.crews import crew_of
 from flows.exit_codes import ExitCode, explained
 from flows.job_form import JobForm
+from flows.logs import mask_prefect_logs
 from flows.planning import begin_or_extend, prepare
 from flows.progress import STOPPED, RunEnd, RunProgress
 from flows.run_events import send_unplanned
@@ -37,6 +38,7 @@ from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
 from manifests.budget import UNLIMITED, Bounds, Budget
 from manifests.job import Job, Limits, with_overrides
+from manifests.wording import safe_line
 from tasks.inputs.dated_output import follow_latest
 from tasks.inputs.devices import devices_for
 from tasks.inputs.output_place import DATE
@@ -49,6 +51,8 @@ from tasks.work.fork_server import ForkServer, rendering_fork_server
 
 _Given = ParamSpec("_Given")
 
+mask_prefect_logs()
+
 
 def _name_of_run() -> str:
     """What Prefect calls a flow run: its job's name or its run's folder, and the time."""
@@ -57,7 +61,7 @@ def _name_of_run() -> str:
     written: dict[str, Any] = job.model_dump() if isinstance(job, Job) else job
     name = overrides.get("name") or written.get("name")
     uri = overrides.get("output.uri") or written.get("output", {}).get("uri") or given.get("run")
-    return f"{name or _folder_of(str(uri))}-{datetime.now():%m%d-%H%M%S}"
+    return f"{name or _folder_of(safe_line(str(uri)))}-{datetime.now():%m%d-%H%M%S}"
 
 
 def _folder_of(run_uri: str) -> str:

@@ -1,7 +1,8 @@
 """Where log records of our packages go: to standard output, as safe lines with a timestamp.
 
 Configured once, by the command line. Every module has its own logger, named after it; records of
-libraries are not shown. Standard error stays for the sentence that ends a command.
+libraries are not shown. Standard error stays for the sentence that ends a command. The log of a
+Prefect run is Prefect's own; its flows see to it that it names no password.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from flows.terminal import Terminal
+from manifests.wording import safe_text
 
 PACKAGES = ("ad_lib", "flows", "infra", "manifests", "tasks")
 LINE = "%(asctime)s %(levelname)s %(message)s"
@@ -43,3 +45,20 @@ def configure_logging(terminal: Terminal, verbosity: int = 0) -> None:
         package.handlers = [handler]
         package.setLevel(level)
     logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what others warn of
+
+
+MAX_RECORD_LETTERS = 20_000
+
+
+def mask_prefect_logs() -> None:
+    """Takes passwords out of what is logged in flow and task runs, by Prefect too.
+
+    Prefect itself names the page of a flow run with all that PREFECT_API_URL has in it.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_masked)  # added once, however often
+
+
+def _masked(record: logging.LogRecord) -> bool:
+    record.msg, record.args = safe_text(record.getMessage(), MAX_RECORD_LETTERS), ()
+    return True
