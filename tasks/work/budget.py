@@ -8,7 +8,7 @@ longer than expected, or by one shard where two take the last room at the same m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from infra.store import Store
@@ -142,24 +142,27 @@ def budget_end(store: Store, run: RunRecord, index: Index, bounds: Bounds, short
         bounds: its budget.
         shortest: seconds that the shortest shard left would take.
     """
-    hours = spent_seconds(store, index.shards) / SECONDS_PER_HOUR
-    unit = run.hours_name
-    parts: list[str] = []
-    if bounds.max_gpu_hours is not None:
-        parts.append(f"{hours:.3g} of {bounds.max_gpu_hours:g} {unit} are spent")
-    if bounds.max_cost is not None and bounds.price_per_hour:
-        cost = hours * bounds.price_per_hour
-        parts.append(
-            f"{cost:.3g} of {bounds.max_cost:g} are spent ({hours:.3g} {unit} at "
-            f"{bounds.price_per_hour:g})"
-        )
-    if bounds.deadline is not None:
-        parts.append(f"the deadline is {bounds.deadline.astimezone():%Y-%m-%d %H:%M %Z}")
+    spent = _spent_of(bounds, spent_seconds(store, index.shards) / SECONDS_PER_HOUR, run.hours_name)
+    measures = f"'stylefarm work {store.uri} --max-shards 1' measures one"
+    next_one = _length(shortest) if index.shards else f"{_length(shortest)} ({measures})"
+    ways = ["raise the bound"] if bounds.max_seconds is not None else []
+    ways += ["give it more time"] if bounds.deadline is not None else []
     return (
-        f"stopped by the budget: {', '.join(parts)}, and the next shard would take about "
-        f"{_length(shortest)}; {index.counts.pending} of {index.counts.planned} items are pending: "
-        "raise the budget and run the same command again, or run it again later"
+        f"stopped by the budget: {', '.join(spent)}, and the next shard would take about "
+        f"{next_one}; {index.counts.pending} of {index.counts.planned} items are pending: "
+        f"{' or '.join(ways)}, and run the same command again"
     )
+
+
+def _spent_of(bounds: Bounds, hours: float, unit: str) -> Iterator[str]:
+    """What was spent of what, for each of the bounds."""
+    if bounds.max_gpu_hours is not None:
+        yield f"{hours:.3g} of {bounds.max_gpu_hours:g} {unit} are spent"
+    if bounds.max_cost is not None and (price := bounds.price_per_hour):
+        cost = f"{hours * price:.3g} of {bounds.max_cost:g} are spent"
+        yield f"{cost} ({hours:.3g} {unit} at {price:g} each)"
+    if bounds.deadline is not None:
+        yield f"the deadline is {bounds.deadline.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def _length(seconds: float) -> str:

@@ -46,7 +46,7 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
     answer = stylefarm("run", job, "--max-gpu-hours", "2.5")
     assert answer.code == ExitCode.ENDED_EARLY == 6, answer
     assert "stopped by the budget: 2 of 2.5 worker-hours are spent" in answer.err
-    assert "4 of 6 items are pending: raise the budget" in answer.err
+    assert "4 of 6 items are pending: raise the bound, and run the same" in answer.err
     index = json.loads((job.parent / "run" / "index.json").read_bytes())
     assert (len(index["shards"]), index["complete"]) == (2, False)
 
@@ -56,7 +56,7 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
 
     dearer = stylefarm("work", "run", "--max-cost", "10")
     assert dearer.code == 6, dearer
-    assert "10 of 10 are spent (4 worker-hours at 2.5)" in dearer.err
+    assert "10 of 10 are spent (4 worker-hours at 2.5 each)" in dearer.err
     assert "GPU" not in dearer.err
     status = stylefarm("status", "run")
     assert "4 worker-hours, 10.00 in money" in status.out
@@ -64,6 +64,7 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
     late = stylefarm("work", "run", "--deadline", "59m")
     assert late.code == 6
     assert "the deadline is 20" in late.err
+    assert "are pending: give it more time, and run the same command again" in late.err
     last = stylefarm("work", "run", "--max-cost", "15", "--deadline", "3h", "--max-gpu-hours", "6")
     assert last.code == 0, last
     audit(job.parent / "run")
@@ -195,4 +196,4 @@ def test_a_flow_run_that_its_budget_ends_is_failed_with_its_name_and_the_sentenc
     (run,) = [run for run in asked(prefect_server, "flow_runs") if run["name"] == "bounded"]
     assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "BudgetSpent")
     assert "0 of 0.5 worker-hours are spent" in run["state"]["message"]
-    assert "6 of 6 items are pending" in run["state"]["message"]
+    assert "--max-shards 1' measures one); 6 of 6 items are pending" in run["state"]["message"]

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ pytest.importorskip("ray", reason="pip install 'stylefarm[ray]', or make test-ra
 from flows.crew import Crew
 from flows.crews import crew_of
 from flows.stopping import Stopping
+from manifests.budget import UNBOUNDED, Bounds
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.runs.run_folder import open_run
@@ -89,13 +91,24 @@ def wait_for(moment: str, is_there, seconds: float = 120.0) -> None:
 
 
 @contextmanager
-def crew_on(cluster: Cluster, run: Path, tell: Callable[[WorkEvent], None]) -> Iterator[Crew]:
+def crew_on(
+    cluster: Cluster,
+    run: Path,
+    tell: Callable[[WorkEvent], None] = lambda event: None,
+    bounds: Bounds = UNBOUNDED,
+) -> Iterator[Crew]:
     """The workers of a planned run on the cluster."""
     compute = Compute(batch_size=1, runner="ray", ray_address=cluster.address)
     _, record = open_run(str(run))
     with (
         ForkServer([]) as server,
-        crew_of(str(run), record, compute, server=server, stopping=Stopping(), tell=tell) as crew,
+        crew_of(
+            *(str(run), record, compute),
+            server=server,
+            stopping=Stopping(),
+            bounds=bounds,
+            tell=tell,
+        ) as crew,
     ):
         yield crew
 
@@ -138,6 +151,22 @@ def test_a_killed_worker_and_a_killed_node_cost_what_they_had_in_hand(
     committed = Counter(event.shard for event in events if isinstance(event, Committed))
     assert set(committed.values()) == {1}, "what is told is told once"
     assert not any(map(is_alive, workers_of(pictures / "run").values()))
+
+
+def test_workers_on_nodes_obey_a_budget_and_overshoot_by_one_shard_each_at_most(
+    cluster: Cluster, pictures: Path
+):
+    plan_long_run(pictures)
+    bounds = Bounds(max_gpu_hours=15 / 3600, deadline=datetime.now(UTC) + timedelta(hours=1))
+    with crew_on(cluster, pictures / "run", bounds=bounds) as crew:
+        assert crew.wait() is False
+        assert crew.uncovered_seconds is not None
+    commits = [json.loads(path.read_text()) for path in (pictures / "run/commits").iterdir()]
+    seconds = sorted(
+        one["stats"]["load_seconds"] + one["stats"]["seconds_worked"] for one in commits
+    )
+    assert 0 < len(commits) < 24
+    assert sum(seconds) <= 15 + sum(seconds[-2:])
 
 
 def test_the_workers_end_with_a_command_that_is_killed_or_stopped(cluster: Cluster, pictures: Path):

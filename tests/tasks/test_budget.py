@@ -269,10 +269,10 @@ def test_the_sentence_says_what_was_spent_of_what_what_is_pending_and_how_to_go_
     told = budget_end(store, record, publish(run.uri), bounds, worked.uncovered_seconds)
     for part in (
         "0.00833 of 0.00972222 worker-hours are spent",
-        "6 of 100 are spent (0.00833 worker-hours at 720)",
+        "6 of 100 are spent (0.00833 worker-hours at 720 each)",
         "the deadline is 2",
         "the next shard would take about 10 s",
         "3 of 6 items are pending",
-        "raise the budget and run the same command again, or run it again later",
+        "raise the bound or give it more time, and run the same command again",
     ):
         assert part in told
