@@ -49,17 +49,12 @@ class Environment:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
         }
-        done = subprocess.run(
-            [*map(str, command)],
-            cwd=self.place,
-            env=around | self.variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, (command, done.stdout)
-        return done.stdout
+        return _run(*command, place=self.place, around=around | self.variables)
+
+    def install(self, *command: str | Path) -> str:
+        """The same for pip and pipx, which find packages as this machine says."""
+        around = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return _run(*command, place=self.place, around=around | self.variables)
 
 
 def linked_environment(folder: Path, wheel: Path) -> Environment:
@@ -67,7 +62,7 @@ def linked_environment(folder: Path, wheel: Path) -> Environment:
     python = _new_environment(folder, "--without-pip")
     here = Environment(python, python.with_name("stylefarm"), _place(folder))
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
-    here.call(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel)
+    here.install(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel)
     outer = f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n"
     (_site_packages(here) / "dependencies.pth").write_text(outer)
     return here
@@ -77,8 +72,8 @@ def complete_environment(folder: Path, wheel: Path) -> Environment:
     """The wheel with all that it depends on, downloaded."""
     python = _new_environment(folder)
     here = Environment(python, python.with_name("stylefarm"), _place(folder))
-    here.call(python, "-m", "pip", "install", "--quiet", wheel)
-    here.call(python, "-m", "pip", "check")
+    here.install(python, "-m", "pip", "install", "--quiet", wheel)
+    here.install(python, "-m", "pip", "check")
     return here
 
 
@@ -86,10 +81,10 @@ def pipx_environment(folder: Path, wheel: Path) -> Environment:
     """The same by pipx, which comes from its own environment."""
     python = _new_environment(folder / "of-pipx")
     here = Environment(python, python, _place(folder))
-    here.call(python, "-m", "pip", "install", "--quiet", "pipx")
+    here.install(python, "-m", "pip", "install", "--quiet", "pipx")
     variables = {"PIPX_HOME": str(folder / "home"), "PIPX_BIN_DIR": str(folder / "bin")}
     pipx = Environment(python, folder / "bin" / "stylefarm", here.place, variables)
-    pipx.call(python, "-m", "pipx", "install", "--quiet", wheel)
+    pipx.install(python, "-m", "pipx", "install", "--quiet", wheel)
     return pipx
 
 
@@ -130,11 +125,25 @@ def remove(environment: Environment) -> None:
     ours = [site_packages / name for name in top_folders()]
     assert all(folder.is_dir() for folder in ours)
     pip = (sys.executable, "-m", "pip", "--python", environment.python)
-    environment.call(*pip, "uninstall", "--yes", "--quiet", "stylefarm")
+    environment.install(*pip, "uninstall", "--yes", "--quiet", "stylefarm")
     left = [folder for folder in ours if folder.exists()]
     assert not left, left
     assert not list(site_packages.glob("stylefarm*"))
     assert not environment.stylefarm.exists()
+
+
+def _run(*command: str | Path, place: Path, around: dict[str, str]) -> str:
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=place,
+        env=around,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, (command, done.stdout)
+    return done.stdout
 
 
 def _new_environment(folder: Path, *options: str) -> Path:

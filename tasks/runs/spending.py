@@ -97,6 +97,12 @@ class Spending:
         return taken / costs if taken > 0 and costs > 0 else None
 
     @property
+    def longest_upload(self) -> float:
+        """Seconds that the files of a shard took to the run folder, at most."""
+        known = (one.stats.seconds_upload for one in self._commits.values() if one)
+        return max((seconds for seconds in known if seconds is not None), default=0.0)
+
+    @property
     def committed(self) -> Collection[str]:
         """The shards whose commits are known."""
         return self._commits.keys()

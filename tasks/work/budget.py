@@ -128,7 +128,8 @@ class Allowance:
             others = sum(self._in_hand.values()) - self._in_hand.get(shard or "", 0.0)
             rooms.append(most - self._spent - self._loading - others)
         if self.bounds.deadline is not None:
-            rooms.append((self.bounds.deadline - self._now()).total_seconds())
+            until = (self.bounds.deadline - self._now()).total_seconds()
+            rooms.append(until - self._spending.longest_upload)
         return min(rooms)
 
 

@@ -234,7 +234,8 @@ class _Worker:
             if not self._may_spend():
                 self._uncovered = self._allowance.shortest()
                 break
-            self._warm_up()
+            if self._warm_up():
+                continue  # others may have spent the rest meanwhile
             holding = self._take()
             self._tell_pending()
             if holding:
@@ -269,14 +270,17 @@ class _Worker:
                 self._place.store.uri, run.fingerprint, planned.plan_digest, self._queue.committed
             )
 
-    def _warm_up(self) -> None:
+    def _warm_up(self) -> bool:
         """Loads the model once there is a shard to take: nobody waits for it with a shard in hand.
 
         The model is loaded again after a fault of this machine.
+
+        Returns:
+            Whether it was loaded now.
         """
         place, shard = self._place, None if self._is_warm else self._patiently(self._queue.peek)
         if shard is None:
-            return
+            return False
         changes = changes_of(self._plan, shard)
         nothing = ShardWork(
             items=(),
@@ -300,6 +304,7 @@ class _Worker:
             self._is_warm = True
             self._load_seconds += watch.load_seconds
             self._allowance.note_loading(self._load_seconds)
+        return self._is_warm
 
     def _take(self) -> Holding | None:
         """The next shard; where the store could give it to two, only while nobody else works.

@@ -32,20 +32,29 @@ class MadeUp:
 
     Args:
         before: called before the n-th shard, from 0, with the shard and its watch.
+        loading: called while the model loads.
+        load_seconds: that it takes.
 
     Attributes:
         num_loaded: how often the model was loaded.
         shards: those that were rendered, in order.
     """
 
-    def __init__(self, before: Callable[[int, ShardWork, Watch], None] | None = None) -> None:
-        self._before = before or (lambda number, work, watch: None)
+    def __init__(
+        self,
+        before: Callable[[int, ShardWork, Watch], None] = lambda number, work, watch: None,
+        loading: Callable[[], object] = lambda: None,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self._before, self._loading, self._load_seconds = before, loading, load_seconds
         self.num_loaded = 0
         self.shards: list[str] = []
 
     def render(self, work: ShardWork, watch: Watch, *, hang_seconds: float) -> None:
         if not work.items:
             self.num_loaded += 1
+            self._loading()
+            watch.loaded(self._load_seconds, "cpu")
             return
         self.shards.append(cast(Any, watch).holding.shard)
         self._before(len(self.shards) - 1, work, watch)

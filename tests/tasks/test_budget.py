@@ -208,6 +208,21 @@ def test_what_others_have_in_hand_counts_by_its_estimate(run):
     assert work_for(run, hours_for(2.5)).num_committed == 0, "it was held for as long"
 
 
+def test_what_others_spend_while_the_model_loads_counts(run):
+    others = MadeUp(loading=lambda: work_for(run, UNBOUNDED, max_shards=3))
+    assert work_for(run, hours_for(3.5), others).num_committed == 0
+
+
+def test_loading_the_model_counts(run):
+    def slow() -> MadeUp:
+        return MadeUp(load_seconds=2.5 * SECONDS)
+
+    assert work_for(run, UNBOUNDED, slow(), max_shards=1).num_committed == 1
+    assert spent(run) == pytest.approx(3.5 * SECONDS)
+    assert work_for(run, hours_for(5)).num_committed == 1, "this one loads nothing"
+    assert work_for(run, hours_for(6), slow()).num_committed == 0, "this one has no time left"
+
+
 def work_together(run: PreparedRun, bounds: Bounds, number: int, **options: Any) -> list[Worked]:
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(lambda _: work_for(run, bounds, **options), range(number)))
