@@ -93,6 +93,7 @@ def use(environment: Environment) -> None:
     stylefarm, place = environment.stylefarm, environment.place
     assert environment.call(stylefarm, "--version").startswith("stylefarm ")
     assert "style-transfer" in environment.call(stylefarm, "presets")
+    assert "--cron" in environment.call(stylefarm, "deploy", "--help")
 
     source = "import manifests.examples as found; print(found.__path__[0])"
     python = environment.python if stylefarm.parent == environment.python.parent else None
