@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import temporary_settings
 
@@ -76,6 +79,13 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
+def block_of(notified: Receiver) -> UUID:
+    """A notification block that tells a receiver."""
+    told = {"subject": "{{subject}}", "body": "{{body}}"}
+    block = CustomWebhookNotificationBlock(name="any", url=notified.url, json_data=told)
+    return block.save(f"receiver-{uuid4().hex}")
+
+
 @contextmanager
 def worker(url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of the pool `gpu` in an empty folder, until the end of the block."""
@@ -96,10 +106,6 @@ def worker(url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             for number in (signal.SIGCONT, signal.SIGKILL):
                 os.killpg(started.pid, number)
             started.wait()
-
-
-def client_of(url: str) -> Any:
-    return get_client(sync_client=True)
 
 
 def start(client: SyncPrefectClient, name: str) -> Any:
@@ -150,11 +156,7 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
         receiver() as notified,
         worker(server.url, tmp_path / "elsewhere"),
     ):
-        block = CustomWebhookNotificationBlock(
-            name="studio",
-            url=notified.url,
-            json_data={"subject": "{{subject}}", "body": "{{body}}"},
-        ).save("studio")
+        block = block_of(notified)
         for name, content in contents().items():
             if name == "stylefarm-no-progress":
                 content["trigger"]["within"] = 10  # the least that Prefect takes
@@ -179,6 +181,41 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
         time.sleep(3)  # the state of the flow run is told within that time, or not at all
         (failed,) = notified.about("failed")
         assert str(bad / "run") in failed["body"]
+
+
+@pytest.mark.parametrize("action", ["send-notification", "call-webhook"])
+def test_what_several_flow_runs_tell_of_one_run_is_told_once(prefect_server: str, action: str):
+    uris = [f"/{action}/one", f"/{action}/two"]
+    with (
+        temporary_settings({"api.url": prefect_server}),
+        get_client(sync_client=True) as client,
+        receiver() as notified,
+    ):
+        if action == "call-webhook":
+            block = Webhook.model_validate({"url": notified.url}).save(f"hook-{uuid4().hex}")
+        else:
+            block = block_of(notified)
+        write_automation(client, contents()["stylefarm-completion"], Told(block, action))
+        time.sleep(2)  # the server's triggers hear of a new automation a moment later
+        for uri in (uris[0], *uris):
+            event = {
+                "id": str(uuid4()),
+                "event": "stylefarm.run.complete",
+                "occurred": datetime.now(UTC).isoformat(),
+                "resource": {
+                    "prefect.resource.id": "stylefarm.run.0123456789ab",
+                    "prefect.resource.name": "monet",
+                    "stylefarm.run_uri": uri,
+                },
+                "payload": {"message": 'all "good"'},
+            }
+            client.request("POST", "/events", json=[event])
+        wait_for(lambda: len(notified.told) == 2)
+        time.sleep(2)
+    assert {one["subject"] for one in notified.told} == {"stylefarm: monet is complete"}
+    assert sorted(one["body"].split() for one in notified.told) == [
+        ["all", '"good"', "Run", "folder:", uri] for uri in uris
+    ]
 
 
 def test_work_in_hand_is_committed_though_its_queue_and_then_the_server_are_gone(tmp_path: Path):
