@@ -69,10 +69,11 @@ def carried(value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             yield path, found
 
 
-def keys_in(value: Any) -> Iterator[str]:
-    """The keys of the mappings inside a value, at any depth."""
-    for path, _ in _everything_in(value):
-        yield from path[-1:]
+def entries_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys of the mappings inside a value, at any depth, with what stands under each."""
+    for path, inner in _everything_in(value):
+        if path:
+            yield path[-1], inner
 
 
 def _everything_in(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

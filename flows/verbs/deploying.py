@@ -20,6 +20,7 @@ from flows.verbs.options import (
     budget_of,
     pairs_of,
 )
+from manifests.credentials import carried, entries_in, is_secret_name
 
 if TYPE_CHECKING:
     from flows.deploying import Kind
@@ -201,4 +202,21 @@ def _variables(texts: list[str]) -> dict[str, Any]:
             variables[key] = json.loads(text) if text.startswith(("{", "[")) else text
         except ValueError as error:
             raise typer.BadParameter(f"--job-variable {key}: {error}") from None
+    _refuse_secrets(variables)
     return variables
+
+
+def _refuse_secrets(variables: dict[str, Any]) -> None:
+    """Refuses credentials, which a deployment would show to everybody who may look into Prefect."""
+    way_out = (
+        "and a deployment is stored in Prefect, where others read it: set it on the machine that "
+        "renders, or name a block of Prefect, such as '{{ prefect.blocks.secret.aws-key }}'"
+    )
+    for name, value in entries_in(variables):
+        is_named = isinstance(value, str) and value.strip().startswith("{{")
+        if is_secret_name(name) and not is_named:
+            raise typer.BadParameter(
+                f"--job-variable: {name[:80]!r} is named like a password or a key, {way_out}"
+            )
+    for keys, found in carried(variables):
+        raise typer.BadParameter(f"--job-variable: {keys[-1][:80]!r} holds {found}, {way_out}")

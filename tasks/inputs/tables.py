@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from infra.store import split_uri
-from manifests.credentials import carried, credentials_in, is_secret_name, keys_in
+from manifests.credentials import carried, credentials_in, entries_in, is_secret_name
 from manifests.errors import JobError, nearest
 from manifests.identity import canonical_json
 from manifests.items import ErrorClass, Input, Problem
@@ -182,7 +182,7 @@ def _secret_in(value: Any) -> str | None:
         return credentials_in(value)
     if not isinstance(value, dict | list):
         return None
-    if name := next(filter(is_secret_name, keys_in(value)), None):
+    if name := next((name for name, _ in entries_in(value) if is_secret_name(name)), None):
         return f"{name[:80]!r}, which is named like a password or a key"
     return next((found for _, found in carried(value)), None)
 

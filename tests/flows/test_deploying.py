@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from flows.automations import HEARTBEAT_LOST, contents, show_automations
 from flows.deploying import Asked, check_asked, deploy_job, limit_hosts, wanted_deployments
 from flows.job import collect_garbage, extend_job, run_job, work_on_run
 from flows.terminal import Terminal
+from flows.verbs.deploying import _variables
 from infra.prefect_api import PrefectUnavailable, configured_api
 from manifests.budget import Budget
 from manifests.errors import JobError
@@ -340,3 +342,24 @@ def test_a_job_that_run_refuses_is_refused_alike_before_anything_is_written(
     assert parameters["base"] == str(pictures)
     assert parameters["job"]["seed"] == 7
     assert parameters["job"]["output"]["uri"] == "run"
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        'env={"AWS_SECRET_ACCESS_KEY": "hunter2"}',
+        'env={"PREFECT_API_URL": "http://anna:hunter2@host/api"}',
+        "api_key=hunter2",
+    ],
+)
+def test_a_deployment_stores_no_credentials(stylefarm: Stylefarm, pictures: Path, variable: str):
+    answer = stylefarm("deploy", write_job(pictures), "--job-variable", variable)
+    assert answer.code == 2
+    assert "a deployment is stored in Prefect, where others read it" in answer.err
+    assert "{{ prefect.blocks.secret.aws-key }}" in answer.err
+    assert "hunter2" not in answer.out + answer.err
+
+
+def test_a_deployment_may_name_a_block_that_holds_credentials():
+    named = {"AWS_SECRET_ACCESS_KEY": "{{ prefect.blocks.secret.aws-key }}"}
+    assert _variables([f"env={json.dumps(named)}"]) == {"env": named}
