@@ -31,6 +31,8 @@ _SHORT_LOOPS = {
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
+    # SQLite serves one writer at a time, and the machine may be busy.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # A proxy of the machine that runs the tests is not asked.
     "NO_PROXY": "127.0.0.1,localhost",
 }
@@ -45,7 +47,11 @@ def full_server(folder: Path, *, ui: bool = False, **settings: str) -> Iterator[
         ui: whether a browser is shown pages, at the URL of the API without `/api`.
         settings: more of Prefect's, such as PREFECT_SERVER_API_AUTH_STRING.
     """
-    home = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_UI_ENABLED": str(ui).lower()}
+    home = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+        "PREFECT_SERVER_UI_API_URL": "/api",
+    }
     with private_server(folder, _ALL_SERVICES | _SHORT_LOOPS | home | settings) as server:
         yield server
 
