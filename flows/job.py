@@ -9,8 +9,9 @@ flow itself only calls a function of this module, and its annotations are no tex
 process could not resolve: there is no `from __future__ import annotations` here.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial, wraps
@@ -32,7 +33,7 @@ from flows.progress import STOPPED, RunEnd, RunProgress
 from flows.run_events import send_unplanned
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
-from flows.shown_run import shown_run
+from flows.shown_run import ShownRun, shown_run
 from flows.spending import run_end
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
@@ -50,6 +51,10 @@ from tasks.work.child import check_in_child
 from tasks.work.fork_server import ForkServer, rendering_fork_server
 
 _Given = ParamSpec("_Given")
+
+STOP_SECONDS = 13.0
+"""How long what works may take to end where a flow run is cancelled: a child has 10 to stop, and
+Prefect kills this process after 30."""
 
 mask_prefect_logs()
 
@@ -245,17 +250,38 @@ def _finish(
         if devices is None
         else LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around)
     )
-    with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(_work, workers, progress, telling, job.limits, bounds)
+    work = _in_background(partial(_work, workers, progress, telling, job.limits, bounds))
+    try:
+        state = _shown_to_its_end(shown_run(run_uri, run), telling, work)
+    except BaseException:
+        stopping.ask()
+        wait([work], STOP_SECONDS)
+        stopping.give_up()
+        raise
+    work.result()  # raises what ended the workers
+    return state
+
+
+def _in_background(work: Callable[[], RunEnd]) -> Future[RunEnd]:
+    """Does something in a thread that does not keep this process alive."""
+    done = Future[RunEnd]()
+
+    def do() -> None:
         try:
-            state = show_run(shown_run(run_uri, run), telling)
-        except Exception as error:
-            get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
-            state = end_state(work.result())
-        finally:
-            stopping.ask()
-        work.result()  # raises what ended the workers
-        return state
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=do, name="stylefarm", daemon=True).start()
+    return done
+
+
+def _shown_to_its_end(run: ShownRun, telling: Telling, work: Future[RunEnd]) -> State[Any]:
+    try:
+        return show_run(run, telling)
+    except Exception as error:
+        get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
+        return end_state(work.result())
 
 
 def _progress(run_uri: str) -> RunProgress:
