@@ -37,10 +37,11 @@ from flows.shown_run import ShownRun, shown_run
 from flows.spending import run_end
 from flows.stopping import Stopping
 from flows.telling import Telling, tell_all
+from flows.workspace import refuse_workspace
 from manifests.budget import UNLIMITED, Bounds, Budget
 from manifests.job import Job, Limits, with_overrides
 from manifests.wording import safe_line
-from tasks.inputs.dated_output import follow_latest
+from tasks.inputs.dated_output import follow_latest, output_place
 from tasks.inputs.devices import devices_for
 from tasks.inputs.output_place import DATE
 from tasks.inputs.resolving import resolve_job
@@ -182,6 +183,7 @@ def _make(
     with rendering_fork_server() as server:
         with _told_where_it_fails(job):
             wanted = with_overrides(job, overrides or {})
+            refuse_workspace(output_place(wanted.output.uri, base).uri)
             bounds = budget.bounds(wanted.compute.price_per_hour, datetime.now().astimezone())
             resolved = resolve_job(
                 wanted,
