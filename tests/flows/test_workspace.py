@@ -16,7 +16,7 @@ def test_a_run_folder_that_a_worker_would_remove_is_refused_with_the_way_out(
 ):
     with tempfile.TemporaryDirectory(suffix="prefect") as workspace:
         monkeypatch.chdir(workspace)
-        with pytest.raises(JobError, match="would be removed .* Set the parameter base"):
+        with pytest.raises(JobError, match=r"would be removed .* Set the parameter base"):
             refuse_workspace(f"{workspace}/runs/mine")
         refuse_workspace(str(tmp_path / "runs"))
         refuse_workspace("s3://bucket/runs/mine")
