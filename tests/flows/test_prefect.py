@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from manifests.job import load_job
+from tasks.inputs.resolving import resolve_job
+from tasks.plans.planning import plan_items, store_plan
 from tests.audit import audit
 from tests.command_line import Cli, command_environment
 from tests.flows.jobs import write_job
@@ -68,3 +73,42 @@ def test_flow_runs_on_one_folder_share_the_work_and_show_each_worker_and_commit(
     logs = [log for log in asked(prefect_server, "logs") if log["flow_run_id"] in ids]
     committed = [log["message"] for log in logs if "is committed" in log["message"]]
     assert sorted(words.split()[1] for words in committed) == [f"{n:05}" for n in range(6)]
+
+
+JOIN_AND_TIDY = """
+import sys
+from flows.job import collect_garbage, work_on_run
+
+run = sys.argv[1]
+states = [
+    work_on_run(run, max_shards=1, return_state=True),
+    work_on_run(run, return_state=True),
+    collect_garbage(run, return_state=True),
+    collect_garbage(run, older_than="soon", return_state=True),
+]
+print(*(f"{state.name}: {state.message}" for state in states), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_flow_runs_join_a_planned_run_for_a_while_or_to_its_end_and_tidy_it_up(
+    prefect_server: str, pictures: Path
+):
+    resolved = resolve_job(load_job(write_job(pictures)), str(pictures))
+    run = store_plan(resolved, plan_items(resolved)).uri
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN_AND_TIDY, run],
+        env=command_environment(prefect_server),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Completed: 1 shard committed; of the run 2 shards are left",
+        "Completed: complete: 6 ok of 6 items",
+        "Completed: Nothing to delete.",
+        "Failed: --older-than takes a number and s, m, h, d or w, such as 2d, 12h or 0s, a century "
+        "at most; got 'soon'",
+    ]
+    audit(run)
