@@ -121,4 +121,4 @@ _ENDS = {"&&", "||", "|", ";", "&", ">", ">>"}
 
 def _is_called(before: list[str]) -> bool:
     """Whether the next word is what these run, not one of their arguments."""
-    return not before or before[-1] in _ENDS or before[0] in {"srun", "exec", "env", "nohup"}
+    return not before or before[-1] in _ENDS or before[0] in {"exec", "env", "nohup"}

@@ -1,4 +1,4 @@
-"""The script of the array job, run as Slurm would run it, by a stand-in for `srun`."""
+"""The script of the array job, run as Slurm runs it; a stand-in hears what `scontrol` is asked."""
 
 from __future__ import annotations
 
@@ -35,11 +35,6 @@ wait-all-nodes wckey wrap
 OPTIONS_OF_SBATCH = set(re.findall(r"\S+", MANUAL))
 """The long options in sbatch's manual."""
 
-SRUN = """\
-#!/bin/sh
-while [ "${1#--}" != "$1" ]; do shift; done
-exec "$@"
-"""
 STYLEFARM = """\
 #!/bin/sh
 exec {python} -m flows.cli "$@"
@@ -72,7 +67,6 @@ def node(tmp_path: Path) -> dict[str, str]:
     programs.mkdir()
     asked = tmp_path / "asked"
     texts = {
-        "srun": SRUN,
         "stylefarm": STYLEFARM.format(python=sys.executable),
         "scontrol": SCONTROL.format(asked=asked),
     }
