@@ -10,11 +10,12 @@ from typing import Any
 
 from flows.bars import progress_shown
 from flows.crew import threads_of_each
-from flows.planning import planned_or_found
+from flows.planning import Planned, planned_or_found
 from flows.progress import Snapshot
 from flows.stopping import Stopping
 from flows.terminal import Terminal, counted
-from manifests.commits import Commit, hours_name
+from infra.store import open_store
+from manifests.commits import hours_name
 from tasks.estimating.buckets import Bucket, buckets_of
 from tasks.estimating.estimating import outlooks_of
 from tasks.estimating.forecast import Forecast, Outlook, quantile
@@ -22,6 +23,7 @@ from tasks.estimating.stopwatch import TimedRenderer
 from tasks.estimating.trial import TrialPlace
 from tasks.inputs.devices import devices_for
 from tasks.inputs.resolving import ResolvedJob
+from tasks.runs.spending import spent_seconds
 from tasks.work.child import ChildProcess
 from tasks.work.fork_server import ForkServer
 
@@ -82,26 +84,36 @@ def estimate(
     compute = resolved.job.compute
     devices = devices_for(resolved.device_type, compute.device, compute.workers)
     outlooks, load_seconds = [], 0.0
-    if buckets := buckets_of(planned.plan, planned.commits):
+    pending, _ = buckets_of(planned.plan, planned.commits)
+    if pending:
         progress = _TrialProgress()
         with (
             progress_shown(terminal, progress),
             _trial_place(stopping, server, resolved, devices) as place,
         ):
-            outlooks = list(outlooks_of(place, planned.plan, buckets, num_items, progress.begin))
+            outlooks = list(
+                outlooks_of(place, planned.plan, list(pending.values()), num_items, progress.begin)
+            )
             load_seconds = place.renderer.load_seconds
     forecast = Forecast(
         outlooks=outlooks,
         load_seconds=load_seconds,
         workers=len(devices),
         price_per_hour=compute.price_per_hour,
-        spent_seconds=spent_seconds(planned.commits),
+        spent_seconds=spent_of(planned),
     )
     numbers = sorted({*(workers or (*WORKERS, forecast.workers))})
     show_forecast(terminal, forecast, resolved.device_type, numbers)
     if as_json:
         document = {"run": planned.uri} | forecast_document(forecast, resolved.device_type, numbers)
         terminal.print_json(document)
+
+
+def spent_of(planned: Planned) -> float:
+    """What earlier runs of a folder have spent, in seconds; 0 where there is no run yet."""
+    if planned.changes is None:
+        return 0.0
+    return spent_seconds(open_store(planned.uri), planned.commits.values())
 
 
 @contextmanager
@@ -121,11 +133,6 @@ def _trial_place(
         )
 
 
-def spent_seconds(commits: Mapping[str, Commit]) -> float:
-    """That workers held their devices for what is committed, also where it no longer counts."""
-    return sum(commit.stats.device_seconds for commit in commits.values())
-
-
 def show_forecast(
     terminal: Terminal, forecast: Forecast, device_type: str | None, workers: Sequence[int]
 ) -> None:
@@ -133,7 +140,6 @@ def show_forecast(
     if not forecast.outlooks:
         terminal.say("Nothing is left to render: every planned item is done.")
         return
-    of_hours = hours_name(device_type)
     columns = ["", "items", "s/item", "p90", "hours"]
     columns += ["cost"] * (forecast.price_per_hour is not None) + ["memory", "output"]
     rows = [_bucket_row(forecast, one) for one in forecast.outlooks[:MAX_BUCKETS]]
@@ -147,7 +153,7 @@ def show_forecast(
         rows = [_workers_row(forecast, number) for number in workers]
         terminal.say_table([*columns, "takes", "ends"], rows)
         terminal.say("")
-    for sentence in _sentences(forecast, of_hours):
+    for sentence in _sentences(forecast, device_type):
         terminal.say(sentence)
     terminal.say_list(_failed_lines(forecast), "yellow", rest="more items that failed")
 
@@ -239,21 +245,22 @@ def _end(wall_seconds: float) -> datetime:
     return datetime.now().astimezone() + timedelta(seconds=wall_seconds)
 
 
-_BASES = {
+BASES = {
     "measured": "measured now",
     "commits": "by what this run has committed",
     "remembered": "by what this machine measured earlier",
     "job": "by compute.seconds_per_item of the job",
     "rough": "a rough guess: nothing like it was measured here yet",
 }
+"""Where figures come from, in words."""
 
 
-def _sentences(forecast: Forecast, of_hours: str) -> Iterator[str]:
+def _sentences(forecast: Forecast, device_type: str | None) -> Iterator[str]:
     bases = dict.fromkeys(one.basis for one in forecast.outlooks)
-    told = ", ".join(_BASES[basis] for basis in bases)
+    told = ", ".join(BASES[basis] for basis in bases)
     yield (
-        f"Seconds of an item are those of rendering, {told}; hours are {of_hours}, with loading "
-        "and encoding."
+        f"Seconds of an item are those of rendering, {told}; hours are {hours_name(device_type)}, "
+        "with loading and encoding."
     )
     if num_problems := forecast.num_problems:
         yield f"{counted(num_problems, 'item')} cannot be rendered and will be recorded as failed."
@@ -266,10 +273,15 @@ def _sentences(forecast: Forecast, of_hours: str) -> Iterator[str]:
         if one.tried is not None and one.tried.measured is None:
             yield f"{bucket_name(one.bucket)}: not one of its items could be rendered; see below."
     if forecast.spent_seconds:
-        cost = forecast.cost(forecast.spent_seconds)
-        paid = "" if cost is None else f", at {money(cost)}"
-        hours = plain_number(forecast.spent_seconds / 3600)
-        yield f"Earlier runs of this folder took {hours} {of_hours}{paid}."
+        yield spent_sentence(forecast, device_type)
+
+
+def spent_sentence(forecast: Forecast, device_type: str | None) -> str:
+    """What earlier runs of the folder took."""
+    cost = forecast.cost(forecast.spent_seconds)
+    paid = "" if cost is None else f", at {money(cost)}"
+    hours = plain_number(forecast.spent_seconds / 3600)
+    return f"Earlier runs of this folder took {hours} {hours_name(device_type)}{paid}."
 
 
 def _failed_lines(forecast: Forecast) -> list[str]:

@@ -14,22 +14,23 @@ from flows.cost_table import cost_document, show_cost_table
 from flows.crew import LocalCrew
 from flows.crews import crew_of
 from flows.observing import Observer
+from flows.outlook import RunOutlook
 from flows.progress import RunEnd, RunProgress
 from flows.shown_run import shown_run
 from flows.spending import refuse_spent, run_end
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
-from infra.store import Store, join_uri, open_store
+from infra.store import join_uri, open_store
 from manifests.budget import Bounds
-from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
+from manifests.commits import INDEX_NAME, REPORT_NAME, Index
 from manifests.job import Job
 from tasks.inputs.devices import DeviceType, devices_for
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
 from tasks.results.cost_table import cost_table
 from tasks.results.failures import find_failures
 from tasks.results.publishing import publish
-from tasks.runs.committed import open_committed
+from tasks.runs.committed import Committed, open_committed
 from tasks.runs.faults import Stopped
 from tasks.runs.run_folder import open_run, recorded_job
 from tasks.work.fork_server import ForkServer
@@ -67,13 +68,15 @@ def finish(
         Exception: what ended the workers; see `Crew.wait`.
     """
     store, run = open_run(uri)
-    progress = _progress(terminal, store, run)
+    committed = open_committed(store, run)
+    progress = _progress(terminal, committed)
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         return publish(uri)
     say = partial(terminal.say, style="yellow")
     observer = Observer(name, shown_run(uri, run), progress, stopping=stopping, say=say)
-    tell = tell_all(progress.tell, observer.tell)
+    outlook = RunOutlook(terminal, store, committed, job, device_type or run.device_type)
+    tell = tell_all(progress.tell, observer.tell, outlook.tell)
     with (
         progress_shown(terminal, progress),
         observer,
@@ -86,6 +89,7 @@ def finish(
             tell=tell,
         ) as crew,
     ):
+        outlook.say(crew)
         if crew.wait():
             raise _stopped(terminal, stopping)
         progress.publish()
@@ -114,7 +118,8 @@ def work_on(
     """
     store, run = open_run(uri)
     job = recorded_job(run)
-    progress = _progress(terminal, store, run)
+    committed = open_committed(store, run)
+    progress = _progress(terminal, committed)
     if not progress.num_shards_left:
         terminal.say("Nothing to do: every planned item is done.")
         publish(uri)
@@ -127,6 +132,7 @@ def work_on(
         say=partial(terminal.say, style="yellow"),
         may_start_server=False,  # many of them may work side by side
     )
+    outlook = RunOutlook(terminal, store, committed, job, run.device_type)
     with (
         progress_shown(terminal, progress),
         observer,
@@ -134,11 +140,12 @@ def work_on(
             *(uri, devices, job.compute),
             server=server,
             stopping=stopping,
-            tell=tell_all(progress.tell, observer.tell),
+            tell=tell_all(progress.tell, observer.tell, outlook.tell),
             max_shards=max_shards,
             bounds=bounds,
         ) as crew,
     ):
+        outlook.say(crew)
         if crew.wait():
             raise _stopped(terminal, stopping)
         num_committed = crew.result(0).num_committed
@@ -233,9 +240,8 @@ def _has_screen() -> bool:
     return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
 
 
-def _progress(terminal: Terminal, store: Store, run: RunRecord) -> RunProgress:
+def _progress(terminal: Terminal, committed: Committed) -> RunProgress:
     """How far the run is before this command does anything; said where something is done."""
-    committed = open_committed(store, run)
     shards = {name: shard.num_items for name, shard in committed.plan.shards.items()}
     progress = RunProgress(shards, committed.live)
     now = progress.read()

@@ -83,26 +83,33 @@ def _num_pixels(size: tuple[int, int]) -> int:
     return size[0] * size[1]
 
 
-def buckets_of(plan: PlanFile | RunPlan, done: Collection[str] = frozenset()) -> list[Bucket]:
-    """The buckets of a plan, in plan order.
+BucketKey = tuple[str, str, int]
+
+
+def buckets_of(
+    plan: PlanFile | RunPlan, done: Collection[str] = frozenset()
+) -> tuple[dict[BucketKey, Bucket], dict[BucketKey, Bucket]]:
+    """The buckets of a plan: of what is pending, and of what is done, each in plan order.
 
     Args:
-        plan: what is planned.
-        done: shards that are committed; they are left out, as are those that no longer count.
+        plan: what is planned; shards that no longer count are left out.
+        done: shards that are committed.
     """
-    found: dict[tuple[str, str, int], Bucket] = {}
-    for shard, table in _pending(plan, done):
+    pending: dict[BucketKey, Bucket] = {}
+    finished: dict[BucketKey, Bucket] = {}
+    for shard, table in _tables(plan):
         task, params, label = (table[name][0].as_py() for name in ("task", "params", "label"))
         size = (table["width"][0].as_py(), table["height"][0].as_py())
         key = bucket_of(task, params, *size)
+        found = finished if shard in done else pending
         if key not in found:
             found[key] = Bucket(task=task, label=label, params=params, smallest=size, largest=size)
         found[key].add(shard, table)
-    return list(found.values())
+    return pending, finished
 
 
-def _pending(plan: PlanFile | RunPlan, done: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+def _tables(plan: PlanFile | RunPlan) -> Iterator[tuple[str, pa.Table]]:
     for file in plan.plans if isinstance(plan, RunPlan) else (plan,):
         for shard, table in file.shard_columns(*_COLUMNS):
-            if shard in plan.shards and shard not in done:
+            if shard in plan.shards:
                 yield shard, table

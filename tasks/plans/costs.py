@@ -48,9 +48,14 @@ def estimated_seconds(
         device_type: `cpu`, `cuda` or another of torch's.
     """
     width, height = size
-    num_steps = _NUM_STEPS.get(preset.algorithm, _of_timesteps)(settings)
+    num_steps = num_steps_of(preset, settings)
     per_step = _seconds_per_step(preset, is_embedded, device_type)
     return round(num_steps * per_step * width * height / 512**2, 3)
+
+
+def num_steps_of(preset: Preset, settings: Settings) -> float:
+    """Steps of an item at its size, or what its algorithm counts in their place."""
+    return _NUM_STEPS.get(preset.algorithm, _of_timesteps)(settings)
 
 
 def _seconds_per_step(preset: Preset, is_embedded: bool, device_type: str) -> float:
