@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -41,10 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """No test reads or writes the cache folder of the person who runs it."""
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stylefarm-cache-")
     if config.getoption("--shapes"):
         from jaxtyping import install_import_hook
 
         install_import_hook("ad_lib", "beartype.beartype")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

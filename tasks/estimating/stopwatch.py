@@ -52,6 +52,7 @@ class TimedRenderer:
 
     Args:
         renderer: renders.
+        clock: seconds that only grow.
 
     Attributes:
         enough: asked after each step; once it is true, the renderer is stopped.
@@ -59,8 +60,8 @@ class TimedRenderer:
         load_seconds: that the model took to load.
     """
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
+    def __init__(self, renderer: Renderer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._renderer, self._clock = renderer, clock
         self.enough: Enough = lambda times: False
         self.times = Times()
         self.load_seconds = 0.0
@@ -68,7 +69,7 @@ class TimedRenderer:
     def render(self, work: ShardWork, watch: Watch, *, hang_seconds: float) -> None:
         """Renders a shard; see `Renderer`."""
         self.times = Times()
-        timed = _TimedWatch(watch, self.times, self.enough)
+        timed = _TimedWatch(watch, self.times, self.enough, self._clock)
         try:
             self._renderer.render(work, timed, hang_seconds=hang_seconds)
         finally:
@@ -82,8 +83,10 @@ class TimedRenderer:
 class _TimedWatch:
     """Passes on what a renderer asks and tells, and notes when."""
 
-    def __init__(self, watch: Watch, times: Times, enough: Enough) -> None:
-        self._watch, self._times, self._enough = watch, times, enough
+    def __init__(
+        self, watch: Watch, times: Times, enough: Enough, clock: Callable[[], float]
+    ) -> None:
+        self._watch, self._times, self._enough, self._clock = watch, times, enough, clock
         self._began = 0.0
         self._items = 0.0
 
@@ -99,12 +102,12 @@ class _TimedWatch:
 
     def begin(self, item_ids: Sequence[str], *, alone: bool) -> None:
         if not self._times.num_begun:
-            self._times.num_begun, self._began = len(item_ids), time.monotonic()
+            self._times.num_begun, self._began = len(item_ids), self._clock()
         self._watch.begin(item_ids, alone=alone)
 
     def advance(self, items: float) -> None:
         self._items += items
-        self._times.stamps.append(Stamp(time.monotonic() - self._began, self._items))
+        self._times.stamps.append(Stamp(self._clock() - self._began, self._items))
         self._watch.advance(items)
 
     def finish(self, outcome: Outcome) -> None:

@@ -1,0 +1,355 @@
+"""What an estimate says is what a run of such steps takes, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ad_lib.batch import plan_batches
+from manifests.commits import Commit, Counts, ShardStats, StoredFile
+from manifests.items import Item
+from manifests.outcomes import Outcome, OutputFile
+from tasks.estimating.batches import batches_of
+from tasks.estimating.buckets import Bucket, buckets_of
+from tasks.estimating.estimating import outlooks_of
+from tasks.estimating.forecast import Forecast, Outlook, quantile
+from tasks.estimating.known import RunKind, known_of, speed_of
+from tasks.estimating.remembered import (
+    MAX_SPEEDS,
+    Circumstances,
+    Speed,
+    recall,
+    remember,
+    remembered,
+    speeds_path,
+)
+from tasks.estimating.stopwatch import TimedRenderer
+from tasks.estimating.trial import TrialPlace
+from tasks.inputs.resolving import ResolvedJob, resolve_job
+from tasks.plans.planning import plan_items
+from tasks.runs.faults import Stopped
+from tasks.runs.item_settings import settings_of
+from tasks.runs.requests import request_of
+from tasks.runs.scratch import file_sha256, find_scratch
+from tasks.work.shard_work import ShardWork, Watch
+from tests.tasks.runs import make_job
+
+Cost = Callable[[int], float]
+"""Seconds of a step of a batch of so many items."""
+
+
+class MadeUp:
+    """A renderer on a clock of its own, whose steps and pictures take what is said."""
+
+    def __init__(self, step: Cost, *, finish: float = 0.0, encode: float = 0.0, room: int = 16):
+        self.step, self.finish, self.encode, self.room = step, finish, encode, room
+        self.now = 0.0
+        self.num_steps = 0
+
+    def render(self, work: ShardWork, watch: Watch, *, hang_seconds: float) -> None:
+        watch.loaded(0.0, "made up")
+        items = list(work.items)
+        for batch in batches_of(items, min(work.batch_size, self.room)):
+            watch.begin([one.item_id for one in batch], alone=False)
+            self.render_batch(batch, work, watch)
+
+    def render_batch(self, batch: Sequence[Item], work: ShardWork, watch: Watch) -> None:
+        steps = settings_of(batch[0]).num_inference_steps
+        self.now += self.encode
+        for _ in range(steps):
+            self.now += self.step(len(batch))
+            self.num_steps += 1
+            watch.advance(len(batch) / steps)
+            if watch.should_stop():
+                raise Stopped("enough")
+        of_steps = steps * self.step(len(batch)) / len(batch)
+        for one in batch:
+            self.now += self.finish
+            path = work.scratch / f"{one.key}.png"
+            Image.new("RGB", (one.width, one.height)).save(path)
+            num_bytes = path.stat().st_size
+            file = OutputFile(path.name, file_sha256(path), num_bytes, one.width, one.height)
+            watch.finish(
+                Outcome(
+                    one,
+                    outputs=(file,),
+                    metrics={},
+                    seconds=of_steps + self.finish + self.encode / len(batch),
+                    synthesis_seconds=of_steps,
+                    encode_seconds=0.0,
+                )
+            )
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def run_seconds(self, items: Sequence[Item], most_together: int) -> float:
+        """What rendering a shard of these takes."""
+        return sum(
+            settings_of(batch[0]).num_inference_steps * self.step(len(batch))
+            + len(batch) * self.finish
+            for batch in batches_of(items, most_together)
+        )
+
+
+def planned(base: Path, **changes: Any) -> ResolvedJob:
+    return resolve_job(make_job(**changes), str(base))
+
+
+def estimated(resolved: ResolvedJob, renderer: MadeUp, num_items: int = 3) -> list[Outlook]:
+    """The outlooks of a job, rendered by a made-up renderer, whose clock is the estimate's."""
+    plan = plan_items(resolved)
+    place = TrialPlace(
+        resolved=resolved,
+        device="cpu",
+        renderer=TimedRenderer(renderer, clock=lambda: renderer.now),
+        should_stop=lambda: False,
+        tell=lambda event: None,
+    )
+    pending, _ = buckets_of(plan)
+    return list(outlooks_of(place, plan, list(pending.values()), num_items, lambda *about: None))
+
+
+STEPS = {"settings__num_inference_steps": 200, "compute__shard_items": 100}
+
+
+@pytest.mark.parametrize(
+    ("changes", "room"),
+    [({}, 16), ({"compute__batch_size": 1}, 16), ({"compute__batch_size": 4}, 16), ({}, 2)],
+    ids=["all together", "one by one", "whole batches and a rest", "as memory has room"],
+)
+def test_rendering_takes_what_was_estimated_whatever_the_batches_are(
+    pictures: Path, changes: dict[str, Any], room: int
+):
+    renderer = MadeUp(lambda number: 0.2 + 0.1 * number, finish=0.5, room=room)
+    resolved = planned(pictures, variants=3, **STEPS, **changes)  # 18 items
+    (outlook,) = estimated(resolved, renderer)
+    plan = plan_items(resolved)
+    most = min(room, changes.get("compute__batch_size", 16))
+    taken = sum(renderer.run_seconds(plan.items(shard), most) for shard in plan.shards)
+    assert outlook.render_seconds == pytest.approx(taken, rel=0.05)
+    assert sum(outlook.seconds.values()) == pytest.approx(18)
+
+
+def test_a_long_batch_is_not_rendered_to_its_end(pictures: Path):
+    renderer = MadeUp(lambda number: float(number))
+    estimated(planned(pictures, variants=3, **STEPS), renderer)
+    assert renderer.num_steps < 200 + 20, "three items to their ends, and a few steps of sixteen"
+
+
+def test_items_that_take_too_long_are_told_by_their_steps(pictures: Path):
+    renderer = MadeUp(lambda number: 40.0 * number)
+    (outlook,) = estimated(planned(pictures, **STEPS), renderer)
+    assert renderer.num_steps < 5
+    assert outlook.tried is not None
+    assert outlook.tried.whole_seconds is not None
+    assert outlook.render_seconds == pytest.approx(6 * 200 * 40.0, rel=0.01)
+
+
+def test_an_estimate_leaves_nothing_in_the_run_folder_and_nothing_in_scratch(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scratch = pictures / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    estimated(planned(pictures), MadeUp(lambda number: 0.1))
+    assert not (pictures / "run").exists()
+    assert find_scratch("work-") == []
+
+
+BATCHES: dict[str, dict[str, Any]] = {
+    "of one size": {},
+    "four at once": {"most": 4},
+    "by the contents' sizes": {"output__resize_mode": "keep_ratio"},
+    "by the references' own sizes": {"settings__reference_size": 64},
+    "by the reference that decodes": {"settings__decoder_epochs": 1},
+    "textures in views": {
+        **{"task": "texture-expand", "inputs": {"texture": "style"}},
+        **{"output__size": 128, "settings__view_size": 8, "settings__view_stride": 4},
+    },
+}
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_batches_are_foretold_as_they_are_rendered(pictures: Path, case: str):
+    Image.new("RGB", (90, 150), "green").save(pictures / "style" / "z.png")
+    Image.new("RGB", (200, 100), "red").save(pictures / "content" / "d.png")
+    changes = dict(BATCHES[case])
+    most = changes.pop("most", 16)
+    plan = plan_items(planned(pictures, compute__shard_items=100, **changes))
+    for shard in plan.shards:
+        items = plan.items(shard)
+        foretold = {frozenset(one.item_id for one in batch) for batch in batches_of(items, most)}
+        assert foretold == rendered_batches(items, most)
+
+
+def rendered_batches(items: Sequence[Item], most: int) -> set[frozenset[str]]:
+    """The batches that `ad_lib.batch` cuts what a worker hands it: items of one size, so many."""
+    found: set[frozenset[str]] = set()
+    for size in dict.fromkeys((one.width, one.height) for one in items):
+        alike = [one for one in items if (one.width, one.height) == size]
+        for start in range(0, len(alike), most):
+            begun = alike[start : start + most]
+            requests = [request_of(one, opened(one), one.seed) for one in begun]
+            for batch in plan_batches(requests, lambda request: most):
+                found.add(frozenset(begun[place].item_id for place in batch))
+    return found
+
+
+def opened(item: Item) -> dict[Any, Image.Image]:
+    return {one: Image.open(one.uri.removeprefix("file://")).convert("RGB") for one in item.inputs}
+
+
+# ------------------------------------------------------------------ what is known already
+
+
+def bucket(num_items: int = 6, num_problems: int = 0) -> Bucket:
+    return Bucket(
+        task="style-transfer",
+        label="",
+        params="{}",
+        smallest=(64, 64),
+        largest=(64, 64),
+        shards=["00000"],
+        num_items=num_items,
+        num_problems=num_problems,
+    )
+
+
+def forecast(shard_seconds: list[float], **changes: Any) -> Forecast:
+    outlook = Outlook(bucket=bucket(), basis="measured", shard_seconds=shard_seconds)
+    outlook.bucket.shards = [str(number) for number in range(len(shard_seconds))]
+    known: dict[str, Any] = {"load_seconds": 2.0, "workers": 1, "price_per_hour": 36.0}
+    return Forecast(outlooks=[outlook], **(known | changes))
+
+
+def test_more_workers_end_earlier_and_pay_for_each_load_and_the_longest_shard_bounds_them():
+    seconds = [50.0, 30.0, 20.0, 20.0]
+    one = forecast(seconds)
+    assert one.wall_seconds(1) == 122.0
+    assert one.wall_seconds(2) == 72.0
+    assert one.wall_seconds(8) == 52.0
+    assert [one.device_seconds(number) for number in (1, 2, 8)] == [122.0, 124.0, 128.0]
+    assert one.cost(one.device_seconds(1)) == pytest.approx(1.22)
+    assert forecast(seconds, price_per_hour=None).cost(100.0) is None
+
+
+def test_quantiles_count_items():
+    seconds = {1.0: 8.0, 5.0: 1.0, 9.0: 1.0}
+    assert [quantile(seconds, share) for share in (0.5, 0.9, 1.0)] == [1.0, 5.0, 9.0]
+    assert quantile({}, 0.5) is None
+
+
+KIND = RunKind(model_revision="sha256:1", dtype="float32", hardware="a cpu x 2")
+OTHER = KIND.of("style-transfer", 64, 64).model_copy(update={"hardware": "another"})
+
+
+def speed(seconds: float = 1.0, batch_size: int = 4, **changes: Any) -> Speed:
+    of = Circumstances(**{**KIND.of("style-transfer", 64, 64).model_dump(), **changes})
+    return Speed(of=of, batch_size=batch_size, seconds_per_step=seconds)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_is_remembered_is_recalled_for_such_items_alone(cache: Path):
+    remember(speed(1.0))
+    remember(speed(2.0))  # the newest counts
+    remember(speed(7.0, hardware="another"))
+    remember(speed(7.0, dtype="bfloat16"))
+    wanted = KIND.of("style-transfer", 64, 64)
+    found = recall(remembered(), wanted)
+    assert found is not None
+    assert found.seconds_per_step == 2.0
+    larger = recall(remembered(), KIND.of("style-transfer", 128, 64))
+    assert larger is not None
+    assert larger.seconds_per_step == 4.0, "of twice the pixels"
+    assert recall(remembered(), KIND.of("texture-sample", 64, 64)) is None
+
+
+def test_so_many_speeds_are_remembered_and_no_more(cache: Path):
+    many = [speed(width=64 + number).model_dump() for number in range(MAX_SPEEDS)]
+    path = speeds_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"speeds": many}))
+    remember(speed(width=9999))
+    found = remembered()
+    assert len(found) == MAX_SPEEDS
+    assert (found[0].of.width, found[-1].of.width) == (65, 9999)
+    assert [one.name for one in path.parent.iterdir()] == [path.name], "nothing is left beside it"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", b"[]", b'{"speeds": [{}]}', b"x" * 2_000_000]
+)
+def test_a_damaged_file_is_as_good_as_none(cache: Path, damage: bytes):
+    path = speeds_path()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage)
+    assert remembered() == []
+    remember(speed())
+    assert remembered() == [speed()]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(cache: Path):
+    cache.write_text("a file where the folder would be")
+    remember(speed())
+    assert remembered() == []
+
+
+def commit_of(shard: str, num_items: int, seconds: float) -> Commit:
+    parquet = StoredFile(name=f"data/{shard}-{'0' * 12}.parquet", bytes=1, sha256="0" * 64)
+    stats = ShardStats(
+        render_seconds=seconds * num_items,
+        load_seconds=3.0,
+        seconds_worked=seconds * num_items + 1.0,
+        largest_batch=num_items,
+        output_bytes=100 * num_items,
+    )
+    return Commit(
+        **{"shard": shard, "attempt_id": "a", "plan_digest": "0" * 64, "content_digest": "0" * 64},
+        tar=None,
+        parquet=parquet,
+        counts=Counts(planned=num_items, failed=num_items),
+        stats=stats,
+        worker="w",
+        finished_at="2026-11-27T00:00:00+00:00",
+    )
+
+
+def test_commits_tell_before_memory_does_and_memory_before_a_guess(pictures: Path):
+    plan = plan_items(planned(pictures))  # three shards of two items
+    first, *others = plan.shards
+    rough = known_of(plan, {}, KIND, [])
+    assert [one.basis for one in rough.outlooks] == ["rough"]
+    assert rough.outlooks[0].render_seconds == pytest.approx(
+        sum(shard.cost_seconds for shard in plan.shards.values())
+    )
+    by_memory = known_of(plan, {}, KIND, [speed(1.5)]).outlooks[0]
+    assert (by_memory.basis, by_memory.render_seconds) == ("remembered", 6 * 2 * 1.5)
+    commits = {first: commit_of(first, 2, 10.0)}
+    known = known_of(plan, commits, KIND, [speed(1.5)])
+    (left,) = known.outlooks
+    assert (left.basis, left.bucket.shards) == ("commits", others)
+    assert left.render_seconds == pytest.approx(4 * 10.0)
+    assert left.shard_seconds == pytest.approx([21.0, 21.0])
+    assert known.load_seconds == 3.0
+
+
+def test_what_a_shard_took_is_remembered_by_its_steps(pictures: Path):
+    plan = plan_items(planned(pictures))
+    first, *_ = plan.shards
+    items = plan.items(first)
+    found = speed_of(items, KIND, commit_of(first, 2, 10.0).stats)
+    assert found is not None
+    assert found.seconds_per_step == pytest.approx(5.0), "ten seconds an item, of two steps"
+    assert speed_of([replace(one, problem=None) for one in items], KIND, ShardStats()) is None
