@@ -12,16 +12,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from flows.crew import Crew, threads_of_each
-from flows.estimating import BASES, duration, money, plain_number, spent_sentence
+from flows.crew import Crew
+from flows.forecasts import (
+    BASES,
+    duration,
+    known_forecast,
+    money,
+    plain_number,
+    run_kind,
+    spent_sentence,
+)
 from flows.memory_words import memory_warning, slow_warning
 from flows.terminal import Terminal, counted
 from infra.store import Store, StoreError
 from manifests.commits import RunRecord, hours_name
 from manifests.job import Job
 from tasks.estimating.forecast import Basis, Forecast, quantile
-from tasks.estimating.known import RunKind, known_of, speed_of
-from tasks.estimating.remembered import hardware_of, remember, remembered
+from tasks.estimating.known import RunKind, speed_of
+from tasks.estimating.remembered import remember
 from tasks.runs.committed import Committed as CommittedRun
 from tasks.runs.spending import spent_seconds
 from tasks.work.events import Committed, Needs, Phase, Progress, WorkEvent
@@ -94,19 +102,15 @@ class RunOutlook:
     def say(self, crew: Crew) -> None:
         """Prints what is left to do and what it will take, and what was spent before."""
         compute = self._job.compute
-        is_local = compute.runner == "local"
-        num_threads = threads_of_each(crew.devices)
-        kind = RunKind(
+        kind = run_kind(
+            compute,
             model_revision=self._run.model_revision,
             dtype=self._run.dtype or self._job.backbone.dtype,
-            hardware=hardware_of(self._device_type, num_threads) if is_local else "ray",
-            has_given_seconds=compute.seconds_per_item is not None,
+            device_type=self._device_type,
+            devices=crew.devices,
         )
-        commits = self._committed.commits
-        known = known_of(self._committed.plan, commits, kind, remembered())
-        forecast = Forecast(
-            outlooks=known.outlooks,
-            load_seconds=known.load_seconds,
+        forecast = known_forecast(
+            *(self._committed.plan, self._committed.commits, kind),
             workers=len(crew.devices),
             price_per_hour=compute.price_per_hour,
             spent_seconds=self._spent_seconds(),
@@ -116,7 +120,7 @@ class RunOutlook:
             self._is_guess = basis_of(forecast) in GUESSES
         for sentence in outlook_sentences(forecast, self._device_type):
             self._terminal.say(sentence)
-        for outlook in known.outlooks:
+        for outlook in forecast.outlooks:
             usual = quantile(outlook.seconds, 0.5) or 0.0
             self._warn(slow_warning(*outlook.bucket.largest, usual, self._device_type))
 

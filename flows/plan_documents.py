@@ -39,6 +39,7 @@ def plan_document(
         "sources": changes
         and {"came": changes.num_came, "gone": changes.num_gone, "changed": changes.num_changed},
         "problems": _problems(plan.problems()),
+        "estimate": None,
         "matches": predictions and [asdict(one) for one in predictions],
     }
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from ad_lib.errors import BackboneError
 from ad_lib.settings import UNSURE
 from flows.bars import counting_bar
+from flows.forecasts import examples_of, forecast_document, known_forecast, run_kind, show_forecast
 from flows.plan_documents import extension_document, plan_document, retry_document
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
@@ -21,6 +22,7 @@ from manifests.errors import JobError
 from manifests.items import Item
 from manifests.job import Compute, Job, with_overrides
 from manifests.plan_table import PlanFile
+from tasks.estimating.forecast import Forecast
 from tasks.inputs.dated_output import point_latest
 from tasks.inputs.devices import devices_for
 from tasks.inputs.resolving import ResolvedJob
@@ -30,6 +32,7 @@ from tasks.plans.retrying import Retry, retry
 from tasks.plans.source_changes import SourceChanges, ignored_settings, source_changes
 from tasks.runs.run_folder import find_run, has_pending_shards, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan
+from tasks.runs.spending import spent_seconds
 from tasks.work.predicting import Asked, Prediction, pairs_of, unsure
 from tasks.work.shard_work import PlannedModel
 
@@ -48,10 +51,16 @@ def show_dry_run(
     every row that `run` writes has the figure anyway.
     """
     planned = planned_or_found(terminal, resolved)
+    forecast = _known_forecast(resolved, planned)
+    workers = (forecast.workers,)
+    show_forecast(terminal, forecast, resolved.device_type, workers)
+    terminal.say_list(examples_of(forecast), rest="more buckets")
     predictions = _show_matches(terminal, resolved, planned.plan, predict)
     terminal.say(DRY_RUN)
     if as_json:
-        terminal.print_json(plan_document(planned.uri, planned.plan, planned.changes, predictions))
+        document = plan_document(planned.uri, planned.plan, planned.changes, predictions)
+        estimate = forecast_document(forecast, resolved.device_type, workers)
+        terminal.print_json(document | {"estimate": estimate})
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,35 @@ class Planned:
     plan: PlanFile | RunPlan
     changes: SourceChanges | None
     commits: Mapping[str, Commit]
+
+
+def _known_forecast(resolved: ResolvedJob, planned: Planned) -> Forecast:
+    """What a run will take, by what is known before anything is rendered."""
+    compute = resolved.job.compute
+    try:
+        devices = devices_for(resolved.device_type, compute.device, compute.workers)
+    except (JobError, BackboneError):  # this machine cannot render it
+        devices = [resolved.device_type] * (compute.workers or 1)
+    kind = run_kind(
+        compute,
+        model_revision=resolved.model.revision,
+        dtype=resolved.dtype,
+        device_type=resolved.device_type,
+        devices=devices,
+    )
+    return known_forecast(
+        *(planned.plan, planned.commits, kind),
+        workers=len(devices),
+        price_per_hour=compute.price_per_hour,
+        spent_seconds=spent_of(planned),
+    )
+
+
+def spent_of(planned: Planned) -> float:
+    """What earlier runs of a folder have spent, in seconds; 0 where there is no run yet."""
+    if planned.changes is None:
+        return 0.0
+    return spent_seconds(open_store(planned.uri), planned.commits.values())
 
 
 def planned_or_found(terminal: Terminal, resolved: ResolvedJob) -> Planned:

@@ -27,6 +27,9 @@ from tasks.work.events import (
     WorkEvent,
 )
 
+PACE_SECONDS = 5.0
+"""After so long the steps that are done tell how long the others will take."""
+
 STARTING, PUBLISHING = "starting workers", "publishing"
 
 STOPPED = "Cancelled"
@@ -152,6 +155,14 @@ class PictureProgress:
     def begin(self) -> None:
         """The model is loaded."""
         self._began = time.monotonic()
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Of all steps, by those that are done; None until these took so long that it shows."""
+        seconds = time.monotonic() - self._began
+        if not self._num_done or seconds < PACE_SECONDS:
+            return None
+        return seconds / self._num_done * self._num_steps
 
     def step(self, num_done: int, num_steps: int) -> None:
         """Some more of so many steps are done."""

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ad_lib.errors import ImageError, RequestError
 from ad_lib.presets import Preset, find_preset
 from ad_lib.settings import UNSURE
+from flows.memory_words import memory_warning, slow_warning
 from flows.output_files import check_writable, write_whole
 from flows.presets import warn_of_prompts
+from flows.progress import PictureProgress
 from flows.stopping import Stopping
 from flows.terminal import Terminal
 from manifests.errors import JobError
@@ -82,20 +84,28 @@ def _render(
     from ad_lib import render as render_requests
     from ad_lib.model.kernels import using_kernels
     from flows.bars import progress_shown
-    from flows.progress import PictureProgress
     from manifests.job import Output
     from tasks.runs.faults import Stopped
     from tasks.work.encode import encode_image
+    from tasks.work.room import need_of
 
     progress = PictureProgress()
+    device_type = "cpu"
+    warn_if_slow = _SlowWarning(terminal, request)
 
     def on_step_end(num_done: int, num_steps: int) -> None:
         progress.step(num_done, num_steps)
+        warn_if_slow(progress, device_type)
         if stopping.asked():
             raise Stopped("")
 
     with progress_shown(terminal, progress), stopping.step():
         loaded = load_backbone(**_typed(asked.backbone))
+        device_type = loaded.device.type
+        kind = (request.settings, len(request.styles))
+        need = need_of(loaded, (request.width, request.height), [kind])
+        if warning := memory_warning(need):
+            terminal.say(warning, "yellow")
         progress.begin()
         with using_kernels(loaded.device.type, deterministic=True):
             (result,) = render_requests(loaded, [request], on_step_end=on_step_end)
@@ -110,6 +120,23 @@ def _render(
     if result.match_uncertainty is not None:
         _show_matches(terminal, result.match_uncertainty)
     _show_figures(terminal, request, result.image)
+
+
+class _SlowWarning:
+    """Says once how long a picture takes, where that is minutes on a CPU."""
+
+    def __init__(self, terminal: Terminal, request: Request) -> None:
+        self._terminal, self._request, self._has_spoken = terminal, request, False
+
+    def __call__(self, progress: PictureProgress, device_type: str) -> None:
+        """Called after each step."""
+        seconds = progress.expected_seconds
+        if self._has_spoken or seconds is None:
+            return
+        self._has_spoken = True
+        size = (self._request.width, self._request.height)
+        if warning := slow_warning(*size, seconds, device_type):
+            self._terminal.say(warning, "yellow")
 
 
 def _show_matches(terminal: Terminal, match_uncertainty: float) -> None:

@@ -20,6 +20,8 @@ from tasks.plans.costs import num_steps_of
 from tasks.runs.item_settings import settings_of
 from tasks.runs.run_plan import RunPlan
 
+Plan = PlanFile | RunPlan
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunKind:
@@ -63,7 +65,7 @@ class Known:
 
 
 def known_of(
-    plan: PlanFile | RunPlan,
+    plan: Plan,
     commits: Mapping[str, Commit],
     kind: RunKind,
     speeds: Sequence[Speed],
@@ -126,9 +128,7 @@ def _pace(finished: Iterable[Bucket], taken: Iterable[ShardStats]) -> float | No
     return rendered / planned if planned and rendered else None
 
 
-def _by_commits(
-    plan: PlanFile | RunPlan, bucket: Bucket, finished: Bucket, stats: ShardStats
-) -> Outlook:
+def _by_commits(plan: Plan, bucket: Bucket, finished: Bucket, stats: ShardStats) -> Outlook:
     """As long as the items of the bucket took that are committed."""
     held = (stats.device_seconds - stats.load_seconds) / finished.num_items
     return Outlook(
@@ -142,7 +142,7 @@ def _by_commits(
     )
 
 
-def _by_speed(plan: PlanFile | RunPlan, bucket: Bucket, speed: Speed) -> Outlook:
+def _by_speed(plan: Plan, bucket: Bucket, speed: Speed) -> Outlook:
     """As long as such items took on this machine."""
     steps = num_steps_of(find_preset(bucket.task), bucket.settings)
     seconds = speed.seconds_per_step * steps
@@ -158,9 +158,7 @@ def _by_speed(plan: PlanFile | RunPlan, bucket: Bucket, speed: Speed) -> Outlook
     )
 
 
-def _by_plan(
-    plan: PlanFile | RunPlan, bucket: Bucket, pace: float | None, kind: RunKind
-) -> Outlook:
+def _by_plan(plan: Plan, bucket: Bucket, pace: float | None, kind: RunKind) -> Outlook:
     """As long as was planned; where other buckets took longer, so much longer."""
     basis: Basis = "rough" if pace is None else "commits"
     if pace is None and kind.has_given_seconds:

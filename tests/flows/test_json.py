@@ -99,7 +99,11 @@ def test_what_is_new_is_told_as_json(stylefarm: Stylefarm, pictures: Path):
     new = json.loads(stylefarm("run", job, "--dry-run", "--json").out)
     assert (new["is_new"], new["items"], new["sources"]) == (True, 6, None)
     assert not (pictures / "run").exists()
-    assert json.loads(stylefarm("plan", job, "--json").out) == {**new, "matches": None}
+    assert json.loads(stylefarm("plan", job, "--json").out) == {
+        **new,
+        "matches": None,
+        "estimate": None,
+    }
     shutil.copy(pictures / "style" / "x.png", pictures / "content" / "d.png")
     again = json.loads(stylefarm("plan", job, "--json").out)
     assert (again["is_new"], again["sources"]["came"]) == (False, 1)

@@ -79,8 +79,8 @@ CASES: dict[str, dict[str, Any]] = {
         *("style-transfer", GRID, 96),
         settings={"num_inference_steps": 15},
         sweep=[
-            {"label": "weak", "settings": {"content_weight": 0.1}},
-            {"label": "strong", "settings": {"num_inference_steps": 40}},
+            {"label": "weak", "content_weight": 0.1},
+            {"label": "long", "num_inference_steps": 40},
         ],
     ),
     "two-sizes": _job(
