@@ -95,27 +95,33 @@ class Deployed(NamedTuple):
     queue: str
 
 
-def check_asked(asked: Asked, name: str) -> None:
+def check_asked(asked: Asked) -> None:
     """Refuses what no deployment can have.
-
-    Args:
-        asked: how the job is to be deployed.
-        name: of the deployments.
 
     Raises:
         JobError: it says what is wrong, and what to give instead.
     """
-    if banned := sorted(_BANNED & set(name)):
-        raise JobError(
-            f"a deployment's name cannot hold {' '.join(banned)}; got {name!r}. Give the job "
-            "another: --set name=NAME"
-        )
     for option, given in (("--pool", asked.pool), ("--queue", asked.queue)):
         check_name(option, given)
     if asked.cron is not None:
         _schedules(asked)
     if asked.keep is not None:
         duration(asked.keep, "--keep")
+
+
+def deployments_name(job: Job, file: Path) -> str:
+    """What the deployments of a job are called.
+
+    Raises:
+        JobError: Prefect takes no such name.
+    """
+    name = job.name or file.stem
+    if banned := sorted(_BANNED & set(name)):
+        raise JobError(
+            f"a deployment's name cannot hold {' '.join(banned)}; got {name!r}. Give the job "
+            "another: --set name=NAME"
+        )
+    return name
 
 
 def check_name(option: str, name: str | None) -> None:

@@ -111,9 +111,8 @@ def deploy(
     if only is not None and only not in ONLY:
         raise typer.BadParameter(f"--only takes one of {', '.join(ONLY)}; got {only!r}")
     variables = _variables(job_variables)
-    from flows.deploying import Asked, check_asked, deploy_job
+    from flows.deploying import Asked, check_asked, deploy_job, deployments_name
     from infra.prefect_api import configured_api
-    from manifests.job import load_job
 
     asked = Asked(
         pool=pool,
@@ -127,8 +126,7 @@ def deploy(
         job_variables=variables,
         budget=budget_of(max_gpu_hours, max_cost, deadline),
     )
-    name = load_job(job, pairs_of(overrides)).name or job.stem
-    check_asked(asked, name)
+    check_asked(asked)
     configured_api()
     from tasks.plans.combinations import list_combinations
     from tasks.plans.planning import open_prepared
@@ -136,6 +134,7 @@ def deploy(
 
     server = context.with_resource(rendering_fork_server())
     resolved = resolved_job(server, job, overrides, limit, output, will_render=False)
+    name = deployments_name(resolved.job, job)
     if prepared := open_prepared(resolved):
         prepared.plan.close()
     list_combinations(resolved)

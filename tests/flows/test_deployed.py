@@ -24,6 +24,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import temporary_settings
 
 from flows.automations import Told, contents, write_automation
+from flows.deploying import Asked, Kind, deploy_job
+from flows.terminal import Terminal
+from manifests.job import load_job
+from tasks.inputs.output_place import OutputPlace
 from tests.audit import audit
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import command_environment, run_command
@@ -135,8 +139,20 @@ def is_complete(run_folder: Path) -> bool:
     return index.exists() and json.loads(index.read_text())["complete"]
 
 
+def deploy(folder: Path, name: str, only: Kind) -> None:
+    """Deploys a small job from this process."""
+    deploy_job(
+        Terminal(),
+        load_job(write_job(folder)),
+        name=name,
+        base=str(folder),
+        place=OutputPlace(str(folder / "run")),
+        asked=Asked(only=only),
+    )
+
+
 def deployed(folder: Path, url: str, **changes: Any) -> Path:
-    """The folder of a job, deployed by the command; a wrong one of the same name was refused."""
+    """The run folder of a job that the command has deployed."""
     job = write_job(folder, **changes)
     answer = run_command("deploy", job, folder=folder.parent, server=url)
     assert answer.code == 0, answer
@@ -161,12 +177,12 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
             if name == "stylefarm-no-progress":
                 content["trigger"]["within"] = 10  # the least that Prefect takes
             write_automation(client, content, Told(block, "send-notification"))
-        deployed(good, server.url, name="good")
+        deploy(good, "good", only="run")
         run = start(client, "stylefarm-run/good")
         process = wait_for(lambda: process_of(run))
         wait_for(lambda: state_of(client, run).type.value == "RUNNING")
         os.kill(process, signal.SIGSTOP)
-        (standstill,) = wait_for(lambda: notified.about("no progress of good"))
+        standstill, *_ = wait_for(lambda: notified.about("no progress of good"))
         assert "committed" in standstill["body"]
         os.kill(process, signal.SIGCONT)
         wait_for(lambda: state_of(client, run).is_completed())
@@ -174,7 +190,7 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
         assert str(good / "run") in complete["body"]
         audit(good / "run")
 
-        deployed(bad, server.url, name="bad")
+        deploy(bad, "bad", only="extend")
         run = start(client, "stylefarm-extend/bad")
         wait_for(lambda: state_of(client, run).is_failed())
         wait_for(lambda: notified.about("failed"))

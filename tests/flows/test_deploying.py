@@ -20,7 +20,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
 
 from flows.automations import HEARTBEAT_LOST, contents, show_automations
-from flows.deploying import Asked, check_asked, deploy_job, limit_hosts, wanted_deployments
+from flows.deploying import (
+    Asked,
+    check_asked,
+    deploy_job,
+    deployments_name,
+    limit_hosts,
+    wanted_deployments,
+)
 from flows.job import collect_garbage, extend_job, run_job, work_on_run
 from flows.terminal import Terminal
 from flows.verbs.deploying import _variables
@@ -147,21 +154,25 @@ def test_what_joins_or_cleans_a_run_with_a_date_takes_the_latest(job: Job):
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "sentence"),
+    ("asked", "sentence"),
     [
-        ({"cron": "at night"}, "a", "--cron takes five fields .*; got .at night."),
-        ({"cron": "0 2 * * *", "timezone": "Mars"}, "a", "--timezone takes a name .* got 'Mars'"),
-        ({"keep": "long"}, "a", "--keep takes a number and .* got 'long'"),
-        ({"pool": "a/b"}, "a", "--pool takes a name without .* got 'a/b'"),
-        ({"queue": " "}, "a", "--queue takes a name"),
-        ({}, "a/b", "a deployment's name cannot hold /; got 'a/b'. Give the job another"),
+        ({"cron": "at night"}, "--cron takes five fields .*; got .at night."),
+        ({"cron": "0 2 * * *", "timezone": "Mars"}, "--timezone takes a name .* got 'Mars'"),
+        ({"keep": "long"}, "--keep takes a number and .* got 'long'"),
+        ({"pool": "a/b"}, "--pool takes a name without .* got 'a/b'"),
+        ({"queue": " "}, "--queue takes a name"),
     ],
 )
-def test_what_no_deployment_can_have_is_refused_in_a_sentence(
-    asked: dict[str, Any], name: str, sentence: str
-):
+def test_what_no_deployment_can_have_is_refused_in_a_sentence(asked: dict[str, Any], sentence: str):
     with pytest.raises(JobError, match=sentence):
-        check_asked(Asked(**asked), name)
+        check_asked(Asked(**asked))
+
+
+def test_deployments_are_named_like_the_job_or_its_file(job: Job):
+    assert deployments_name(job, Path("nights/monet.yaml")) == "monet"
+    named = job.model_copy(update={"name": "a/b"})
+    with pytest.raises(JobError, match="a deployment's name cannot hold /; got 'a/b'"):
+        deployments_name(named, Path("monet.yaml"))
 
 
 def test_without_a_server_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch):
