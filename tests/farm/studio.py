@@ -157,6 +157,7 @@ def _prefect_server(folder: Path, postgres: PostgresServer) -> Iterator[tuple[Se
     environment |= {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url(),
+        "PREFECT_SERVER_UI_API_URL": url,  # its pages ask port 4200 otherwise
     }
     command = [sys.executable, "-m", "prefect", "server", "start"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
