@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 
 from tests.farm import checks, nights
-from tests.farm.service import ServiceFailed
 from tests.farm.studio import MACHINES, Studio, machines, studio
 from tests.postgres_server import why_no_postgres
 from tests.s3_server import why_no_server
@@ -54,7 +53,7 @@ def main() -> int:
         except KeyboardInterrupt:
             _say("interrupted; everything ends")
             return 130
-        except (ServiceFailed, AssertionError) as error:
+        except (RuntimeError, AssertionError, OSError) as error:
             _say(f"FAILED: {error}\nall logs: {folder / 'logs'}")
             return 1
     return 0
