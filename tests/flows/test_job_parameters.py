@@ -70,15 +70,15 @@ def test_the_server_takes_a_job_as_written_and_as_loaded(path: Path):
 @pytest.mark.parametrize(
     ("key", "value", "field"),
     [
-        ("outptu", 1, "job"),
-        ("output.sise", 64, "job.output"),
+        ("outputs", 1, "job"),
+        ("output.width", 64, "job.output"),
         ("output.size", 5, "job.output.size"),
         ("output.size", [64], "job.output.size"),
         ("output.codec", "gif", "job.output.codec"),
         ("task", "style-transfr", "job.task"),
         ("inputs.content", 5, "job.inputs.content"),
         ("pairing", "zipp", "job.pairing"),
-        ("backbone", {"nam": "sd15"}, "job.backbone"),
+        ("backbone", {"title": "sd15"}, "job.backbone"),
         ("limits.max_failed", -1, "job.limits.max_failed"),
         ("limits.max_failed", "some", "job.limits.max_failed"),
         ("compute.price_per_hour", -1, "job.compute.price_per_hour"),

@@ -24,6 +24,7 @@ from tests.conftest import write_pictures
 from tests.flows.jobs import write_job
 from tests.flows.running import commits, scratch_in_use
 from tests.flows.scheduling import (
+    PATIENCE_SECONDS,
     Prefect,
     attempts,
     end,
@@ -98,9 +99,10 @@ class Overlapping:
 class Night:
     """Everything that happens, each part in a thread of its own."""
 
-    def __init__(self, prefect: Prefect, folder: Path, threads: ThreadPoolExecutor) -> None:
-        self.prefect, self.folder = prefect, folder
-        self.processes = ExitStack()
+    def __init__(
+        self, prefect: Prefect, folder: Path, processes: ExitStack, threads: ThreadPoolExecutor
+    ) -> None:
+        self.prefect, self.folder, self._processes = prefect, folder, processes
         for pool in ("day", "doomed"):
             prefect.ask("/work_pools/", {"name": pool, "type": "process"})
         self._work("day")
@@ -108,7 +110,7 @@ class Night:
         self.nightly = self._studio("nightly")
         self._python(SERVE, json.dumps(job_parameters(self.nightly)))
         deploying = self._python(DEPLOY)
-        assert deploying.wait(120) == 0, (folder / "log").read_text()
+        assert deploying.wait(PATIENCE_SECONDS) == 0, (folder / "log").read_text()
         self._mark_crashed()
         self.killed: Future[Killed] = threads.submit(self._kill)
         self.cancelled: Future[Cancelled] = threads.submit(self._cancel)
@@ -124,7 +126,7 @@ class Night:
 
     def _python(self, code: str, *arguments: str) -> Any:
         process = start_python(code, *arguments, folder=self.folder, server=self.prefect.url)
-        self.processes.callback(end, process, signal.SIGTERM)
+        self._processes.callback(end, process, signal.SIGTERM)
         return process
 
     def _work(self, pool: str) -> Any:
@@ -207,10 +209,9 @@ class Night:
 @pytest.fixture(scope="module")
 def night(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """The night of a studio, from dusk on."""
-    with ThreadPoolExecutor(3) as threads:  # more only wait for a processor
-        night = Night(Prefect(prefect_server), tmp_path_factory.mktemp("night"), threads)
-        with night.processes:
-            yield night
+    folder = tmp_path_factory.mktemp("night")
+    with ThreadPoolExecutor(3) as threads, ExitStack() as processes:
+        yield Night(Prefect(prefect_server), folder, processes, threads)
 
 
 def finished_run(run: Path, num_items: int = 6) -> Audit:
