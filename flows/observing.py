@@ -3,7 +3,8 @@
 Prefect works in a process of its own, which is told what happens through a pipe. Whatever becomes
 of that process, the command says one sentence at most and goes on. At the end it waits some seconds
 at most until Prefect has recorded how the run ended. A run that ends while a private server still
-starts waits for nothing: the process records it when the command is gone, and ends.
+starts waits for nothing: the process records it when the command is gone, and ends. So it does
+where a configured server answers and Prefect itself takes long to be imported.
 """
 
 from __future__ import annotations
@@ -114,7 +115,10 @@ class Observer:
         self._is_quiet = error is not None  # what ended the run is said, and not this too
         if is_stop and self._standing is not Standing.SHOWING:
             self._kill()  # there is nothing to show
-        elif not self._wait_for(self._has_answered, min(seconds, ANSWER_SECONDS)):
+        elif not (
+            self._wait_for(self._has_answered, min(seconds, ANSWER_SECONDS))
+            or self._standing is Standing.REACHED  # then it records the end by itself
+        ):
             self._kill()  # too slow for so short a run, which is no fault
         elif self._standing is Standing.SHOWING and not self._wait_for(self._is_recorded, seconds):
             self._give_up(f"it did not record the end of the run within {RECORD_SECONDS:.0f} s")
@@ -123,7 +127,7 @@ class Observer:
         self._has_spoken = True  # whatever comes now, nobody listens any more
 
     def _has_answered(self) -> bool:
-        return self._has_spoken or self._standing is not None
+        return self._has_spoken or self._standing not in (None, Standing.REACHED)
 
     def _is_recorded(self) -> bool:
         return self._standing is Standing.RECORDED

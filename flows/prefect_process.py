@@ -141,7 +141,13 @@ def _show(speaker: _Speaker, listener: _Listener, name: str, run: ShownRun) -> N
         if time.monotonic() - began > LATE_SECONDS:
             speaker.complain(reason)
 
-    with prefect_api(on_wait, lambda: speaker.stand(Standing.STARTING)) as api:
+    def on_start() -> None:
+        speaker.stand(Standing.STARTING)
+
+    def on_answer() -> None:
+        speaker.stand(Standing.REACHED)
+
+    with prefect_api(on_wait, on_start, on_answer) as api:
         threading.Thread(
             target=_watch, args=[api, speaker, listener.has_ended], daemon=True
         ).start()

@@ -29,7 +29,7 @@ from tasks.inputs.devices import DeviceType, devices_for
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
 from tasks.results.cost_table import cost_table
 from tasks.results.failures import find_failures
-from tasks.results.publishing import publish
+from tasks.results.publishing import Publication, publish
 from tasks.runs.committed import Committed, open_committed
 from tasks.runs.faults import Stopped
 from tasks.runs.run_folder import open_run, recorded_job
@@ -71,8 +71,7 @@ def finish(
     committed = open_committed(store, run)
     progress = _progress(terminal, committed)
     if not progress.num_shards_left:
-        terminal.say("Nothing to do: every planned item is done.")
-        return publish(uri)
+        return _nothing_to_do(terminal, stopping, store, run, progress)
     say = partial(terminal.say, style="yellow")
     observer = Observer(name, shown_run(uri, run), progress, stopping=stopping, say=say)
     outlook = RunOutlook(terminal, store, committed, job, device_type or run.device_type)
@@ -121,8 +120,7 @@ def work_on(
     committed = open_committed(store, run)
     progress = _progress(terminal, committed)
     if not progress.num_shards_left:
-        terminal.say("Nothing to do: every planned item is done.")
-        publish(uri)
+        _nothing_to_do(terminal, stopping, store, run, progress)
         return
     devices = devices_for(run.device_type, device, 1)
     shown = shown_run(uri, run)
@@ -160,6 +158,27 @@ def work_on(
         terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
     else:
         terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
+
+
+def _nothing_to_do(
+    terminal: Terminal, stopping: Stopping, store: Store, run: RunRecord, progress: RunProgress
+) -> Index:
+    """Publishes a run of which nothing is left; Prefect is told of its end unless that was done."""
+    terminal.say("Nothing to do: every planned item is done.")
+    publication = Publication(store, run)
+    if publication.is_up_to_date():
+        return publication.publish()
+    shown = shown_run(store.uri, run)
+    say = partial(terminal.say, style="yellow")
+    with Observer(
+        *(f"publish-{shown.name}", shown, progress),
+        stopping=stopping,
+        say=say,
+        may_start_server=False,
+    ) as observer:
+        index = publication.publish()
+        observer.tell_end(RunEnd.of(index, recorded_job(run).limits))
+        return index
 
 
 def stop_run(terminal: Terminal, uri: str) -> None:

@@ -33,6 +33,7 @@ Told = WorkEvent | MoreFailed | Snapshot | RunEnd
 class Standing(Enum):
     """How far a process is that shows a run."""
 
+    REACHED = "a configured server has answered, and nothing is shown yet"
     STARTING = "nothing is wrong so far, and nothing is shown yet"
     SHOWING = "the run is being shown"
     RECORDED = "its end is on record"

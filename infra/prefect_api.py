@@ -54,7 +54,9 @@ class PrefectApi:
 
 @contextmanager
 def prefect_api(
-    on_wait: Callable[[str], None], on_start: Callable[[], None] = lambda: None
+    on_wait: Callable[[str], None],
+    on_start: Callable[[], None] = lambda: None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Iterator[PrefectApi]:
     """An API that answers; Prefect uses it inside the block.
 
@@ -63,6 +65,7 @@ def prefect_api(
             the matter; it may raise.
         on_start: is called where the environment names no server, before Prefect is imported and
             perhaps a private server started, which takes some seconds.
+        on_answer: is called where a configured server has answered, before Prefect is imported.
 
     Raises:
         PrefectUnavailable: Prefect's settings are damaged, or the private server did not start.
@@ -74,6 +77,7 @@ def prefect_api(
     if configured:
         configured = _without_password(configured)
         _wait_until_it_answers(configured, on_wait)
+        on_answer()
         _settings()
         yield PrefectApi(configured, None, lambda: None)
         return

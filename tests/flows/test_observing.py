@@ -153,6 +153,8 @@ def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_pr
             if any(flow_run["id"] in one["prefect.resource.id"] for one in event["related"])
         ]
 
+    (progress,) = [one for one in of_flow_run("artifacts") if one["key"] == "stylefarm-progress"]
+    assert progress["description"] == "2 ok"  # it was made halfway, and is what it was in the end
     run_id = f"stylefarm.run.{shown.fingerprint[:12]}"
     wait_until(lambda: len(events("shard.committed")) == len(events("run.complete")) == 1)
     (committed,), (complete,) = events("shard.committed"), events("run.complete")
