@@ -21,9 +21,9 @@ from flows.spending import refuse_spent, run_end
 from flows.stopping import Stopping
 from flows.telling import tell_all
 from flows.terminal import MAX_LINES, Terminal, counted
-from infra.store import join_uri, open_store
+from infra.store import Store, join_uri, open_store
 from manifests.budget import Bounds
-from manifests.commits import INDEX_NAME, REPORT_NAME, Index
+from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
 from manifests.job import Job
 from tasks.inputs.devices import DeviceType, devices_for
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
