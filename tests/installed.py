@@ -96,8 +96,7 @@ def use(environment: Environment) -> None:
     assert "--cron" in environment.call(stylefarm, "deploy", "--help")
 
     source = "import manifests.examples as found; print(found.__path__[0])"
-    python = environment.python if stylefarm.parent == environment.python.parent else None
-    examples = Path(environment.call(python or _python_of(stylefarm), "-c", source).strip())
+    examples = Path(environment.call(_python_of(stylefarm), "-c", source).strip())
     assert not examples.is_relative_to(ROOT)
     pictures = examples / "images"
     content = sorted((pictures / "content").glob("*.jpg"))
@@ -165,7 +164,8 @@ def _site_packages(environment: Environment) -> Path:
 
 def _python_of(command: Path) -> Path:
     """The interpreter that an installed command names in its first line."""
-    return Path(command.resolve().read_text().partition("\n")[0].removeprefix("#!"))
+    first_line = command.resolve().read_text().partition("\n")[0]
+    return Path(first_line.removeprefix("#!").split()[0])
 
 
 @contextmanager

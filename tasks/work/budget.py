@@ -61,6 +61,8 @@ class Allowance:
     def is_ample(self) -> bool:
         """Whether nobody need look closely before this worker takes a shard.
 
+        That is so only once it has committed one, so that its own speed is known.
+
         Raises:
             StoreError: the store refuses or does not answer.
         """
@@ -69,8 +71,7 @@ class Allowance:
         self._look()
         longest = max(map(self._estimate, self._queue.left()), default=0.0)
         rounds = AMPLE_ROUNDS * (longest + self._queue.seconds_since_listing)
-        is_known = self._pace is not None
-        return is_known and self._room(None) >= rounds * (1 + len(self._in_hand))
+        return bool(self._own) and self._room(None) >= rounds * (1 + len(self._in_hand))
 
     def covers_any(self) -> bool:
         """Whether a shard that nobody holds fits into what is left; else one that is held.
@@ -88,8 +89,8 @@ class Allowance:
         return not self.bounds.is_limited or self._estimate(shard) <= self._room(shard.name)
 
     def shortest(self) -> float:
-        """Seconds that the shortest shard would take of those that could be next."""
-        return min(map(self._estimate, self._next()), default=0.0)
+        """Seconds that the shortest of the next shards would take, with what loading has taken."""
+        return self._loading + min(map(self._estimate, self._next()), default=0.0)
 
     def _next(self) -> list[PlannedShard]:
         return list(self._queue.free()) or list(self._queue.left())

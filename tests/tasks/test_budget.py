@@ -128,6 +128,13 @@ def test_a_shard_is_expected_to_take_as_long_as_those_of_the_run_took(run, monke
     assert work_for(run, hours_for(6.1)).num_committed == 4, "and its own took less"
 
 
+def test_a_worker_expects_what_it_took_itself_before_what_others_took(run, monkeypatch):
+    make_up_seconds(monkeypatch, SECONDS / 10)
+    assert work_for(run, UNBOUNDED, max_shards=2).num_committed == 2
+    make_up_seconds(monkeypatch, 2 * SECONDS)
+    assert work_for(run, hours_for(4)).num_committed == 1
+
+
 def test_a_shorter_shard_that_fits_is_taken_where_the_longest_does_not(pictures, monkeypatch):
     make_up_seconds(monkeypatch, {"00000": 4 * SECONDS, "00001": 2 * SECONDS})
     run, renderer = planned(pictures, shard_items=4), MadeUp()
@@ -144,7 +151,12 @@ def test_a_deadline_leaves_time_for_the_shard_in_hand(run):
     assert work_for(run, until(0.9 * SECONDS)).num_committed == 0
     assert work_for(run, until(1.5 * SECONDS), max_shards=1).num_committed == 1
     assert work_for(run, until(-5)).num_committed == 0
-    assert work_for(run, until(1.5 * SECONDS)).num_committed == 5
+    assert work_for(run, until(1.5 * SECONDS), max_shards=1).num_committed == 1
+    (path, _) = Path(run.uri).glob("commits/*.json")
+    commit = json.loads(path.read_bytes())
+    commit["stats"]["seconds_upload"] = SECONDS
+    path.write_text(json.dumps(commit))
+    assert work_for(run, until(1.5 * SECONDS)).num_committed == 0, "it has to be stored, too"
 
 
 def abandon(run: PreparedRun, worker: Worker, number: int = 1, **changes: Any) -> None:
@@ -213,6 +225,14 @@ def test_what_others_spend_while_the_model_loads_counts(run):
     assert work_for(run, hours_for(3.5), others).num_committed == 0
 
 
+def test_what_others_spend_while_a_shard_renders_counts(run):
+    def others_work(number: int, work: ShardWork, watch: Watch) -> None:
+        if number == 1:
+            assert work_for(run, UNBOUNDED, max_shards=3).num_committed == 3
+
+    assert work_for(run, hours_for(5.5), MadeUp(others_work)).num_committed == 2
+
+
 def test_loading_the_model_counts(run):
     def slow() -> MadeUp:
         return MadeUp(load_seconds=2.5 * SECONDS)
@@ -220,7 +240,9 @@ def test_loading_the_model_counts(run):
     assert work_for(run, UNBOUNDED, slow(), max_shards=1).num_committed == 1
     assert spent(run) == pytest.approx(3.5 * SECONDS)
     assert work_for(run, hours_for(5)).num_committed == 1, "this one loads nothing"
-    assert work_for(run, hours_for(6), slow()).num_committed == 0, "this one has no time left"
+    late = work_for(run, hours_for(6), slow())
+    assert late.num_committed == 0, "this one has no time left"
+    assert late.uncovered_seconds == pytest.approx(3.5 * SECONDS)
 
 
 def work_together(run: PreparedRun, bounds: Bounds, number: int, **options: Any) -> list[Worked]:
