@@ -48,7 +48,7 @@ def both_machines_worked(studio: Studio, runs: list[FlowRun], say: Say) -> None:
     by_pid = Counter(row["worker"].rpartition(":")[2] for row in found.rows)
     for name in MACHINES:
         text = (studio.logs / f"{name}.log").read_text()
-        taken = [run for run in runs if run["id"] in text]
+        taken = [run for run in runs if f"/runs/flow-run/{run['id']}" in text]  # it says so itself
         pids = [run["infrastructure_pid"].rpartition(":")[2] for run in taken]
         made = sum(by_pid[pid] for pid in pids)
         assert made, f"{name} has made nothing; its flow runs: {[run['name'] for run in taken]}"
