@@ -165,6 +165,10 @@ NEEDED_BY = {
 """What fails without a right."""
 
 
+def test_it_is_known_what_needs_each_right():
+    assert set(NEEDED_BY) == set(RIGHTS)
+
+
 @pytest.mark.slow
 def test_the_rights_are_enough_for_a_run_and_its_care_and_each_of_them_is_needed(
     s3_server: S3Server,
@@ -201,7 +205,6 @@ def test_the_rights_are_enough_for_a_run_and_its_care_and_each_of_them_is_needed
         assert holder.gate.refused == set()
         assert holder.gate.used == set(RIGHTS)
 
-    assert set(NEEDED_BY) == set(RIGHTS)
     for right, verb in NEEDED_BY.items():
         leave_behind(s3_server, buckets)
         lacking = hold(policy(buckets, without=right)).server
