@@ -34,7 +34,7 @@ LATE_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 """The time between two looks at whether an API still answers."""
 
-SILENT_SECONDS, SILENT_AT_END_SECONDS = 30.0, 3.0
+SILENT_SECONDS, SILENT_AT_END_SECONDS = 30.0, 8.0
 """How long an API may be silent while the run goes on, and once it has ended."""
 
 MAX_UNSHOWN = 100
