@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flows.bars import progress_shown
 from flows.crew import threads_of_each
 from flows.forecasts import bucket_name, forecast_document, show_forecast
+from flows.memory_words import memory_warning
 from flows.planning import planned_or_found, spent_of
 from flows.progress import Snapshot
 from flows.stopping import Stopping
@@ -21,7 +22,9 @@ from tasks.estimating.trial import TrialPlace
 from tasks.inputs.devices import devices_for
 from tasks.inputs.resolving import ResolvedJob
 from tasks.work.child import ChildProcess
+from tasks.work.events import Needs, WorkEvent
 from tasks.work.fork_server import ForkServer
+from tasks.work.shard_work import MemoryNeed
 
 WORKERS = (1, 2, 4, 8)
 """Numbers of workers that the end is told for, besides the job's own."""
@@ -75,12 +78,13 @@ def estimate(
     compute = resolved.job.compute
     devices = devices_for(resolved.device_type, compute.device, compute.workers)
     outlooks, load_seconds = [], 0.0
+    needs: list[MemoryNeed] = []
     pending, _ = buckets_of(planned.plan, planned.commits)
     if pending:
         progress = _TrialProgress()
         with (
             progress_shown(terminal, progress),
-            _trial_place(stopping, server, resolved, devices) as place,
+            _trial_place(stopping, server, resolved, devices, needs) as place,
         ):
             outlooks = list(
                 outlooks_of(place, planned.plan, list(pending.values()), num_items, progress.begin)
@@ -95,6 +99,8 @@ def estimate(
     )
     numbers = sorted({*(workers or (*WORKERS, forecast.workers))})
     show_forecast(terminal, forecast, resolved.device_type, numbers)
+    warnings = dict.fromkeys(warning for need in needs if (warning := memory_warning(need)))
+    terminal.say_list(warnings, "yellow", rest="more sizes")
     if as_json:
         document = {"run": planned.uri} | forecast_document(forecast, resolved.device_type, numbers)
         terminal.print_json(document)
@@ -102,8 +108,18 @@ def estimate(
 
 @contextmanager
 def _trial_place(
-    stopping: Stopping, server: ForkServer, resolved: ResolvedJob, devices: Sequence[str]
+    stopping: Stopping,
+    server: ForkServer,
+    resolved: ResolvedJob,
+    devices: Sequence[str],
+    needs: list[MemoryNeed],
 ) -> Iterator[TrialPlace]:
+    """What items are tried with; `needs` takes in what memory their sizes take."""
+
+    def tell(event: WorkEvent) -> None:
+        if isinstance(event, Needs):
+            needs.append(event.need)
+
     with (
         ChildProcess(threads_of_each(devices), server) as renderer,
         stopping.step(renderer.close),
@@ -113,5 +129,5 @@ def _trial_place(
             device=devices[0],
             renderer=TimedRenderer(renderer),
             should_stop=stopping.asked,
-            tell=lambda event: None,
+            tell=tell,
         )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flows.crew import threads_of_each
+from flows.memory_words import slow_warning
 from flows.terminal import Terminal, counted
 from manifests.commits import Commit, hours_name
 from manifests.job import Compute
@@ -84,6 +85,11 @@ def show_forecast(
     for sentence in _sentences(forecast, device_type):
         terminal.say(sentence)
     terminal.say_list(_failed_lines(forecast), "yellow", rest="more items that failed")
+    slow = (
+        slow_warning(*one.bucket.largest, quantile(one.seconds, 0.5) or 0.0, device_type)
+        for one in forecast.outlooks
+    )
+    terminal.say_list(dict.fromkeys(filter(None, slow)), "yellow", rest="more sizes")
 
 
 def forecast_document(

@@ -20,7 +20,7 @@ from tasks.estimating.trial import Row, Trial, TrialPlace, try_items
 from tasks.runs.environment import num_cores
 from tasks.runs.item_settings import settings_of
 
-MIN_STEPS, MIN_SECONDS = 3, 3.0
+MIN_STEPS, MIN_SECONDS = 3, 6.0
 """So many steps after the first, and so long, are timed of a batch that is not rendered whole;"""
 
 MAX_SECONDS = 30.0
