@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,10 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
 
 
 def end(process: subprocess.Popen[bytes], number: int) -> None:
-    """Sends a signal to all of a session that is in the group of its first process."""
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-    process.wait(PATIENCE_SECONDS)
+    """Sends a signal to a process and its group, and kills them where they stay."""
+    for one in (number, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, one)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+            return
