@@ -112,11 +112,11 @@ class Night:
         deploying = self._python(DEPLOY)
         assert deploying.wait(PATIENCE_SECONDS) == 0, (folder / "log").read_text()
         self._mark_crashed()
+        self.scheduled: Future[dict[str, Any]] = threads.submit(self._wait_for_schedule)
         self.killed: Future[Killed] = threads.submit(self._kill)
         self.cancelled: Future[Cancelled] = threads.submit(self._cancel)
         self.overlapping: Future[Overlapping] = threads.submit(self._overlap)
         self.unusable: Future[dict[str, Any]] = threads.submit(self._misspell)
-        self.scheduled: Future[dict[str, Any]] = threads.submit(self._wait_for_schedule)
 
     def _studio(self, name: str) -> Path:
         folder = self.folder / name
@@ -210,7 +210,8 @@ class Night:
 def night(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """The night of a studio, from dusk on."""
     folder = tmp_path_factory.mktemp("night")
-    with ThreadPoolExecutor(3) as threads, ExitStack() as processes:
+    # More would only wait for a processor; nobody waits for the schedule's next minute.
+    with ThreadPoolExecutor(4) as threads, ExitStack() as processes:
         yield Night(Prefect(prefect_server), folder, processes, threads)
 
 
