@@ -6,7 +6,6 @@ depends on (some minutes), uses them, and removes stylefarm again.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -105,14 +104,11 @@ def use(environment: Environment) -> None:
     environment.call(stylefarm, "render", *given)
     assert (place / "one.png").stat().st_size > 1000
 
-    job = {
-        "task": "style-transfer",
-        "inputs": {"content": str(content[0]), "style": str(style)},
-        "output": {"uri": "run", "size": 64},
-        "settings": {"num_inference_steps": 2},
-    }
-    (place / "job.yaml").write_text(json.dumps(job))
-    told = environment.call(stylefarm, "run", "job.yaml")
+    environment.call(stylefarm, "init", "style-transfer", pictures)
+    changes = ("--set", "output.size=64", "--set", "settings.num_inference_steps=2")
+    told = environment.call(
+        stylefarm, "run", "job.yaml", "--limit", "1", *changes, "--output", "run"
+    )
     assert "1 of 1 items ok" in told
     assert "without Prefect" not in told
     audit(place / "run")
