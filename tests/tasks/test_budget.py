@@ -245,6 +245,15 @@ def test_loading_the_model_counts(run):
     assert late.uncovered_seconds == pytest.approx(3.5 * SECONDS)
 
 
+def test_who_holds_a_shard_for_longer_than_expected_counts_for_as_long(run, monkeypatch):
+    holding = take(open_store(run.uri), "00000", 1, this_worker("cpu"))
+    assert holding is not None
+    make_up_seconds(monkeypatch, 2.5 * SECONDS)
+    holding.update(at_once=True)
+    assert work_for(run, hours_for(3.2)).num_committed == 0
+    holding.end("stopped")
+
+
 def work_together(run: PreparedRun, bounds: Bounds, number: int, **options: Any) -> list[Worked]:
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(lambda _: work_for(run, bounds, **options), range(number)))
