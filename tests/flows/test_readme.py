@@ -42,10 +42,15 @@ def test_the_python_of_the_readme_compiles():
 def test_the_commands_of_the_readme_exist_with_their_options():
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    lines = [line for block in blocks("console") for line in block.splitlines()]
-    called = [shlex.split(line[2:], comments=True) for line in lines if "$ stylefarm" in line]
+    lines = [line.strip() for block in blocks("console") for line in block.splitlines()]
+    called = [
+        shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ stylefarm")
+    ]
     assert called
     for _, name, *arguments in called:
+        if name.startswith("-"):
+            assert name in {option for parameter in group.params for option in parameter.opts}
+            continue
         command = group.commands[name]
         if isinstance(command, TyperGroup):
             command = command.commands[arguments[0]]
