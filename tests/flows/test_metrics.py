@@ -234,7 +234,7 @@ def test_a_client_that_goes_away_concerns_nobody(capfd: pytest.CaptureFixture[st
             with closing(socket.create_connection(("127.0.0.1", port))) as client:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")
         assert "stylefarm_items_total" in scrape(port)
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().err == ""
 
 
 DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "stylefarm.json"

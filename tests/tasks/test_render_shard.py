@@ -441,10 +441,11 @@ def test_an_items_own_exception_is_a_row_by_its_type(error, error_class):
 
 
 def test_ctrl_c_is_no_items_fault_where_it_can_be_pressed(monkeypatch):
-    with pytest.raises(KeyboardInterrupt):
-        problem_of(KeyboardInterrupt())
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        with pytest.raises(KeyboardInterrupt):
+            problem_of(KeyboardInterrupt())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         assert problem_of(KeyboardInterrupt()).error_class == "crash"
     finally:
         signal.signal(signal.SIGINT, before)

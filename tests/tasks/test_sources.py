@@ -239,8 +239,9 @@ def test_a_tar_without_images_is_an_empty_source(tmp_path):
 def test_a_place_that_is_not_read_is_refused_with_those_that_are(tmp_path, uri):
     with pytest.raises(JobError) as raised:
         images(uri, tmp_path)
+    shown = uri.replace("?a=b", "?***")  # a query may carry a signature
     assert str(raised.value) == (
-        f"inputs.style: a URI is a local path, file:///path or s3://bucket/prefix; got {uri!r}"
+        f"inputs.style: a URI is a local path, file:///path or s3://bucket/prefix; got {shown!r}"
     )
 
 
