@@ -30,7 +30,8 @@ from flows.run_figures import RunFigures
 from flows.shown_run import ShownRun
 from flows.telling import MoreFailed, Told
 from infra.store import StoreError
-from manifests.commits import Counts, ShardStats
+from manifests.commits import Counts
+from manifests.shard_stats import ShardStats
 from manifests.wording import safe_line
 from tasks.keeping.overview import Failures, Figures
 from tasks.work.events import Began, Committed, Ended, ItemDone, Restarted, Waiting, WorkEvent

@@ -26,7 +26,6 @@ from manifests.commits import (
     IndexedGeneration,
     IndexedShard,
     RunRecord,
-    ShardStats,
     commit_name,
 )
 from manifests.errors import RunFolderError
@@ -34,6 +33,7 @@ from manifests.generations import Generation, generation_name
 from manifests.items import Status
 from manifests.outcomes import add_digests, content_digest_of
 from manifests.plan import generation_of
+from manifests.shard_stats import ShardStats
 
 Row = Mapping[str, Any]
 ReadRows = Callable[[Commit], Iterable[Row]]

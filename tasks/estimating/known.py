@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ad_lib.presets import find_preset
-from manifests.commits import Commit, ShardStats
+from manifests.commits import Commit
 from manifests.items import Item
 from manifests.plan_table import PlanFile
+from manifests.shard_stats import ShardStats
 from tasks.estimating.buckets import Bucket, buckets_of
 from tasks.estimating.forecast import Basis, Outlook
 from tasks.estimating.remembered import Circumstances, Speed, recall

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.store import open_store
-from manifests.commits import RUN_NAME, ShardStats
+from manifests.commits import RUN_NAME
 from manifests.items import Item
 from manifests.plan import shard_name
 from manifests.plan_table import item_tables
+from manifests.shard_stats import ShardStats
 from tasks.estimating.stopwatch import Enough, TimedRenderer, Times
 from tasks.inputs.resolving import ResolvedJob
 from tasks.plans.planning import put_plan, run_record, written_plan

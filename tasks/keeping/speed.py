@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import mean
 
-from manifests.commits import Commit, ShardStats
+from manifests.commits import Commit
+from manifests.shard_stats import ShardStats
 
 NUM_RECENT = 6
 """Commits of a worker that are looked at: enough to even out, few enough to be of now."""

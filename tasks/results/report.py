@@ -21,8 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from infra.store import Store
-from manifests.commits import REPORT_NAME, Commit, Index, RunRecord, ShardStats
+from manifests.commits import REPORT_NAME, Commit, Index, RunRecord
 from manifests.items import Item
+from manifests.shard_stats import ShardStats
 from manifests.wording import safe_line
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
 from tasks.results.pictures import input_picture, result_picture

@@ -15,17 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from manifests.commits import (
-    Commit,
-    RunRecord,
-    ShardStats,
-    StoredFile,
-    count,
-    data_name,
-)
+from manifests.commits import Commit, RunRecord, StoredFile, count, data_name
 from manifests.generations import Generation
 from manifests.outcomes import Outcome, content_digest
 from manifests.schema import Provenance, read_metadata, sample_json, write_metadata
+from manifests.shard_stats import ShardStats
 from tasks.inputs.tar_headers import TarDamaged, read_members
 from tasks.runs.environment import kernels, versions, worker_name
 from tasks.runs.faults import ScratchFull

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from manifests.commits import Counts, ShardStats
+from manifests.commits import Counts
+from manifests.shard_stats import ShardStats
 from tasks.work.shard_work import MemoryNeed
 
 

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 from ad_lib.model.room import MAX_BATCH_SIZE
 from infra.store import Store, StoreError
 from manifests.attempts import FOREIGN_DEATHS, AttemptRecord, Ending, Suspicion, Worker, suspicion
-from manifests.commits import Commit, RunRecord, ShardStats
+from manifests.commits import Commit, RunRecord
 from manifests.items import ErrorClass, Item
 from manifests.job import Compute, Job
 from manifests.outcomes import Outcome
+from manifests.shard_stats import ShardStats
 from tasks.inputs.devices import devices_for
 from tasks.plans.source_changes import missing_sources
 from tasks.results.publisher import Publisher

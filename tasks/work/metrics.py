@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from manifests.commits import ShardStats
+from manifests.shard_stats import ShardStats
 from tasks.runs.environment import versions
 from tasks.work.events import (
     Began,

@@ -13,7 +13,8 @@ import pytest
 
 from flows.memory_words import SLOW_SECONDS, memory_warning, slow_warning
 from flows.outlook import RunOutlook
-from manifests.commits import Counts, ShardStats
+from manifests.commits import Counts
+from manifests.shard_stats import ShardStats
 from tasks.estimating.remembered import remembered
 from tasks.runs.committed import open_committed
 from tasks.runs.run_folder import open_run

@@ -19,8 +19,9 @@ from flows.crew import LocalCrew
 from flows.metrics_server import metrics_served
 from flows.stopping import Stopping
 from infra.store import open_store
-from manifests.commits import Commit, Counts, ShardStats, commit_name, read_commit
+from manifests.commits import Commit, Counts, commit_name, read_commit
 from manifests.job import Compute
+from manifests.shard_stats import ShardStats
 from tasks.work.events import Began, Committed, Ended, Pending, WorkEvent
 from tasks.work.fork_server import ForkServer
 from tests.bad_images import write_truncated_jpeg

@@ -14,7 +14,6 @@ from manifests.commits import (
     Counts,
     Index,
     RunRecord,
-    ShardStats,
     StoredFile,
     commit_name,
     count,
@@ -29,6 +28,7 @@ from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome, OutputFile, add_digests, content_digest
 from manifests.plan import plan_name, sources_name
 from manifests.records import read_record
+from manifests.shard_stats import ShardStats
 from tests.manifests.builders import make_input, make_item
 
 IDENTITY = {

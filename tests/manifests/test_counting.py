@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.commits import Commit, Counts, RunRecord, ShardStats, StoredFile, data_name
+from manifests.commits import Commit, Counts, RunRecord, StoredFile, data_name
 from manifests.counting import build_index, contested_items, count_items
 from manifests.errors import RunFolderError
 from manifests.generations import Generation
 from manifests.identity import fingerprint
 from manifests.outcomes import content_digest_of, lines_digest_of
 from manifests.plan import plan_name, shard_name
+from manifests.shard_stats import ShardStats
 
 WEIGHTS = {"model_revision": "r", "dtype": "float32", "device_type": "cpu"}
 IDENTITY: dict[str, Any] = {"task": "style-transfer", **WEIGHTS}

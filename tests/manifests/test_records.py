@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from manifests.commits import Commit, Counts, ShardStats, StoredFile, data_name
+from manifests.commits import Commit, Counts, StoredFile, data_name
 from manifests.errors import RunFolderError
 from manifests.records import fits_its_seal, is_as_written, read_record
+from manifests.shard_stats import ShardStats
 
 COMMIT = Commit(
     shard="00000",

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from manifests.commits import ShardStats, commit_name
+from manifests.commits import commit_name
 from manifests.items import ErrorClass, Item, Problem
 from manifests.outcomes import Outcome, OutputFile
+from manifests.shard_stats import ShardStats
 from tasks.plans.planning import PreparedRun
 from tasks.runs.run_folder import open_run, pending_shards
 from tasks.runs.run_plan import open_plan

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.commits import ShardStats
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome, OutputFile
 from manifests.schema import Provenance, read_metadata
+from manifests.shard_stats import ShardStats
 from tasks.runs.faults import ScratchFull
 from tasks.work.commit import Attempt, PackedShard, check_shard, pack_shard, write_tar
 from tests.manifests.builders import make_input, make_item

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from ad_lib.batch import plan_batches
-from manifests.commits import Commit, Counts, ShardStats, StoredFile
+from manifests.commits import Commit, Counts, StoredFile
 from manifests.items import Item
 from manifests.outcomes import Outcome, OutputFile
+from manifests.shard_stats import ShardStats
 from tasks.estimating.batches import batches_of
 from tasks.estimating.buckets import Bucket, buckets_of
 from tasks.estimating.estimating import outlooks_of

@@ -17,9 +17,9 @@ import pytest
 
 import tasks.work.patience as patience
 from infra.store import LocalStore, open_store
-from manifests.commits import ShardStats
 from manifests.items import ErrorClass, Problem
 from manifests.outcomes import Outcome
+from manifests.shard_stats import ShardStats
 from tasks.keeping.collecting import collect
 from tasks.runs.faults import ScratchFull, Stopped, StoreTrouble
 from tasks.runs.run_folder import find_commit, load_plan, open_run

@@ -15,7 +15,8 @@ import pytest
 
 from infra.store import open_store
 from manifests.attempts import AttemptRecord, attempt_name
-from manifests.commits import Commit, Counts, ShardStats, StoredFile, data_name
+from manifests.commits import Commit, Counts, StoredFile, data_name
+from manifests.shard_stats import ShardStats
 from tasks.keeping.overview import overview
 from tasks.keeping.speed import speed_of
 from tasks.results.publishing import publish

@@ -22,8 +22,9 @@ from typing import Any
 from PIL import Image
 
 from infra.store import open_store
-from manifests.commits import ShardStats, read_commit
+from manifests.commits import read_commit
 from manifests.job import Compute
+from manifests.shard_stats import ShardStats
 from tasks.runs.run_folder import open_run
 from tasks.work.child import ChildProcess
 from tasks.work.events import Committed, Phase, WorkEvent
