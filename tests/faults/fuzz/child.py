@@ -68,7 +68,8 @@ def live(workplace: Path, make: Maker, draw: random.Random, cpu_seconds: int) ->
         _limit(cpu_seconds)
         place = workplace / "place"
         # Files that are written and renamed within the case's folder show in the comparison.
-        start_watching(tell, (*([place / "case"] if case.may_write else []), place / "tmp"))
+        own = [place / "tmp", place / "home" / ".cache"]
+        start_watching(tell, (*([place / "case"] if case.may_write else []), *own))
         code = _run(case)
         tell(ENDED, code)
     finally:

@@ -25,6 +25,11 @@ _LEFT_BEHIND = ("tmp",)
 SCRATCH = re.compile(r"tmp/stylefarm-[0-9]+(/lock)?")
 """What stays in the folder for temporary files: where rendered shards would be kept."""
 
+SPEEDS = {
+    *("home/.cache", "home/.cache/stylefarm", "home/.cache/stylefarm/speeds.json"),
+}
+"""What stays in the user's cache folder: how fast this machine was."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -117,9 +122,8 @@ def _file_faults(workplace: Path, case: Case) -> list[Fault]:
     before = json.loads((workplace / "before.json").read_text())
     after = state_of(workplace / "place")
     allowed = tuple(f"case/{name}" for name in case.may_write)
-    changed = [
-        name for name in changed_outside(before, after, allowed) if not SCRATCH.fullmatch(name)
-    ]
+    outside = changed_outside(before, after, allowed)
+    changed = [name for name in outside if not (SCRATCH.fullmatch(name) or name in SPEEDS)]
     planted = [name for name in changed if os.path.basename(name) == "pwned"]  # noqa: PTH119
     if planted:
         faults.append(Fault("executed", f"there is {planted[0]!r}"))
