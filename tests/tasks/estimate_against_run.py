@@ -31,6 +31,7 @@ IDLE_SECONDS = 600.0
 
 GRID = {"content": "content", "style": "style"}
 TEXTURES = {"texture": "texture"}
+PROMPTS = ["a fox", "a lighthouse", "a bowl of fruit", "a street in the rain"]
 
 
 def _job(task: str, inputs: dict[str, Any], size: int, **changes: Any) -> dict[str, Any]:
@@ -71,9 +72,8 @@ CASES: dict[str, dict[str, Any]] = {
         variants=3,
     ),
     "style-t2i": _job(
-        *("style-t2i-sd15", {"style": "style"}, 96),
+        *("style-t2i-sd15", {"style": "style", "prompt": PROMPTS}, 96),
         settings={"num_inference_steps": 10},
-        prompts=["a fox", "a lighthouse", "a bowl of fruit", "a street in the rain"],
     ),
     "sweep": _job(
         *("style-transfer", GRID, 96),
