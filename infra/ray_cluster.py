@@ -284,7 +284,8 @@ def _end_with(parent: int) -> None:
 def _joined(address: str) -> str | tuple[Node, ...]:
     """The nodes of the cluster that was joined, or why it was not."""
     try:
-        import ray  # pyright: ignore[reportMissingImports]
+        # By name: where Ray is missing, a type checker would take infra/ray, our recipes, for it.
+        ray = importlib.import_module("ray")
     except ImportError as error:
         return f"Ray is not installed here ({error}): pip install 'stylefarm[ray]'"
     try:
@@ -309,10 +310,8 @@ class _Driver:
     """The workers of one driver; each has a thread that follows it."""
 
     def __init__(self, connection: Connection) -> None:
-        import ray  # pyright: ignore[reportMissingImports]
-
         self.has_left = threading.Event()
-        self._ray = ray
+        self._ray = importlib.import_module("ray")
         self._connection = connection
         self._sending = threading.Lock()
         self._actors: dict[int, Any] = {}
