@@ -259,7 +259,7 @@ def test_nobody_is_killed_before_he_has_ended_in_order():
             float, re.findall(r"^TimeoutStopSec=(\d+)$", file.read_text(), re.M)
         )
     script = (INFRA / "slurm" / "array.sbatch").read_text()
-    (spans["slurm"],) = map(float, re.findall(r"--signal=B:TERM@(\d+)", script))
+    (spans["slurm"],) = map(float, re.findall(r"--signal=B:USR1@(\d+)", script))
     (compose,) = documents(INFRA / "compose.yaml")
     for name in ("worker-gpu", "worker-cpu"):
         minutes = compose["services"][name]["stop_grace_period"].removesuffix("m")

@@ -93,6 +93,7 @@ def submit(folder: Path, node: dict[str, str], *arguments: str) -> subprocess.Po
         ["bash", SCRIPT, *arguments],
         cwd=folder,
         env=node,
+        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -125,7 +126,7 @@ def test_a_worker_that_is_told_before_it_can_answer_goes_on_later(tmp_path, node
     job = submit(tmp_path, node, "run")
     assert job.stdout
     assert job.stdout.readline() == "ready\n"
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGUSR1)
     job.communicate(timeout=60)
     assert requeued(tmp_path) == ["requeue 68_2"]
 
@@ -136,18 +137,41 @@ def test_a_task_is_not_requeued_for_ever(tmp_path, node):
     assert requeued(tmp_path) == []
 
 
-def test_the_worker_is_told_and_waited_for(tmp_path, node):
+WAITS_AND_ANSWERS = """\
+trap 'sleep 0.5; echo in order; exit 4' TERM
+echo ready
+while :; do sleep 0.1; done"""
+
+
+def test_before_the_time_is_over_the_worker_is_told_and_waited_for(tmp_path, node):
     """What it does after the signal is not cut off, and its exit code is the task's."""
-    waiting = "while :; do sleep 0.1; done"
-    stand_in(node, f"trap 'sleep 0.5; echo in order; exit 4' TERM; echo ready; {waiting}")
+    stand_in(node, WAITS_AND_ANSWERS)
     job = submit(tmp_path, node, "run")
     assert job.stdout
     assert job.stdout.readline() == "ready\n"
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGUSR1)
     said, _ = job.communicate(timeout=60)
-    assert "in order" in said
+    assert said.count("in order") == 1
     assert job.returncode == ExitCode.INCOMPLETE
     assert requeued(tmp_path) == ["requeue 68_2"]
+
+
+def test_a_task_that_somebody_cancels_ends_in_order_and_does_not_come_back(tmp_path, node):
+    """`scancel` sends SIGTERM to every process of the task: the worker hears it once."""
+    stand_in(node, WAITS_AND_ANSWERS)
+    job = submit(tmp_path, node, "run")
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    os.killpg(job.pid, signal.SIGTERM)
+    said, _ = job.communicate(timeout=60)
+    assert said.count("in order") == 1
+    assert job.returncode == ExitCode.INCOMPLETE
+    assert requeued(tmp_path) == []
+
+
+def test_the_signal_of_the_time_limit_is_the_one_that_the_script_hears():
+    (sent,) = re.findall(r"--signal=B:([A-Z0-9]+)@", SCRIPT.read_text())
+    assert re.search(rf"^trap 'over=yes.*' {sent}$", SCRIPT.read_text(), re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -162,7 +186,7 @@ def test_tasks_of_an_array_make_a_run_and_one_that_is_stopped_goes_on_later(
         assert time.monotonic() < deadline
         assert stopped.poll() is None
         time.sleep(0.05)
-    stopped.send_signal(signal.SIGTERM)
+    stopped.send_signal(signal.SIGUSR1)
     said, _ = stopped.communicate(timeout=120)
     assert stopped.returncode == ExitCode.INCOMPLETE, said
     assert requeued(tmp_path) == ["requeue 68_2"]
