@@ -10,6 +10,7 @@ from typing import Any
 from flows.crew import threads_of_each
 from flows.memory_words import slow_warning
 from flows.terminal import Terminal, counted
+from manifests.amounts import money, plain_number
 from manifests.commits import Commit, hours_name
 from manifests.job import Compute
 from tasks.estimating.buckets import Bucket
@@ -133,18 +134,6 @@ def bucket_name(bucket: Bucket) -> str:
     smallest, largest = (f"{width}x{height}" for width, height in (bucket.smallest, bucket.largest))
     size = smallest if smallest == largest else f"{smallest} to {largest}"
     return f"{bucket.label or bucket.task} {size}"
-
-
-def plain_number(value: float) -> str:
-    """A number as people read it: two significant digits at least, and no exponent."""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
-
-
-def money(amount: float) -> str:
-    """An amount of whatever money the job's price is in."""
-    return f"{amount:.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -17,14 +17,13 @@ from flows.forecasts import (
     BASES,
     duration,
     known_forecast,
-    money,
-    plain_number,
     run_kind,
     spent_sentence,
 )
 from flows.memory_words import memory_warning, slow_warning
 from flows.terminal import Terminal, counted
 from infra.store import Store, StoreError
+from manifests.amounts import money, plain_number
 from manifests.commits import RunRecord, hours_name
 from manifests.job import Job
 from tasks.estimating.forecast import Basis, Forecast, quantile

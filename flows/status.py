@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from flows.terminal import MAX_LINES, Terminal, counted
+from manifests.amounts import money, plain_number
 from manifests.budget import SECONDS_PER_HOUR
 from manifests.wording import safe_line
 from tasks.keeping.overview import Attempt, Failures, Overview, overview
@@ -129,8 +130,8 @@ def _figures(seen: Overview) -> Iterator[tuple[str, str]]:
 
 
 def _spent(seen: Overview) -> str:
-    hours = f"{seen.device_seconds / SECONDS_PER_HOUR:.3g} {seen.run.hours_name}"
-    return hours if seen.cost is None else f"{hours}, {seen.cost:.2f} in money"
+    hours = f"{plain_number(seen.device_seconds / SECONDS_PER_HOUR)} {seen.run.hours_name}"
+    return hours if seen.cost is None else f"{hours}, {money(seen.cost)} in money"
 
 
 def _items(counts: dict[str, int]) -> str:

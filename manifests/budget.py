@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from manifests.amounts import plain_number
 from manifests.errors import JobError
 from manifests.job_parts import Part
 from manifests.job_values import NonEmpty, number
@@ -67,7 +68,7 @@ class Budget(Part):
         """
         if self.max_cost is not None and not price_per_hour:
             raise JobError(
-                f"max_cost: {self.max_cost:g} bounds nothing without a price: set "
+                f"max_cost: {plain_number(self.max_cost)} bounds nothing without a price: set "
                 "compute.price_per_hour in the job, or bound the run by its GPU-hours"
             )
         deadline = None if self.deadline is None else deadline_at(self.deadline, began)

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from infra.store import Store
+from manifests.amounts import money, plain_number
 from manifests.commits import REPORT_NAME, Commit, Index, RunRecord
 from manifests.items import Item
 from manifests.shard_stats import ShardStats
@@ -91,9 +92,9 @@ def render_report(committed: Committed, index: Index) -> str:
 def _spent(run: RunRecord, stats: ShardStats, price: float | None) -> dict[str, str]:
     """What the run has taken so far; of commits of earlier versions not all is known."""
     hours = stats.device_seconds / 3600
-    spent = {run.hours_name: f"{hours:.3g}"}
+    spent = {run.hours_name: plain_number(hours)}
     if price is not None:
-        spent["cost"] = f"{hours * price:,.2f} (at {price:g} an hour)"
+        spent["cost"] = f"{money(hours * price)} (at {plain_number(price)} an hour)"
     if stats.peak_memory_bytes is not None:
         spent["peak memory"] = f"{stats.peak_memory_bytes / 1e9:.2f} GB"
     return spent

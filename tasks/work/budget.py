@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from infra.store import Store
+from manifests.amounts import money, plain_number
 from manifests.budget import SECONDS_PER_HOUR, Bounds
 from manifests.commits import Commit, Index, RunRecord
 from manifests.plan import PlannedShard
@@ -158,17 +159,18 @@ def budget_end(store: Store, run: RunRecord, index: Index, bounds: Bounds, short
 
 def _spent_of(bounds: Bounds, hours: float, unit: str) -> Iterator[str]:
     """What was spent of what, for each of the bounds."""
+    taken = plain_number(hours)
     if bounds.max_gpu_hours is not None:
-        yield f"{hours:.3g} of {bounds.max_gpu_hours:g} {unit} are spent"
+        yield f"{taken} of {plain_number(bounds.max_gpu_hours)} {unit} are spent"
     if bounds.max_cost is not None and (price := bounds.price_per_hour):
-        cost = f"{hours * price:.3g} of {bounds.max_cost:g} are spent"
-        yield f"{cost} ({hours:.3g} {unit} at {price:g} each)"
+        cost = f"{money(hours * price)} of {money(bounds.max_cost)} are spent"
+        yield f"{cost} ({taken} {unit} at {plain_number(price)} each)"
     if bounds.deadline is not None:
         yield f"the deadline is {bounds.deadline.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def _length(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{plain_number(seconds)} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{plain_number(minutes / 60)} h"

@@ -56,7 +56,7 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
 
     dearer = stylefarm("work", "run", "--max-cost", "10")
     assert dearer.code == 6, dearer
-    assert "10 of 10 are spent (4 worker-hours at 2.5 each)" in dearer.err
+    assert "10.00 of 10.00 are spent (4 worker-hours at 2.5 each)" in dearer.err
     assert "GPU" not in dearer.err
     status = stylefarm("status", "run")
     assert "4 worker-hours, 10.00 in money" in status.out

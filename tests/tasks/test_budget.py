@@ -314,8 +314,8 @@ def test_the_sentence_says_what_was_spent_of_what_what_is_pending_and_how_to_go_
     store, record = open_run(run.uri)
     told = budget_end(store, record, publish(run.uri), bounds, worked.uncovered_seconds)
     for part in (
-        "0.00833 of 0.00972222 worker-hours are spent",
-        "6 of 100 are spent (0.00833 worker-hours at 720 each)",
+        "0.0083 of 0.0097 worker-hours are spent",
+        "6.00 of 100.00 are spent (0.0083 worker-hours at 720 each)",
         "the deadline is 2",
         "the next shard would take about 10 s",
         "3 of 6 items are pending",

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from infra.store import open_store
+from manifests.amounts import money, plain_number
 from manifests.errors import RunFolderError
 from manifests.generations import Generation, generation_name
 from manifests.plan import cut_into_shards
@@ -103,8 +104,8 @@ def test_the_page_tells_what_the_run_has_taken(pictures):
     stats = finish(run).stats
     page = Page(run.uri)
     figures = dict(zip(page.texts["dt"], page.texts["dd"], strict=False))
-    assert figures["worker-hours"] == f"{stats.device_seconds / 3600:.3g}"
-    assert figures["cost"] == f"{stats.device_seconds:,.2f} (at 3600 an hour)"
+    assert figures["worker-hours"] == plain_number(stats.device_seconds / 3600)
+    assert figures["cost"] == f"{money(stats.device_seconds)} (at 3600 an hour)"
     assert figures["peak memory"] == f"{stats.peak_memory_bytes / 1e9:.2f} GB"
     for phase, seconds in stats.seconds_by_phase.items():
         assert figures[phase.replace("_", " ")] == f"{seconds:.1f} s"
