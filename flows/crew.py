@@ -166,7 +166,9 @@ class LocalCrew(Crew):
     def work(self, number: int) -> Worked:
         """One worker and its child."""
         with (
-            metrics_served(self.run_uri, self._compute, number, self.tell) as tell,
+            metrics_served(
+                *(self.run_uri, self._compute, number, self.tell, self.should_stop)
+            ) as tell,
             ChildProcess(self._num_threads, self._server) as renderer,
             self._stopping.step(renderer.close),
         ):

@@ -384,7 +384,7 @@ def work_on_this_node(
         sign = _leave_sign(run_uri, host)
         tell(AtWork(host=host, sign=sign))
         with (
-            metrics_served(run_uri, compute, number, tell) as tell_of_work,
+            metrics_served(run_uri, compute, number, tell, should_stop) as tell_of_work,
             ChildProcess(num_threads) as renderer,
         ):
             worked = work(

@@ -2,12 +2,15 @@
 
 Its figures are put together from what it tells (`tasks.work.events`), so that nothing which renders
 knows of them. Items count as soon as they have their outcome; seconds, memory and money when their
-shard is committed: these are the sum of the worker's commits, figure by figure.
+shard is committed: these are the sum of the worker's commits, figure by figure. Every figure names
+its run: the next run's worker answers at the same port, and whose figures these were is known after
+both have ended.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
 
@@ -15,6 +18,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from manifests.items import ErrorClass
 from manifests.shard_stats import ShardStats
 from tasks.runs.environment import versions
 from tasks.work.events import (
@@ -38,14 +42,17 @@ class WorkerMetrics(Collector):
 
     Attributes:
         registry: holds these figures and no others.
+        last_told: when the worker told something last, by the clock of `time.monotonic`.
     """
 
     def __init__(self, run_uri: str, price_per_hour: float | None = None) -> None:
         self.registry = CollectorRegistry()
         self._run_uri, self._price = run_uri, price_per_hour
         self._lock = threading.Lock()
+        self.last_told = time.monotonic()
         self._began: Began | None = None
-        self._items = Tally[str | None]()  # by error class; None is ok
+        # By error class; None is ok. From 0 on: Prometheus counts what is above a first figure.
+        self._items = Tally[str | None](dict.fromkeys([None, *map(str, ErrorClass)], 0))
         self._uncommitted: dict[str | None, Tally[str | None]] = {}  # the same, of each shard
         self._shards = Tally[str](committed=0, lost=0)
         self._storing: set[str] = set()
@@ -57,6 +64,7 @@ class WorkerMetrics(Collector):
     def tell(self, event: WorkEvent) -> None:
         """Takes in what the worker tells."""
         with self._lock:
+            self.last_told = time.monotonic()
             if isinstance(event, Began):
                 self._began = event
             elif isinstance(event, ItemDone):
@@ -77,15 +85,19 @@ class WorkerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The figures as they are now, for Prometheus."""
         with self._lock:
-            yield from self._counted()
-            yield from self._committed()
-            yield from self._run()
+            families = [*self._counted(), *self._committed(), *self._run()]
+        for family in families:
+            family.samples = [
+                sample._replace(labels={"run": self._run_uri, **sample.labels})
+                for sample in family.samples
+            ]
+            yield family
 
     def _add(self, event: Committed) -> None:
         """Adds what a commit says; its items are counted, but for those of an earlier worker."""
         all_items = Tally[str | None](event.stats.errors)
         all_items[None] = event.counts.ok
-        self._items += all_items - self._uncommitted.get(event.shard, Tally())
+        self._items.update(all_items - self._uncommitted.get(event.shard, Tally()))
         self._stats += event.stats
         self._shards["committed"] += 1
         self._forget(event.shard)
@@ -134,7 +146,6 @@ class WorkerMetrics(Collector):
                 "host": began.host,
                 "device": began.device,
                 "version": versions()["stylefarm"],
-                "run": self._run_uri,
             }
             info = GaugeMetricFamily("stylefarm_worker_info", "Always 1.", labels=list(labels))
             info.add_metric(list(labels.values()), 1)

@@ -6,9 +6,10 @@ import json
 import re
 import socket
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from flows.metrics_server import metrics_served
 from flows.stopping import Stopping
 from infra.store import open_store
 from manifests.commits import Commit, Counts, commit_name, read_commit
+from manifests.items import ErrorClass
 from manifests.job import Compute
 from manifests.shard_stats import ShardStats
 from tasks.work.events import Began, Committed, Ended, Pending, WorkEvent
 from tasks.work.fork_server import ForkServer
 from tests.bad_images import write_truncated_jpeg
 from tests.conftest import write_pictures
+from tests.flows.running import wait_until
 from tests.tasks.runs import prepare
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -47,12 +50,10 @@ def free_ports(number: int) -> int:
 
 
 def figures(text: str) -> Figures:
-    """The samples of a page, by name and labels."""
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    """The samples of a page, by name and labels; all of them name one run."""
+    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+    assert len({sample.labels.pop("run") for sample in samples}) == 1
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
 
 
 def value(found: Figures, name: str, **labels: str) -> float:
@@ -63,6 +64,15 @@ def scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         return answer.read().decode()
+
+
+def served(
+    port: int,
+    tell: Callable[[WorkEvent], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> AbstractContextManager[Callable[[WorkEvent], None]]:
+    """The figures of a worker that works on no run."""
+    return metrics_served("run", Compute(metrics_port=port), 0, tell, should_stop)
 
 
 @dataclass
@@ -132,6 +142,8 @@ def test_every_worker_serves_from_its_start_to_its_end(watched: Watched):
     assert len(watched.at_start) == len(watched.at_end) == NUM_WORKERS
     for page in watched.at_start.values():
         assert value(page, "items_total", status="ok") == 0
+        for name in ErrorClass:
+            assert value(page, "item_failures_total", error_class=name) == 0
     for port in range(watched.first_port, watched.first_port + NUM_WORKERS):
         with pytest.raises(OSError, match="refused"):
             scrape(port)
@@ -148,7 +160,7 @@ def test_what_a_worker_serves_is_the_sum_of_its_commits(watched: Watched, worker
         for (name, labels), number in page.items()
         if name == "stylefarm_item_failures_total"
     }
-    assert failures == stats.errors
+    assert failures == dict.fromkeys(ErrorClass, 0) | stats.errors
     assert value(page, "shards_total", outcome="committed") == len(commits)
     seconds = {
         "load": stats.load_seconds,
@@ -185,9 +197,9 @@ def test_commits_on_a_cpu_say_what_their_renderer_held_at_most(watched: Watched)
 
 def test_a_job_without_a_price_serves_no_money(tmp_path: Path):
     port = free_ports(1)
-    with metrics_served("run", Compute(metrics_port=port), 0, lambda event: None):
+    with served(port):
         text = scrape(port)
-    assert "stylefarm_device_seconds_total 0.0" in text
+    assert value(figures(text), "device_seconds_total") == 0
     assert "cost" not in text
 
 
@@ -201,10 +213,9 @@ def taken_port() -> Iterator[int]:
 def test_where_a_port_is_taken_the_next_free_one_serves_and_a_sentence_says_so(
     taken_port: int, caplog: pytest.LogCaptureFixture
 ):
-    compute = Compute(metrics_port=taken_port)
     with (
-        metrics_served("run", compute, 0, lambda event: None) as tell,
-        metrics_served("run", compute, 0, lambda event: None),
+        served(taken_port) as tell,
+        served(taken_port),
     ):
         tell(Began("first", host="h", device="cpu"))
         assert 'worker="first"' in scrape(taken_port + 1)
@@ -220,7 +231,7 @@ def test_without_any_free_port_the_work_goes_on(
 ):
     monkeypatch.setattr("flows.metrics_server.MAX_WORKERS", 0)
     told: list[WorkEvent] = []
-    with metrics_served("run", Compute(metrics_port=taken_port), 0, told.append) as tell:
+    with served(taken_port, told.append) as tell:
         tell(Ended("first"))
     assert told == [Ended("first")]
     (warning,) = (one.getMessage() for one in caplog.records)
@@ -230,7 +241,7 @@ def test_without_any_free_port_the_work_goes_on(
 
 def test_a_client_that_goes_away_concerns_nobody(capfd: pytest.CaptureFixture[str]):
     port = free_ports(1)
-    with metrics_served("run", Compute(metrics_port=port), 0, lambda event: None):
+    with served(port):
         for _ in range(3):
             with closing(socket.create_connection(("127.0.0.1", port))) as client:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")
@@ -238,14 +249,61 @@ def test_a_client_that_goes_away_concerns_nobody(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == ""
 
 
+def test_a_client_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flows.metrics_server.CLIENT_SECONDS", 0.05)
+    port = free_ports(1)
+    with (
+        served(port),
+        closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as client,
+    ):
+        assert client.recv(1) == b""
+
+
+@contextmanager
+def asked_regularly(port: int) -> Iterator[list[str]]:
+    """The pages that somebody gets who asks until nobody answers; two or more when it begins."""
+    pages: list[str] = []
+
+    def ask() -> None:
+        with suppress(OSError):
+            while True:
+                pages.append(scrape(port))
+                time.sleep(0.1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_until(lambda: len(pages) > 1)
+    yield pages
+    asking.join()
+
+
+def test_who_asks_regularly_gets_the_last_figures():
+    port = free_ports(1)
+    with ExitStack() as asking, served(port) as tell:
+        pages = asking.enter_context(asked_regularly(port))
+        tell(Pending("w", shards=7, items=70))
+    assert value(figures(pages[-1]), "pending_shards") == 7
+
+
+def test_who_is_told_to_stop_waits_for_nobody(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    port = free_ports(1)
+    with served(port, should_stop=lambda: True) as tell:
+        scrape(port)
+        scrape(port)
+        tell(Pending("w", shards=7, items=70))
+    assert "metrics of this worker" in caplog.text
+    assert "the last figures" not in caplog.text
+
+
 DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "stylefarm.json"
 
 
 def test_every_name_and_label_of_the_dashboard_is_served(watched: Watched):
     board = json.loads(DASHBOARD.read_text())
-    served = {key for page in watched.at_end.values() for key in page}
-    names = {name for name, _ in served} | {"stylefarm_item_failures_total"}
-    labels = {label for _, pairs in served for label, _ in pairs}
+    found = {key for page in watched.at_end.values() for key in page}
+    names = {name for name, _ in found}
+    labels = {label for _, pairs in found for label, _ in pairs} | {"run"}
     queries = [
         target["expr"] for panel in board["panels"] for target in panel.get("targets", ())
     ] + [variable["query"]["query"] for variable in board["templating"]["list"][1:]]
@@ -264,6 +322,7 @@ def test_the_dashboard_asks_for_its_data_source_and_shows_what_an_operator_looks
     assert len(set(ids)) == len(ids)
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in board["panels"])
     shown = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    assert not re.findall(r'stylefarm_\w+(?!\w|{run=~"\$run"})', shown), "of the chosen runs only"
     for name in (
         *("items_total", "item_failures_total", "phase_seconds_total", "pending_items"),
         *("pending_shards", "peak_memory_bytes", "cost_total"),
