@@ -128,15 +128,15 @@ class LocalStore:
     def _read(self, key: str, start: int, length: int) -> bytes:
         path = self._path(key)
         try:
-            found = path.stat()
-            if stat.S_ISDIR(found.st_mode):
+            kind = path.stat().st_mode
+            if stat.S_ISDIR(kind):
                 raise FileNotFoundError
-            if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+            if not stat.S_ISREG(kind):  # opening a pipe would wait for its writer
                 message = f"{path} is a device, a pipe or a socket: give a regular file"
                 raise ObjectUnreadable(message)
-            with path.open("rb") as file:
+            with path.open("rb") as file:  # another one by now, where it was written meanwhile
                 file.seek(start)
-                left = max(0, found.st_size - start)
+                left = max(0, os.fstat(file.fileno()).st_size - start)
                 return file.read(left if length < 0 else min(length, left))
         except FileNotFoundError:
             raise _not_found(path) from None

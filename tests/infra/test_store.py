@@ -122,6 +122,19 @@ def test_the_last_put_replaces_all_before(store):
     assert [found.size for found in store.list()] == [5]
 
 
+def test_what_is_replaced_while_it_is_read_is_read_whole(tmp_path, monkeypatch):
+    store, opened = LocalStore(tmp_path), Path.open
+    store.put("attempts/1.json", b"short")
+
+    def replaced_first(path: Path, *args, **options):
+        monkeypatch.setattr(Path, "open", opened)
+        store.put("attempts/1.json", b"longer than before")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", replaced_first)
+    assert store.get("attempts/1.json") == b"longer than before"
+
+
 @pytest.mark.parametrize("num_bytes", [0, 1, 20 << 20])  # the last needs several parts on S3
 def test_a_local_file_arrives_byte_for_byte(store, tmp_path, num_bytes):
     source = tmp_path / "source"
