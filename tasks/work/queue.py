@@ -100,6 +100,7 @@ class ShardQueue:
         """Follows a plan from now on, such as one that has grown."""
         self._plan = plan
         self._order = sorted(plan.shards.values(), key=self._rank)
+        self._find_left()
         self._next: Iterator[str] = iter(())
         self._listed_at = -math.inf
 
@@ -111,13 +112,12 @@ class ShardQueue:
     @property
     def num_left(self) -> int:
         """Planned shards without a commit, as of the last listing."""
-        return sum(1 for shard in self._plan.shards if shard not in self._committed)
+        return len(self._left)
 
     @property
     def num_items_left(self) -> int:
         """Items of the shards without a commit."""
-        shards = self._plan.shards.values()
-        return sum(shard.num_items for shard in shards if shard.name not in self._committed)
+        return sum(shard.num_items for shard in self._left.values())
 
     @property
     def plan(self) -> RunPlan:
@@ -143,9 +143,9 @@ class ShardQueue:
         """The newest attempt at each shard without a commit, or with more than one attempt."""
         return self._tried_again | {shard: one.number for shard, one in self._newest.items()}
 
-    def left(self) -> Iterator[PlannedShard]:
+    def left(self) -> Collection[PlannedShard]:
         """Planned shards without a commit, whoever holds them."""
-        return (shard for shard in self._order if shard.name not in self._committed)
+        return self._left.values()
 
     def free(self) -> Iterator[PlannedShard]:
         """Those that could be taken, as far as is known."""
@@ -190,6 +190,7 @@ class ShardQueue:
     def note_commit(self, shard: str) -> None:
         """Notes that a shard is committed."""
         self._committed.add(shard)
+        self._left.pop(shard, None)
 
     def set_aside(self, shard: str) -> None:
         """Leaves a shard until there is nothing else to do."""
@@ -287,9 +288,11 @@ class ShardQueue:
 
     def _candidates(self) -> Iterator[str]:
         """The shards to try, those last that were set aside."""
-        open_shards = [shard.name for shard in self._order if shard.name not in self._committed]
-        first = [shard for shard in open_shards if shard not in self._set_aside]
-        return iter(first + [shard for shard in open_shards if shard in self._set_aside])
+        first = [shard for shard in self._left if shard not in self._set_aside]
+        return iter(first + [shard for shard in self._left if shard in self._set_aside])
+
+    def _find_left(self) -> None:
+        self._left = {one.name: one for one in self._order if one.name not in self._committed}
 
     def _list(self) -> None:
         """Looks which attempts and commits there are; attempts first, so that no end is missed."""
@@ -307,6 +310,7 @@ class ShardQueue:
         for shard in sorted(committed - self._committed):
             self._see_commit(shard)
         self._committed = committed
+        self._find_left()
         self._tried_again = {shard: number for shard, (number, _) in found.items() if number > 1}
         self._newest = {
             shard: self._seen(shard, number, etag, started)
@@ -325,7 +329,7 @@ class ShardQueue:
         return known
 
     def _see_commit(self, shard: str) -> None:
-        self._committed.add(shard)
+        self.note_commit(shard)
         if shard in self._plan.shards:
             self._on_commit(shard)
 

@@ -449,7 +449,9 @@ class _Worker:
             self._plan = plan
             self._queue.use(plan)
             return True
-        self._wait_for(f"other workers hold the last {self._queue.num_left} shards")
+        left = self._queue.num_left
+        last = "the last shard" if left == 1 else f"the last {left} shards"
+        self._wait_for(f"other workers hold {last}")
         return True
 
     def _wait_for(self, reason: str) -> None:
