@@ -115,7 +115,7 @@ def configured_api() -> str:
             "with 'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'"
         )
     if (reason := _silence(url)) is not None:
-        raise PrefectUnavailable(_no_answer(url, reason))
+        raise PrefectUnavailable(_no_answer(_without_password(url), reason))
     _settings()
     return url
 
@@ -192,7 +192,8 @@ def _silence(url: str) -> str | None:
     if not url.startswith(("http://", "https://")):
         return "it is no http:// or https:// URL"
     try:
-        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=TRY_SECONDS).close()
+        health = f"{_without_password(url).rstrip('/')}/health"  # urllib takes all for the host
+        urllib.request.urlopen(health, timeout=TRY_SECONDS).close()
     except urllib.error.HTTPError:
         return None  # something answers; Prefect's client says what is wrong with it
     except (OSError, ValueError, http.client.HTTPException) as error:

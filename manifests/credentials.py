@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
-_NAMED = re.compile(
-    r"(?:^|_)(?:password|passwd|pwd|passphrase|secrets?|token|jwt|credentials?|authorization"
-    r"|(?:access|auth|api|bearer|session|refresh|security|sas)_tokens"
-    r"|(?:api|access|private|secret)_?keys?(?:_id)?)(?:_(?:value|hash|[0-9]+))*$"
+SECRET_WORDS = (
+    r"(?:pass[_-]?words?|passwd|pwd|pass[_-]?phrase|secrets?|token|jwt|credentials?|authorization"
+    r"|auth|(?:access|auth|api|bearer|session|refresh|security|sas)[_-]?tokens"
+    r"|(?:access|account|api|encryption|private|secret|signing|ssh)[_-]?keys?(?:[_-]?id)?"
+    r"|connection[_-]?string)"
 )
-_JOINED = (
-    *("password", "passwd", "passphrase", "apikey", "accesskey", "privatekey", "secretkey"),
-    *("accesstoken", "authtoken", "apitoken", "sessiontoken", "accesskeyid", "credentials"),
-)
-"""Names without a sign between their words, such as `dbpassword`."""
+"""What a name of secrets ends with, in lower case."""
 
+_SECRET_NAME = re.compile(
+    rf"{SECRET_WORDS}(?:_?(?:value|hash|json|old|new|prod|dev|test|[0-9]+))*$"
+    r"|(?:access|api|private|secret)_?key_"
+)
 _SIGNATURES = {"sig", "signature", "x_amz_signature", "x_amz_credential", "x_goog_signature"} | {
     "x_goog_credential"
 }
@@ -39,8 +39,7 @@ def is_secret_name(name: str) -> bool:
     `password`, `hf_token`, `apiKey` and `AWS-Secret-Access-Key` are; `key`, `keyword`,
     `tokenizer`, `num_tokens` and `secretary` are not.
     """
-    plain = _plain(name)
-    return bool(_NAMED.search(plain)) or plain.rstrip("_0123456789").endswith(_JOINED)
+    return _SECRET_NAME.search(_plain(name)) is not None
 
 
 def credentials_in(text: str) -> str | None:
@@ -89,5 +88,5 @@ def _everything_in(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _plain(name: str) -> str:
-    """The words at the end of a name in lower case, joined by `_`."""
-    return "_".join(_WORD.findall(name[-200:])).lower()
+    """The end of a name in lower case, with one `_` for all between its letters and digits."""
+    return re.sub(r"[^a-z0-9]+", "_", name[-200:].lower()).strip("_")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from manifests.credentials import SECRET_WORDS
+
 MAX_MESSAGE_LETTERS = 2000
 
 _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -19,19 +21,17 @@ _USER_AND_PASSWORD = re.compile(
     r"(?<=:/)(/?)[^/\s@:]*:(?![0-9]{1,5}/)\S{0,300}(?=@)|(?<=://)[^/\s@:]+(?=@)"
 )
 """A key of AWS may hold a `/`; a port has one behind it."""
-_SECRET_NAME = (
-    r"(?:signature|credentials?|passwd|password|passphrase|secrets?|token|authorization"
-    r"|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?|\bsig|\bpwd)"
-)
 _SECRET_VALUE = re.compile(
-    rf"(?i)({_SECRET_NAME}"
+    rf"(?i)((?:{SECRET_WORDS}|signature|\bsig)"
     r"(?:=['\"]?"  # token=abc, token="abc"
     r"|['\"]\s*:\s*['\"]"  # {"token": "abc"}
     r"|(?<=authorization):\s*(?:basic|bearer)?\s*|(?<=password):\s*))"
     r"[^&\s'\",;}]+"
 )
-_SECRET_SHAPE = re.compile(r"\b(?:hf_|ghp_|github_pat_|sk-)[A-Za-z0-9_-]{16,}|\bAKIA[0-9A-Z]{16}\b")
-"""Tokens of well-known services, which show by their beginning that they are secret."""
+_SECRET_SHAPE = re.compile(
+    r"\b(?:hf_|gh[opsu]_|github_pat_|pn[bu]_|sk-)[A-Za-z0-9_-]{16,}|\bA[KS]IA[0-9A-Z]{16}\b"
+)
+"""Keys of well-known services, which show by their beginning that they are secret."""
 
 
 _LINE_BREAKS = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")

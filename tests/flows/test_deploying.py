@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,14 @@ def test_without_a_server_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch):
         pytest.raises(PrefectUnavailable, match="'prefect server start', and name it with"),
     ):
         configured_api()
+
+
+def test_a_server_whose_url_has_a_user_and_a_password_answers(monkeypatch: pytest.MonkeyPatch):
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://user:password@127.0.0.1:{server.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        assert configured_api() == url
 
 
 def test_commands_that_need_a_server_end_with_a_sentence_where_it_does_not_answer(

@@ -49,6 +49,9 @@ def test_a_text_of_any_length_becomes_a_bounded_one_that_says_what_was_left_out(
         ("https://x.blob.core.windows.net/a?sig=hunter2&x=1", "hunter2"),
         ("see hf_abcdefghijklmnopqrstuvwxyz", "abcdefghij"),
         ("key AKIAABCDEFGHIJKLMNOP here", "ABCDEFGHIJ"),
+        ("key ASIAABCDEFGHIJKLMNOP here", "ABCDEFGHIJ"),
+        ("key pnu_abcdefghijklmnopqrstuvwxyz", "abcdefghij"),
+        ("AccountName=x;AccountKey=hunter2==;", "hunter2"),
     ],
 )
 def test_passwords_are_not_shown(text, secret):
