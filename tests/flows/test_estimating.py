@@ -146,7 +146,7 @@ def test_a_guess_is_called_so_and_corrected_once_by_the_first_steps(pictures: Pa
         clock.now += 1.0
         told.tell(Progress("w", items=0.1))
     (_, corrected) = terminal.lines
-    assert "an item takes 10.0 s" in corrected
+    assert "an item takes 10 s" in corrected
     assert "0:01:00" in corrected, "six of them, one after the other"
     assert "cost 6.00" in corrected
 
@@ -161,7 +161,7 @@ def test_what_was_committed_is_remembered_and_said_of_the_next_run(pictures: Pat
     assert str(pictures) not in text, "figures, and no names of files"
     again = Said()
     outlook(pictures, again, Clock(), output__uri="another")
-    assert "about 10.0 s each" in again.lines[0]
+    assert "about 10 s each" in again.lines[0]
     assert "by what this machine measured earlier" in again.lines[0]
 
 
