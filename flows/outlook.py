@@ -91,7 +91,7 @@ class RunOutlook:
         self._run: RunRecord = committed.plan.run
         self._device_type = device_type or "cpu"
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock, self._remembering = threading.Lock(), threading.Lock()
         self._forecast: Forecast | None = None
         self._kind: RunKind | None = None
         self._paces: dict[str, _Pace] = {}
@@ -164,15 +164,17 @@ class RunOutlook:
             self._warn(slow_warning(*size, seconds, self._device_type))
 
     def _remember(self, event: Committed) -> None:
-        with self._lock:
-            plan, kind = self._committed.plan, self._kind
-            if kind is None or event.shard not in plan.shards:
-                return
-            generation = plan.generation(event.shard)
-            if generation is None or not generation.changes:
-                speed = speed_of(plan.items(event.shard), kind, event.stats)
-                if speed is not None:
-                    remember(speed)
+        """Takes note of how fast a shard was; the steps of other workers wait for no file."""
+        plan, kind = self._committed.plan, self._kind
+        if kind is None or event.shard not in plan.shards:
+            return
+        generation = plan.generation(event.shard)
+        if generation is not None and generation.changes:
+            return
+        with self._remembering:
+            speed = speed_of(plan.items(event.shard), kind, event.stats)
+            if speed is not None:
+                remember(speed)
 
     def _warn(self, sentence: str | None) -> None:
         """Warns once, however many shards there are."""

@@ -7,7 +7,7 @@ takes nothing away from the rest. Times since are told by the clock of this mach
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,7 +180,8 @@ def overview(uri: str) -> Overview:
     index = newer_index(store, run, published)
     superseded = superseded_shards(find_generations(store, run))
     settled = superseded.union(shard.shard for shard in index.shards)
-    listed = [] if index.complete else _held_attempts(store, settled)
+    newest = newest_attempts(store)
+    listed = _held_attempts(newest.values(), settled)
     attempts = _read_attempts(store, listed[:MAX_ATTEMPTS])
     return Overview(
         uri=uri,
@@ -192,7 +193,7 @@ def overview(uri: str) -> Overview:
         num_unread=len(listed) - len(attempts),
         failures=tuple(_failures(store, run, index)),
         speed=speed_of(index.shards, _processes(attempts)),
-        device_seconds=spent_seconds(store, index.shards),
+        device_seconds=spent_seconds(store, index.shards, newest),
         price_per_hour=_price(run),
     )
 
@@ -209,9 +210,10 @@ def _num_unpublished(published: Index | None, index: Index) -> int:
     return sum((shard.shard, shard.etag) not in known for shard in index.shards)
 
 
-def _held_attempts(store: Store, settled: Collection[str]) -> list[ListedAttempt]:
+def _held_attempts(
+    newest: Iterable[ListedAttempt], settled: Collection[str]
+) -> list[ListedAttempt]:
     """The newest attempt at each shard that is not settled, those that changed last first."""
-    newest = newest_attempts(store).values()
     open_ones = (one for one in newest if one.shard not in settled)
     return sorted(open_ones, key=lambda one: one.modified, reverse=True)
 

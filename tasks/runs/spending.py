@@ -17,7 +17,7 @@ from manifests.errors import RunFolderError
 from manifests.plan import PlannedShard
 from manifests.spending import wasted_seconds
 from tasks.runs.committed import find_index
-from tasks.runs.run_folder import READERS, find_commit, newest_attempts
+from tasks.runs.run_folder import READERS, ListedAttempt, find_commit, newest_attempts
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,8 @@ class Spending:
         Raises:
             StoreError: the store refuses or does not answer.
         """
-        self._read_commits([shard for shard in committed if shard not in self._commits])
-        names = (name for shard, number in tried.items() for name in _attempts_of(shard, number))
-        unread = [name for name in names if name not in self._attempts]
+        self._read_commits(self._unread_commits(committed))
+        unread = self._unread_attempts(tried)
         if len(unread) > MAX_ATTEMPTS_AT_ONCE:
             logger.warning(
                 "%d attempts of this run came to nothing; %d of them are read now, for what they "
@@ -71,9 +70,14 @@ class Spending:
             self._attempts.update(zip(unread, pool.map(self._read_attempt, unread), strict=True))
         self._tried = tried
 
+    def unread(self, committed: Collection[str], tried: Mapping[str, int]) -> list[str]:
+        """What a look would read: the shard of each commit and of each attempt."""
+        attempts = [shard for shard, _ in self._unread_attempts(tried)]
+        return self._unread_commits(committed) + attempts
+
     @property
     def seconds(self) -> float:
-        """In all; damaged commits count nothing here."""
+        """In all, of what was read; damaged commits count nothing here."""
         committed = sum(one.stats.device_seconds for one in self._commits.values() if one)
         return committed + sum(self._wasted(*one) for one in self._tried.items())
 
@@ -112,6 +116,13 @@ class Spending:
         commit = self._commits.get(shard)
         return wasted_seconds([one for one in found if one], commit and commit.attempt_id)
 
+    def _unread_commits(self, committed: Collection[str]) -> list[str]:
+        return [shard for shard in committed if shard not in self._commits]
+
+    def _unread_attempts(self, tried: Mapping[str, int]) -> list[Name]:
+        names = (name for shard, number in tried.items() for name in _attempts_of(shard, number))
+        return [name for name in names if name not in self._attempts]
+
     def _read_commits(self, shards: list[str]) -> None:
         """Reads commits; where they are many, first those that the published index has."""
         if len(shards) > READERS and (index := find_index(self._store)) is not None:
@@ -135,12 +146,15 @@ class Spending:
             return None
 
 
-def spent_seconds(store: Store, commits: Iterable[Commit]) -> float:
+def spent_seconds(
+    store: Store, commits: Iterable[Commit], newest: Mapping[str, ListedAttempt] | None = None
+) -> float:
     """What a run has spent until now, with what is in hand so far.
 
     Args:
         store: of the run folder.
         commits: every one of them.
+        newest: attempt at each shard, where it was listed already.
 
     Raises:
         StoreError: the store refuses or does not answer.
@@ -148,8 +162,9 @@ def spent_seconds(store: Store, commits: Iterable[Commit]) -> float:
     spending = Spending(store)
     for commit in commits:
         spending.note(commit)
-    newest = {shard: one.number for shard, one in newest_attempts(store).items()}
-    spending.look((), tried_in_vain(newest, spending.committed))
+    listed = newest_attempts(store) if newest is None else newest
+    numbers = {shard: one.number for shard, one in listed.items()}
+    spending.look((), tried_in_vain(numbers, spending.committed))
     return spending.seconds
 
 

@@ -22,6 +22,9 @@ from tasks.work.queue import ShardQueue
 AMPLE_ROUNDS = 2
 """There is ample room where every worker may take so many shards more."""
 
+UNREAD_FACTOR = 2.0
+"""While there is ample room, what is not read yet is taken to have cost so much more than usual."""
+
 
 class Allowance:
     """What a run's budget allows one worker.
@@ -69,10 +72,11 @@ class Allowance:
         """
         if not self.bounds.is_limited:
             return True
+        self._look(roughly=True)
+        if self._has_ample_room():
+            return True
         self._look()
-        longest = max(map(self._estimate, self._queue.left()), default=0.0)
-        rounds = AMPLE_ROUNDS * (longest + self._queue.seconds_since_listing)
-        return bool(self._own) and self._room(None) >= rounds * (1 + len(self._in_hand))
+        return self._has_ample_room()
 
     def covers_any(self) -> bool:
         """Whether a shard that nobody holds fits into what is left; else one that is held.
@@ -93,29 +97,43 @@ class Allowance:
         """Seconds that the shortest of the next shards would take, with what loading has taken."""
         return self._loading + min(map(self._estimate, self._next()), default=0.0)
 
+    def _has_ample_room(self) -> bool:
+        longest = max(map(self._estimate, self._queue.left()), default=0.0)
+        rounds = AMPLE_ROUNDS * (longest + self._queue.seconds_since_listing)
+        return bool(self._own) and self._room(None) >= rounds * (1 + len(self._in_hand))
+
     def _next(self) -> list[PlannedShard]:
         return list(self._queue.free()) or list(self._queue.left())
 
-    def _look(self) -> None:
-        """Learns what was spent since the last look, and what is in hand."""
-        queue = self._queue
+    def _look(self, *, roughly: bool = False) -> None:
+        """Learns what was spent since the last look, and what is in hand.
+
+        Args:
+            roughly: read nothing while more has been read of the run than has not.
+        """
+        queue, spending = self._queue, self._spending
         queue.refresh()
         if self.bounds.max_seconds is None and self._own:
-            self._pace = self._spending.pace(queue.plan.every_shard, self._own)
+            self._pace = spending.pace(queue.plan.every_shard, self._own)
             return  # what others do changes nothing
         in_hand = queue.in_hand
         ended = {shard: number - (shard in in_hand) for shard, number in queue.tried.items()}
-        self._spending.look(queue.committed, tried_in_vain(ended, queue.committed))
+        tried = tried_in_vain(ended, queue.committed)
         planned = queue.plan.every_shard
-        usual = self._spending.pace(planned, self._spending.committed)
-        self._pace = self._spending.pace(planned, self._own) or usual
 
         def cost(shard: str) -> float:
-            return (usual or 1.0) * planned[shard].cost_seconds if shard in planned else 0.0
+            return planned[shard].cost_seconds if shard in planned else 0.0
 
-        self._spent = self._spending.seconds + sum(map(cost, self._spending.damaged))
+        unread = spending.unread(queue.committed, tried)
+        if not roughly or sum(map(cost, unread)) > sum(map(cost, spending.committed)):
+            spending.look(queue.committed, tried)
+            unread = []
+        usual = spending.pace(planned, spending.committed)
+        self._pace = spending.pace(planned, self._own) or usual
+        unknown = sum(map(cost, spending.damaged)) + UNREAD_FACTOR * sum(map(cost, unread))
+        self._spent = spending.seconds + (usual or 1.0) * unknown
         self._in_hand = {
-            shard: max(cost(shard), (record and record.device_seconds) or 0.0)
+            shard: max((usual or 1.0) * cost(shard), (record and record.device_seconds) or 0.0)
             for shard, record in in_hand.items()
         }
 

@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from infra.store import LocalStore, open_store
+from infra.store import LocalStore, Store, open_store
 from manifests.attempts import AttemptRecord, Worker
 from manifests.budget import UNBOUNDED, Bounds
+from manifests.commits import Commit
 from manifests.job import Compute
 from tasks.plans.planning import PreparedRun
 from tasks.results.publishing import publish
 from tasks.runs.committed import read_commits
 from tasks.runs.faults import ChildDied, Stopped
-from tasks.runs.run_folder import open_run
+from tasks.runs.run_folder import find_commit, open_run
 from tasks.runs.spending import spent_seconds
 from tasks.runs.worker_identity import this_worker
 from tasks.work.budget import budget_end
 from tasks.work.holding import take
+from tasks.work.queue import ShardQueue
 from tasks.work.shard_work import ShardWork, Watch
 from tasks.work.worker import Worked, work
 from tests.tasks.made_up_seconds import MadeUp, make_up_seconds
@@ -300,6 +302,27 @@ def test_commits_of_others_are_read_once_and_a_shard_costs_seven_requests_while_
 
     at_the_start = requests(1, hours_for(1000))
     assert requests(4, hours_for(1000)) - at_the_start <= 3 * 7 + 1, "and the commit before"
+
+
+def test_while_there_is_room_not_every_commit_of_others_is_read(pictures, monkeypatch):
+    """Three shards of others for each of one's own, which a listing shows at once."""
+    make_up_seconds(monkeypatch, SECONDS)
+    run = prepare(pictures, variants=4, compute__shard_items=1, compute__seconds_per_item=SECONDS)
+    monkeypatch.setattr(ShardQueue, "_interval", lambda queue, seconds: 0.0)
+    read: list[str] = []
+
+    def noted(store: Store, shard: str) -> Commit | None:
+        read.append(shard)
+        return find_commit(store, shard)
+
+    def others_work(number: int, work: ShardWork, watch: Watch) -> None:
+        others = [work_for(run, UNBOUNDED, max_shards=1).num_committed for _ in range(3)]
+        assert others == [1, 1, 1]
+
+    monkeypatch.setattr("tasks.runs.spending.find_commit", noted)
+    assert work_for(run, hours_for(1000), MadeUp(others_work)).num_committed == 6
+    assert 0 < len(read) <= 12, "of 18, each of them once"
+    assert len(records(run, "commits")) == 24
 
 
 def test_the_sentence_says_what_was_spent_of_what_what_is_pending_and_how_to_go_on(run):
