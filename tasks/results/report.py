@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -98,6 +99,11 @@ def _spent(run: RunRecord, stats: ShardStats, price: float | None) -> dict[str, 
     if stats.peak_memory_bytes is not None:
         spent["peak memory"] = f"{stats.peak_memory_bytes / 1e9:.2f} GB"
     return spent
+
+
+def _duration(seconds: float) -> str:
+    """A test's seconds with a tenth; a night's as hours, minutes and seconds."""
+    return f"{seconds:.1f} s" if seconds < 600 else str(timedelta(seconds=round(seconds)))
 
 
 @dataclass(frozen=True)
@@ -196,5 +202,6 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["duration"] = _duration
     environment.filters["pretty_json"] = lambda value: json.dumps(value, indent=1, sort_keys=True)
     return environment.get_template("report.html.j2")
