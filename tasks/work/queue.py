@@ -117,7 +117,7 @@ class ShardQueue:
     @property
     def num_items_left(self) -> int:
         """Items of the shards without a commit."""
-        return sum(shard.num_items for shard in self._left.values())
+        return self._num_items_left
 
     @property
     def plan(self) -> RunPlan:
@@ -190,7 +190,8 @@ class ShardQueue:
     def note_commit(self, shard: str) -> None:
         """Notes that a shard is committed."""
         self._committed.add(shard)
-        self._left.pop(shard, None)
+        if left := self._left.pop(shard, None):
+            self._num_items_left -= left.num_items
 
     def set_aside(self, shard: str) -> None:
         """Leaves a shard until there is nothing else to do."""
@@ -293,6 +294,7 @@ class ShardQueue:
 
     def _find_left(self) -> None:
         self._left = {one.name: one for one in self._order if one.name not in self._committed}
+        self._num_items_left = sum(one.num_items for one in self._left.values())
 
     def _list(self) -> None:
         """Looks which attempts and commits there are; attempts first, so that no end is missed."""
