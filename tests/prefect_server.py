@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.prefect_server import PrivateServer, private_server
+from tests.shared import made_once
 
 _ALL_SERVICES = {
     f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "true"
@@ -59,5 +60,11 @@ def full_server(folder: Path, *, ui: bool = False, **settings: str) -> Iterator[
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a full server, shared by the tests of a session."""
-    with full_server(tmp_path_factory.mktemp("prefect")) as server:
+    with made_once(tmp_path_factory, "prefect-server", _url(tmp_path_factory)) as url:
+        yield url
+
+
+@contextmanager
+def _url(factory: pytest.TempPathFactory) -> Iterator[str]:
+    with full_server(factory.mktemp("prefect")) as server:
         yield server.url

@@ -81,13 +81,15 @@ class Allowance:
     def covers_any(self) -> bool:
         """Whether a shard that nobody holds fits into what is left; else one that is held.
 
+        So it is where no shard is left: then the budget ends nobody.
+
         Raises:
             StoreError: the store refuses or does not answer.
         """
         if any(self._queue.free()):
             self._queue.look()
             self._look()
-        return any(map(self.covers, self._next()))
+        return not self._queue.num_left or any(map(self.covers, self._next()))
 
     def covers(self, shard: PlannedShard) -> bool:
         """Whether a shard fits into what is left, as of the last look."""

@@ -259,7 +259,7 @@ class _Worker:
         if self._patiently(self._allowance.is_ample):
             return True
         self._settle()
-        return not self._queue.num_left or self._patiently(self._allowance.covers_any)
+        return self._patiently(self._allowance.covers_any)
 
     def _forget_kept(self) -> None:
         """Removes shards that wait here for a store which has them from another worker by now."""

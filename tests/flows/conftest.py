@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.bad_images import write_truncated_jpeg
 from tests.command_line import NO_PREFECT, Answer, run_command
 from tests.conftest import write_pictures
 from tests.flows.jobs import write_job
+from tests.shared import made_once
 
 Stylefarm = Callable[..., Answer]
 
@@ -64,17 +65,22 @@ def signal_handlers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """One run for every test that only looks at one."""
-    folder = write_pictures(tmp_path_factory.mktemp("finished"))
+    making = _finished(prefect_server, tmp_path_factory)
+    with made_once(tmp_path_factory, "finished", making) as run:
+        yield run
+
+
+@contextmanager
+def _finished(server: str, factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    folder = write_pictures(factory.mktemp("finished"))
     write_truncated_jpeg(folder / "content")
     job = write_job(folder)
-    answer = run_command(
-        "run", job, folder=folder, server=prefect_server, start=("-c", NOTE_IMPORTS)
-    )
+    answer = run_command("run", job, folder=folder, server=server, start=("-c", NOTE_IMPORTS))
     audit(folder / "run")
     imported = frozenset((folder / "imported").read_text().split())
-    return Finished(job, folder / "run", answer, imported)
+    yield Finished(job, folder / "run", answer, imported)
 
 
 @pytest.fixture(scope="session")

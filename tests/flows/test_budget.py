@@ -46,7 +46,8 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
     answer = stylefarm("run", job, "--max-gpu-hours", "2.5")
     assert answer.code == ExitCode.ENDED_EARLY == 6, answer
     assert "stopped by the budget: 2 of 2.5 worker-hours are spent" in answer.err
-    assert "4 of 6 items are pending: raise the bound, and run the same" in answer.err
+    assert "the next shard would take about 60 min; 4 of 6 items are pending" in answer.err
+    assert "are pending: raise the bound, and run the same" in answer.err
     index = json.loads((job.parent / "run" / "index.json").read_bytes())
     assert (len(index["shards"]), index["complete"]) == (2, False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tasks.runs.run_folder import find_commit, open_run
 from tasks.runs.spending import spent_seconds
 from tasks.runs.worker_identity import this_worker
 from tasks.work.budget import budget_end
+from tasks.work.events import Phase, WorkEvent
 from tasks.work.holding import take
 from tasks.work.queue import ShardQueue
 from tasks.work.shard_work import ShardWork, Watch
@@ -62,7 +63,7 @@ def work_for(
         renderer=renderer or MadeUp(),
         bounds=bounds,
         should_stop=options.pop("should_stop", lambda: False),
-        tell=lambda event: None,
+        tell=options.pop("tell", lambda event: None),
         **options,
     )
 
@@ -98,12 +99,30 @@ def test_what_fits_exactly_is_taken(run, num_shards):
     assert work_for(run, hours_for(num_shards)).num_committed == int(num_shards)
 
 
-def test_a_budget_for_all_of_it_ends_nobody(run):
-    assert work_for(run, hours_for(6.0)) == Worked(num_committed=6, num_lost=0, stopped=False)
+def test_a_budget_for_all_of_it_ends_nobody_not_who_waits_for_the_last_shard_either(run):
+    waits = threading.Event()
+
+    def tell(event: WorkEvent) -> None:
+        if isinstance(event, Phase) and event.name == "waiting":
+            waits.set()
+
+    def lets_another_make_the_rest(number: int, work: ShardWork, watch: Watch) -> None:
+        other = pool.submit(work_for, run, hours_for(6.0), tell=tell)
+        other.add_done_callback(lambda _: waits.set())
+        others.append(other)
+        assert waits.wait(60)
+
+    others: list[Future[Worked]] = []
+    with ThreadPoolExecutor(1) as pool:
+        ended = work_for(run, hours_for(6.0), MadeUp(lets_another_make_the_rest))
+    assert ended == Worked(num_committed=1, num_lost=0, stopped=False)
+    assert others[0].result() == Worked(num_committed=5, num_lost=0, stopped=False)
 
 
 def test_what_earlier_runs_of_the_folder_spent_counts(run):
     assert work_for(run, UNBOUNDED, max_shards=2).num_committed == 2
+    damaged, _ = Path(run.uri).glob("commits/*.json")
+    damaged.write_text("{")  # what it took is not known any more; its estimate is
     assert work_for(run, hours_for(3.5)).num_committed == 1
     assert work_for(run, hours_for(3.5)).num_committed == 0
 
@@ -140,6 +159,7 @@ def test_a_worker_expects_what_it_took_itself_before_what_others_took(run, monke
 def test_a_shorter_shard_that_fits_is_taken_where_the_longest_does_not(pictures, monkeypatch):
     make_up_seconds(monkeypatch, {"00000": 4 * SECONDS, "00001": 2 * SECONDS})
     run, renderer = planned(pictures, shard_items=4), MadeUp()
+    assert work_for(run, hours_for(1)).uncovered_seconds == pytest.approx(2 * SECONDS)
     assert work_for(run, hours_for(3), renderer).uncovered_seconds == pytest.approx(4 * SECONDS)
     assert renderer.shards == ["00001"]
     assert work_for(run, hours_for(5.9)).num_committed == 0
@@ -253,6 +273,7 @@ def test_who_holds_a_shard_for_longer_than_expected_counts_for_as_long(run, monk
     make_up_seconds(monkeypatch, 2.5 * SECONDS)
     holding.update(at_once=True)
     assert work_for(run, hours_for(3.2)).num_committed == 0
+    assert work_for(run, hours_for(3.6)).num_committed == 1, "and for no longer"
     holding.end("stopped")
 
 
