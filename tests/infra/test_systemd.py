@@ -94,6 +94,17 @@ def test_a_worker_is_started_again_only_where_that_can_help():
     assert found["StartLimitBurst"]
 
 
+@pytest.mark.parametrize("name", ["stylefarm-work@", "stylefarm-worker@"])
+def test_a_unit_for_a_gpu_finds_its_device_files_and_may_use_them(name):
+    """A unit without new privileges cannot start the program of root that makes them."""
+    found = directives(INFRA / "systemd" / f"{name}.service")
+    (before,) = found["ExecStartPre"]
+    assert before.startswith("-+/")
+    assert before.endswith("=%i")
+    # Each of these makes a list of allowed devices, on which no GPU stands.
+    assert not {"DeviceAllow", "DevicePolicy", "PrivateDevices", "ProtectClock"} & set(found)
+
+
 def test_a_worker_for_a_gpu_takes_one_run_at_a_time():
     (start,) = directives(INFRA / "systemd" / "stylefarm-worker@.service")["ExecStart"]
     assert "--limit 1" in start
