@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ import kubernetes_validate
 import pytest
 from dockerfile_parse import DockerfileParser
 from jsonschema import validators
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from prefect.settings import Settings
 from prefect.utilities.templating import apply_values
@@ -83,12 +85,46 @@ def test_the_python_of_the_image_is_one_that_we_support_and_test(steps):
 
 def test_whatever_is_installed_in_the_image_is_pinned(steps):
     installed = [run for run in values(steps, "RUN") if "pip install" in run]
-    assert installed
+    assert len(installed) == 4
     for run in installed:
-        assert "-c /build/constraints.txt" in run
-    extras = re.search(r"stylefarm-\*\.whl\)\[([a-z,]+)\]", " ".join(installed))
-    assert extras
-    assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
+        pinned = re.search(r"-c /\w+/constraints\.txt", run)
+        assert pinned or ("--no-deps" in run and "pip check" in run)
+    (built,) = [run for run in values(steps, "RUN") if "pip wheel" in run]
+    assert "--no-build-isolation" in built
+    build = PYPROJECT["build-system"]["requires"]
+    assert [Requirement(one).name for one in build] == ["setuptools"]
+
+
+def test_the_image_installs_what_the_project_asks_for(steps, tmp_path):
+    (code,) = [run for run in values(steps, "RUN") if "/requirements.txt" in run and '-c "' in run]
+    (code,) = re.findall(r'python -c "([^"]+)"', code)
+    told = subprocess.run(
+        [sys.executable, "-c", code.replace("/source/", f"{ROOT}/")], capture_output=True, text=True
+    )
+    asked = PYPROJECT["project"]
+    assert told.stdout.splitlines() == [
+        *asked["dependencies"],
+        *asked["optional-dependencies"]["ray"],
+    ]
+
+
+def test_a_change_of_our_code_leaves_the_big_layers_as_they_are(steps):
+    """What a build keeps ends where something that changes is copied."""
+    last = max(n for n, step in enumerate(steps) if step["instruction"] == "FROM")
+    copied = [step["value"] for step in steps[last:] if step["instruction"] == "COPY"]
+    assert copied == [
+        "constraints.txt /build/",
+        "--from=requirements /requirements.txt /build/",
+        "--from=wheel /wheels /build/wheels",
+    ]
+    installed = [run for run in values(steps[last:], "RUN") if "pip install" in run]
+    assert "/build/wheels" in installed[-1]
+    assert not any("wheels" in run for run in installed[:-1])
+
+
+def test_the_image_has_what_the_launcher_of_ray_calls_in_it(steps):
+    (apt,) = [run for run in values(steps, "RUN") if "apt-get install" in run]
+    assert {"openssh-client", "rsync"} <= set(apt.split())
 
 
 def test_the_image_does_not_run_as_root_and_hears_signals(steps):
@@ -178,6 +214,35 @@ def test_whatever_compose_names_is_there(compose):
         )
         if build := service.get("build"):
             assert (INFRA / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
+
+
+def test_our_image_is_built_by_whoever_starts_it(compose):
+    """A service that only names it is looked for in a registry."""
+    for service in compose["services"].values():
+        assert service["image"].startswith("stylefarm:") == ("build" in service)
+
+
+def test_services_that_end_are_started_only_with_those_that_wait_for_them(compose):
+    """'up --wait' fails where a service ends that no running service has waited for."""
+    services = compose["services"]
+    for name, service in services.items():
+        if service["restart"] != "unless-stopped":
+            waiting = [one for one in services.values() if name in one.get("depends_on", {})]
+            assert set(service["profiles"]) <= {
+                profile for one in waiting for profile in one["profiles"]
+            }
+
+
+def test_browsers_and_workers_know_the_store_by_one_name(compose):
+    """A link is signed for the name by which the worker that made it knows the store."""
+    endpoint = compose["x-store"]["AWS_ENDPOINT_URL"]
+    host, port = re.fullmatch(r"http://(.+):(\d+)", endpoint).groups()
+    store = compose["services"]["store"]
+    assert host in store["networks"]["default"]["aliases"]
+    assert f"-s3.port={port}" in store["command"]
+    assert any(published.endswith(f":{port}:{port}") for published in store["ports"])
+    told = compose["services"]["prefect"]["environment"]["PREFECT_UI_URL"]
+    assert re.findall(r"\$\{(\w+):-", host) == re.findall(r"\$\{(\w+):-", told)
 
 
 def test_services_that_stay_have_a_healthcheck_and_start_again(compose):
@@ -338,7 +403,10 @@ def test_jobs_are_tried_again_only_where_that_can_help():
             continue
         disrupted, failed = spec["podFailurePolicy"]["rules"]
         assert disrupted["action"] == "Ignore"
-        assert failed["action"] == "FailJob"
+        # One of many workers that ends for good takes no other's shard in hand with it.
+        assert failed["action"] == ("FailJob" if document["kind"] == "CronJob" else "FailIndex")
+        assert (spec.get("completionMode") == "Indexed") == (failed["action"] == "FailIndex")
+        assert spec.get("completions") == spec.get("parallelism")
         assert set(failed["onExitCodes"]["values"]) == {int(code) for code in ENDS_SO_AGAIN}
         assert failed["onExitCodes"]["containerName"] in {
             container["name"] for container in spec["template"]["spec"]["containers"]

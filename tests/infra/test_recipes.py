@@ -132,14 +132,29 @@ def test_workers_take_from_the_pool_that_deploy_fills():
     assert set(pools) == {DEFAULT_POOL}
 
 
-def test_runs_in_recipes_lie_where_the_policy_lets_them():
-    places = ["kubernetes/worker-job.yaml", "ray/cluster.yaml", "slurm/array.sbatch"]
-    places += ["systemd/stylefarm-work@.service"]
-    (runs,) = [one["Resource"] for one in policy()["Statement"] if one["Sid"] == "WriteRuns"]
-    for place in places:
-        found = re.findall(r"s3://([\w./-]+)", (INFRA / place).read_text())
-        assert found
-        assert all(fnmatchcase(f"arn:aws:s3:::{uri}/run.json", runs[0]) for uri in found)
+def test_inputs_and_runs_in_recipes_lie_where_the_policy_lets_them():
+    read = [
+        pattern
+        for one in policy()["Statement"]
+        if "s3:GetObject" in one["Action"]
+        for pattern in one["Resource"]
+    ]
+    found = {
+        named(file): re.findall(r"s3://([\w./-]+)", file.read_text(encoding="utf-8"))
+        for file in recipes()
+        if file.suffix != ".md"
+    }
+    for place, uris in found.items():
+        for uri in uris:
+            arn = f"arn:aws:s3:::{uri}/run.json"
+            assert any(fnmatchcase(arn, pattern) for pattern in read), (place, uri)
+    assert {
+        "kubernetes/worker-job.yaml",
+        "prefect.yaml",
+        "ray/cluster.yaml",
+        "slurm/array.sbatch",
+        "systemd/stylefarm-work@.service",
+    } <= {place for place, uris in found.items() if uris}
     (compose,) = documents(INFRA / "compose.yaml")
     names = {
         arn.split(":::")[1].split("/")[0]
