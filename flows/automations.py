@@ -65,8 +65,9 @@ def show_automations(terminal: Terminal, notify: str | None) -> None:
     )
     if any(one.outcome is None for one in written):
         terminal.say(
-            "Nobody is notified yet: make a notification block in Prefect's pages, under Blocks, "
-            "such as Slack Webhook, and name it: stylefarm automations --notify slack-webhook/NAME"
+            "What is not made needs somebody to notify: make a notification block in Prefect's "
+            "pages, under Blocks, such as Slack Webhook, and name it: "
+            "stylefarm automations --notify slack-webhook/NAME"
         )
 
 

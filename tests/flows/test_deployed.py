@@ -159,7 +159,9 @@ def deployed(folder: Path, url: str, **changes: Any) -> Path:
     return folder / "run"
 
 
-def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failure(tmp_path: Path):
+def test_automations_notify_of_a_standstill_of_a_completion_of_lateness_and_once_of_a_failure(
+    tmp_path: Path,
+):
     good, bad = tmp_path / "good", tmp_path / "bad"
     for folder in (good, bad):
         folder.mkdir()
@@ -174,7 +176,7 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
     ):
         block = block_of(notified)
         for name, content in contents().items():
-            if name == "stylefarm-no-progress":
+            if name in ("stylefarm-no-progress", "stylefarm-late"):
                 content["trigger"]["within"] = 10  # the least that Prefect takes
             write_automation(client, content, Told(block, "send-notification"))
         deploy(good, "good", only="run")
@@ -182,8 +184,13 @@ def test_automations_notify_of_a_standstill_of_a_completion_and_once_of_a_failur
         process = wait_for(lambda: process_of(run))
         wait_for(lambda: state_of(client, run).type.value == "RUNNING")
         os.kill(process, signal.SIGSTOP)
+        waiting = start(client, "stylefarm-run/good")
         standstill, *_ = wait_for(lambda: notified.about("no progress of good"))
         assert "committed" in standstill["body"]
+        (late,) = wait_for(lambda: notified.about("no worker takes a flow run of good"))
+        assert "prefect worker start --pool gpu" in late["body"]
+        assert str(waiting.id) in late["body"]
+        client.delete_flow_run(waiting.id)
         os.kill(process, signal.SIGCONT)
         wait_for(lambda: state_of(client, run).is_completed())
         (complete,) = wait_for(lambda: notified.about("is complete"))

@@ -321,12 +321,12 @@ def test_automations_are_made_once_and_keep_whom_they_notify(
 ):
     show_automations(Terminal(), None)
     assert set(automations(client)) == {HEARTBEAT_LOST}
-    assert "Nobody is notified yet" in capsys.readouterr().out
+    assert "What is not made needs somebody to notify" in capsys.readouterr().out
     with pytest.raises(JobError, match="Prefect has no block 'webhook/studio'"):
         show_automations(Terminal(), "webhook/studio")
     block = Webhook.model_validate({"url": "http://127.0.0.1:1/"}).save("studio")
     show_automations(Terminal(), "webhook/studio")
-    assert "Nobody is notified yet" not in capsys.readouterr().out
+    assert "What is not made needs somebody to notify" not in capsys.readouterr().out
     made = automations(client)
     assert set(made) == set(contents())
     client.pause_automation(made["stylefarm-completion"].id)
@@ -335,7 +335,7 @@ def test_automations_are_made_once_and_keep_whom_they_notify(
     assert {one.id for one in again.values()} == {one.id for one in made.values()}
     actions = [action for one in again.values() for action in one.actions]
     notified = [one.block_document_id for one in actions if one.type == "call-webhook"]
-    assert notified == [block] * 3
+    assert notified == [block] * 4
     assert not again["stylefarm-completion"].enabled
     assert again["stylefarm-failure"].enabled
 
