@@ -166,7 +166,7 @@ def deploy_job(
         [(one.name, one.outcome, one.schedules, one.queue) for one in done],
     )
     _say_what_it_means(terminal, wanted, place, limits)
-    _say_how_to_start(terminal, done, asked)
+    _say_how_to_start(terminal, done, _worker_command(asked.pool, pool.type, asked.queue))
 
 
 def wanted_deployments(
@@ -206,14 +206,14 @@ def limit_hosts(terminal: Terminal, pool: str, limits: Mapping[str, int]) -> Non
         PrefectUnavailable: see `prefect_client`.
     """
     with prefect_client() as client:
-        _pool(client, pool)
+        kind = _pool(client, pool)[0].type
         rows = [
             (host, counted(limit, "flow run"), _set_queue(client, pool, host, limit))
             for host, limit in limits.items()
         ]
     terminal.say_table(("queue", "at once", ""), rows)
     for host in limits:
-        terminal.say(f"On {host}:  prefect worker start --pool {pool} --work-queue {host}")
+        terminal.say(f"On {host}:  {_worker_command(pool, kind, host)}")
     terminal.say(
         f"A job for it:  stylefarm deploy JOB.yaml --pool {pool} --queue {next(iter(limits))}"
     )
@@ -397,10 +397,15 @@ def _say_what_it_means(
             terminal.say(f"In the queue {queue}, {at_once}; others wait.")
 
 
-def _say_how_to_start(terminal: Terminal, done: Sequence[Deployed], asked: Asked) -> None:
-    queue = f" --work-queue {asked.queue}" if asked.queue else " --limit 1"
+def _worker_command(pool: str, kind: str, queue: str | None) -> str:
+    """What starts a worker. It names the pool's type, else it would not wait for a server."""
+    served = f"--work-queue {queue}" if queue else "--limit 1"
+    return f"prefect worker start --pool {pool} --type {kind} {served}"
+
+
+def _say_how_to_start(terminal: Terminal, done: Sequence[Deployed], command: str) -> None:
     terminal.say("Start a worker, on each machine that renders:")
-    terminal.say(f"  prefect worker start --pool {asked.pool}{queue}")
+    terminal.say(f"  {command}")
     terminal.say("Start one now:")
     for one in done:
         terminal.say(f"  prefect deployment run '{one.name}'")

@@ -85,7 +85,7 @@ def test_deploying_again_updates_the_same_deployments_and_keeps_their_schedules(
     deploy(job, pictures, "monet", pool="first", cron="0 2 * * *", timezone="Europe/Zurich")
     told = capsys.readouterr().out
     assert "Made the work pool first, of type process." in told
-    assert "prefect worker start --pool first" in told
+    assert "prefect worker start --pool first --type process --limit 1" in told
     first = deployments(client, "monet")
     assert {flow: crons(one) for flow, one in first.items()} == {
         "stylefarm-run": [],
@@ -250,7 +250,10 @@ def test_machines_get_a_queue_each_whose_limit_can_be_changed(
     client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
 ):
     limit_hosts(Terminal(), "hosts", {"farm1": 2, "farm2": 1})
-    assert "prefect worker start --pool hosts --work-queue farm2" in capsys.readouterr().out
+    assert (
+        "prefect worker start --pool hosts --type process --work-queue farm2"
+        in capsys.readouterr().out
+    )
     limit_hosts(Terminal(), "hosts", {"farm1": 3})
     limits = {
         host: client.read_work_queue_by_name(host, "hosts").concurrency_limit
