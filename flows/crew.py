@@ -42,10 +42,7 @@ class Crew(ABC):
         run_uri: the run folder.
         devices: one for each worker, such as `cuda:0`; a device may be there twice.
         tell: is told what happens.
-        max_shards: each worker ends after so many; None where each stays to the end.
     """
-
-    max_shards: int | None = None
 
     def __init__(
         self,
@@ -82,10 +79,6 @@ class Crew(ABC):
         """Whether a worker has not ended yet."""
         return not all(worker.done() for worker in self._workers)
 
-    def result(self, number: int) -> Worked:
-        """Waits for one worker; raises what ended it."""
-        return self._workers[number].result()
-
     def wait(self) -> bool:
         """Waits for all workers.
 
@@ -103,6 +96,11 @@ class Crew(ABC):
         if len(errors) == len(self._workers):
             raise WorkerFault("\n".join(dict.fromkeys(map(str, errors))))
         return any(worker.result().stopped for worker in self._workers if not worker.exception())
+
+    @property
+    def num_committed(self) -> int:
+        """Shards that the workers have committed which ended without a fault."""
+        return sum(one.result().num_committed for one in self._workers if not one.exception())
 
     @property
     def uncovered_seconds(self) -> float | None:
@@ -159,7 +157,7 @@ class LocalCrew(Crew):
         super().__init__(run_uri, devices, stopping=stopping, tell=tell)
         self._compute = compute
         self._server = server
-        self.max_shards = max_shards
+        self._max_shards = max_shards
         self._bounds = bounds
         self._num_threads = threads_of_each(self.devices)
 
@@ -177,7 +175,7 @@ class LocalCrew(Crew):
                 device=self.devices[number],
                 compute=self._compute,
                 renderer=renderer,
-                max_shards=self.max_shards,
+                max_shards=self._max_shards,
                 bounds=self._bounds,
                 should_stop=self.should_stop,
                 tell=tell,

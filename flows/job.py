@@ -12,7 +12,7 @@ process could not resolve: there is no `from __future__ import annotations` here
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial, wraps
 from typing import Any, ParamSpec
@@ -23,33 +23,28 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import gc
-from flows.crew import Crew, LocalCrew
-from flows.crews import crew_of
 from flows.exit_codes import ExitCode, explained
 from flows.job_form import JobForm
 from flows.logs import mask_prefect_logs
 from flows.planning import begin_or_extend, prepare
-from flows.progress import STOPPED, RunEnd, RunProgress
+from flows.progress import RunEnd
 from flows.run_events import send_unplanned
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
-from flows.shown_run import ShownRun, shown_run
-from flows.spending import run_end
+from flows.shown_run import ShownRun
 from flows.stopping import Stopping
-from flows.telling import Telling, tell_all
+from flows.telling import Telling
+from flows.working import RunWork
 from flows.workspace import refuse_workspace
-from manifests.budget import UNLIMITED, Bounds, Budget
-from manifests.job import Job, Limits, with_overrides
+from manifests.budget import UNLIMITED, Budget
+from manifests.job import Job, with_overrides
 from manifests.wording import safe_line
 from tasks.inputs.dated_output import follow_latest, output_place
-from tasks.inputs.devices import devices_for
 from tasks.inputs.output_place import DATE
 from tasks.inputs.resolving import resolve_job
-from tasks.results.publishing import publish
-from tasks.runs.committed import open_committed
 from tasks.runs.run_folder import open_run, recorded_job
 from tasks.work.child import check_in_child
-from tasks.work.fork_server import ForkServer, rendering_fork_server
+from tasks.work.fork_server import rendering_fork_server
 
 _Given = ParamSpec("_Given")
 
@@ -194,7 +189,7 @@ def _make(
             )
             plan = begin_or_extend if is_extension else prepare
             uri = plan(RunLog(get_run_logger()), resolved)
-        return _finish(uri, wanted, server, bounds)
+        return _finish(RunWork(uri, wanted, server=server, stopping=Stopping(), bounds=bounds))
 
 
 @contextmanager
@@ -210,12 +205,18 @@ def _told_where_it_fails(job: Job) -> Iterator[None]:
 @_failed_in_words
 def _join(run: str, device: str, max_shards: int | None, budget: Budget) -> State[Any]:
     uri = follow_latest(run)
-    _, record = open_run(uri)
-    job = recorded_job(record)
+    job = recorded_job(open_run(uri)[1])
     bounds = budget.bounds(job.compute.price_per_hour, datetime.now().astimezone())
-    devices = devices_for(record.device_type, device, 1)
     with rendering_fork_server() as server:
-        return _finish(uri, job, server, bounds, devices=devices, max_shards=max_shards)
+        work = RunWork(
+            *(uri, job),
+            server=server,
+            stopping=Stopping(),
+            bounds=bounds,
+            device=device,
+            max_shards=max_shards,
+        )
+        return _finish(work)
 
 
 @_failed_in_words
@@ -224,43 +225,22 @@ def _collect(run: str, older_than: str, delete: bool) -> State[Any]:
     return Completed(message=gc.collect_garbage(log, uri, older_than=older_than, delete=delete))
 
 
-def _finish(
-    run_uri: str,
-    job: Job,
-    server: ForkServer,
-    bounds: Bounds,
-    *,
-    devices: list[str] | None = None,
-    max_shards: int | None = None,
-) -> State[Any]:
+def _finish(work: RunWork) -> State[Any]:
     """Renders what is pending and shows it, until the run has ended or this flow is to end.
 
     Where the flow run is cancelled, Prefect raises `TerminationSignal` in here: the shards in hand
     are given up within a step, and what renders them ends.
     """
-    _, run = open_run(run_uri)
-    stopping, progress = Stopping(), _progress(run_uri)
-    telling = Telling(progress)
-    around = {
-        "server": server,
-        "stopping": stopping,
-        "bounds": bounds,
-        "tell": tell_all(progress.tell, telling.tell),
-    }
-    workers: AbstractContextManager[Crew] = (
-        crew_of(run_uri, run, job.compute, **around)
-        if devices is None
-        else LocalCrew(run_uri, devices, job.compute, max_shards=max_shards, **around)
-    )
-    work = _in_background(partial(_work, workers, progress, telling, job.limits, bounds))
+    telling = Telling(work.progress)
+    ended = _in_background(partial(_work, work, RunLog(get_run_logger()), telling))
     try:
-        state = _shown_to_its_end(shown_run(run_uri, run), telling, work)
+        state = _shown_to_its_end(work.shown, telling, ended)
     except BaseException:
-        stopping.ask()
-        wait([work], STOP_SECONDS)
-        stopping.give_up()
+        work.stopping.ask()
+        wait([ended], STOP_SECONDS)
+        work.stopping.give_up()
         raise
-    work.result()  # raises what ended the workers
+    ended.result()  # raises what ended the workers
     return state
 
 
@@ -286,32 +266,11 @@ def _shown_to_its_end(run: ShownRun, telling: Telling, work: Future[RunEnd]) -> 
         return end_state(work.result())
 
 
-def _progress(run_uri: str) -> RunProgress:
-    committed = open_committed(*open_run(run_uri))
-    shards = {name: shard.num_items for name, shard in committed.plan.shards.items()}
-    return RunProgress(shards, committed.live)
-
-
-def _work(
-    workers: AbstractContextManager[Crew],
-    progress: RunProgress,
-    telling: Telling,
-    limits: Limits,
-    bounds: Bounds,
-) -> RunEnd:
+def _work(work: RunWork, log: RunLog, telling: Telling) -> RunEnd:
     """Waits until nothing is pending, publishes, and tells how that ended."""
     end = RunEnd(is_good=False, message="ended by a fault")
     try:
-        with workers as crew:
-            is_stopped = crew.wait()
-        if is_stopped:
-            message = "stopped; run the same job again to finish"
-            end = RunEnd(is_good=False, message=message, is_part=True, name=STOPPED)
-        elif crew.max_shards and progress.num_shards_left and crew.uncovered_seconds is None:
-            end = RunEnd.of_part(crew.result(0).num_committed, progress.num_shards_left)
-        else:
-            progress.publish()
-            end = run_end(crew, publish(crew.run_uri), limits, bounds)
+        end = work.finish(log, telling.tell).end
     except Exception as error:
         end = RunEnd(is_good=False, message=explained(error)[0])
         raise

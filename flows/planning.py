@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from ad_lib.errors import BackboneError
 from ad_lib.settings import UNSURE
@@ -222,7 +221,7 @@ def job_of(uri: str, compute: Compute) -> Job:
     return recorded_job(run).model_copy(update={"compute": compute})
 
 
-def price_of(uri: str, overrides: Mapping[str, str] = MappingProxyType({})) -> float | None:
+def price_of(uri: str, overrides: Mapping[str, str]) -> float | None:
     """What an hour of a worker of a run costs, as far as the run or `--set` says."""
     _, run = open_run(uri)
     key = "compute.price_per_hour"

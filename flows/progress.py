@@ -250,6 +250,14 @@ class RunProgress:
         """Planned shards that nobody has committed yet."""
         return len(self.shards) - len(self._committed)
 
+    def follow(self, shards: Mapping[str, int], committed: Iterable[str]) -> None:
+        """Takes in a plan that has grown; workers go on."""
+        with self._lock:
+            self.shards, self._publishing = shards, False
+            self._num_items = sum(shards.values())
+            for shard in committed:
+                self._count(shard)
+
     def publish(self) -> None:
         """Notes that every worker has ended and the run is being published."""
         with self._lock:

@@ -11,53 +11,30 @@ from typing import Any
 
 from flows.bars import progress_shown
 from flows.cost_table import cost_document, show_cost_table
-from flows.crew import LocalCrew
-from flows.crews import crew_of
 from flows.observing import Observer
-from flows.outlook import RunOutlook
-from flows.progress import RunEnd, RunProgress
-from flows.shown_run import shown_run
-from flows.spending import refuse_spent, run_end
-from flows.stopping import Stopping
-from flows.telling import tell_all
+from flows.progress import STOPPED, RunEnd
 from flows.terminal import MAX_LINES, Terminal, counted
-from infra.store import Store, join_uri, open_store
-from manifests.budget import Bounds
-from manifests.commits import INDEX_NAME, REPORT_NAME, Index, RunRecord
+from flows.working import BUDGET_SPENT, RunWork, Worked
+from infra.store import join_uri, open_store
+from manifests.commits import INDEX_NAME, REPORT_NAME, Index
 from manifests.job import Job
-from tasks.inputs.devices import DeviceType, devices_for
 from tasks.results.contact_sheet import CONTACT_SHEET_NAME
 from tasks.results.cost_table import cost_table
 from tasks.results.failures import find_failures
 from tasks.results.publishing import Publication, publish
-from tasks.runs.committed import Committed, open_committed
-from tasks.runs.faults import Stopped
+from tasks.runs.committed import current_index, open_committed
+from tasks.runs.faults import BudgetSpent, Stopped
 from tasks.runs.run_folder import open_run, recorded_job
-from tasks.work.fork_server import ForkServer
 from tasks.work.stop_request import ask_to_stop
 
 
-def finish(
-    terminal: Terminal,
-    stopping: Stopping,
-    server: ForkServer,
-    uri: str,
-    job: Job,
-    name: str,
-    bounds: Bounds,
-    device_type: DeviceType | None = None,
-) -> Index:
-    """Renders what is pending with the workers that the job asks for, and publishes.
+def finish(terminal: Terminal, work: RunWork, name: str) -> Index:
+    """Renders what is pending and publishes.
 
     Args:
         terminal: where progress is shown.
-        stopping: whether to stop.
-        server: forks the rendering processes.
-        uri: the run folder.
-        job: its `compute` says how, its `limits` how much may fail.
+        work: what is to be done.
         name: what Prefect calls the flow run.
-        bounds: the budget of the run.
-        device_type: the kind of device to render on; the run's unless given.
 
     Returns:
         What the commits say.
@@ -67,117 +44,76 @@ def finish(
         BudgetSpent: the budget does not cover what is left; what was in hand is published.
         Exception: what ended the workers; see `Crew.wait`.
     """
-    store, run = open_run(uri)
-    committed = open_committed(store, run)
-    progress = _progress(terminal, committed)
-    if not progress.num_shards_left:
-        return _nothing_to_do(terminal, stopping, store, run, progress)
-    say = partial(terminal.say, style="yellow")
-    observer = Observer(name, shown_run(uri, run), progress, stopping=stopping, say=say)
-    outlook = RunOutlook(terminal, store, committed, job, device_type or run.device_type)
-    tell = tell_all(progress.tell, observer.tell, outlook.tell)
-    with (
-        progress_shown(terminal, progress),
-        observer,
-        crew_of(
-            *(uri, run, job.compute),
-            device_type=device_type,
-            server=server,
-            stopping=stopping,
-            bounds=bounds,
-            tell=tell,
-        ) as crew,
-    ):
-        outlook.say(crew)
-        if crew.wait():
-            raise _stopped(terminal, stopping)
-        progress.publish()
-        index = publish(uri)
-        end = run_end(crew, index, job.limits, bounds)
-        observer.tell_end(end)
-        refuse_spent(end)
-        return index
+    if not _begin(terminal, work):
+        return _nothing_to_do(terminal, work)
+    return _finish(terminal, work, name).index or current_index(work.store, work.run)
 
 
-def work_on(
-    terminal: Terminal,
-    stopping: Stopping,
-    server: ForkServer,
-    uri: str,
-    device: str,
-    max_shards: int | None,
-    bounds: Bounds,
-) -> None:
+def work_on(terminal: Terminal, work: RunWork) -> None:
     """Renders pending shards of a run with one device, beside whoever else does.
 
     Raises:
-        BudgetSpent: the budget does not cover what is left; what was in hand is published.
-        Stopped: somebody asked this process, or all workers, to stop.
-        Exception: what ended the worker; see `Crew.wait`.
+        As `finish`.
     """
-    store, run = open_run(uri)
-    job = recorded_job(run)
-    committed = open_committed(store, run)
-    progress = _progress(terminal, committed)
-    if not progress.num_shards_left:
-        _nothing_to_do(terminal, stopping, store, run, progress)
+    if not _begin(terminal, work):
+        _nothing_to_do(terminal, work)
         return
-    devices = devices_for(run.device_type, device, 1)
-    shown = shown_run(uri, run)
-    observer = Observer(
-        *(f"work-on-{shown.name}", shown, progress),
-        stopping=stopping,
-        say=partial(terminal.say, style="yellow"),
-        may_start_server=False,  # many of them may work side by side
-    )
-    outlook = RunOutlook(terminal, store, committed, job, run.device_type)
-    with (
-        progress_shown(terminal, progress),
-        observer,
-        LocalCrew(
-            *(uri, devices, job.compute),
-            server=server,
-            stopping=stopping,
-            tell=tell_all(progress.tell, observer.tell, outlook.tell),
-            max_shards=max_shards,
-            bounds=bounds,
-        ) as crew,
-    ):
-        outlook.say(crew)
-        if crew.wait():
-            raise _stopped(terminal, stopping)
-        num_committed = crew.result(0).num_committed
-        if progress.num_shards_left and crew.uncovered_seconds is None:
-            end = RunEnd.of_part(num_committed, progress.num_shards_left)
-        else:
-            end = run_end(crew, publish(uri), job.limits, bounds)
-        observer.tell_end(end)
-        refuse_spent(end)
-    terminal.say(f"This worker has committed {counted(num_committed, 'shard')}.")
-    if progress.num_shards_left:
-        terminal.say(f"Of the run {counted(progress.num_shards_left, 'shard')} are left.")
+    # Many of them may work side by side: none starts a server of its own.
+    worked = _finish(terminal, work, f"work-on-{work.shown.name}", may_start_server=False)
+    terminal.say(f"This worker has committed {counted(worked.num_committed, 'shard')}.")
+    if num_left := work.progress.num_shards_left:
+        terminal.say(f"Of the run {counted(num_left, 'shard')} are left.")
     else:
-        terminal.say(f"The run is complete: {join_uri(uri, REPORT_NAME)}")
+        terminal.say(f"The run is complete: {join_uri(work.uri, REPORT_NAME)}")
 
 
-def _nothing_to_do(
-    terminal: Terminal, stopping: Stopping, store: Store, run: RunRecord, progress: RunProgress
-) -> Index:
+def _begin(terminal: Terminal, work: RunWork) -> bool:
+    """Says how far the run is; tells whether something is left to do."""
+    now, num_left = work.progress.read(), work.progress.num_shards_left
+    if now.milestones and num_left:
+        terminal.say(f"Resuming: {now.done:.0f} of {now.total:.0f} items are committed.")
+    return num_left > 0
+
+
+def _finish(
+    terminal: Terminal, work: RunWork, name: str, *, may_start_server: bool = True
+) -> Worked:
+    """Renders and publishes, and shows it here and in Prefect; raises as `finish`."""
+    with (
+        progress_shown(terminal, work.progress),
+        _observer(terminal, work, name, may_start_server=may_start_server) as observer,
+    ):
+        worked = work.finish(terminal, observer.tell)
+        if worked.end.name == STOPPED:
+            if not work.stopping.asked():  # a signal is answered by the main thread
+                told = "Stopped, as all workers of this run were asked to stop."
+                terminal.say(told, "yellow")
+            raise Stopped("stopped")
+        observer.tell_end(worked.end)
+        if worked.end.name == BUDGET_SPENT:
+            raise BudgetSpent(worked.end.message)
+        return worked
+
+
+def _observer(terminal: Terminal, work: RunWork, name: str, *, may_start_server: bool) -> Observer:
+    return Observer(
+        *(name, work.shown, work.progress),
+        stopping=work.stopping,
+        say=partial(terminal.say, style="yellow"),
+        may_start_server=may_start_server,
+    )
+
+
+def _nothing_to_do(terminal: Terminal, work: RunWork) -> Index:
     """Publishes a run of which nothing is left; Prefect is told of its end unless that was done."""
     terminal.say("Nothing to do: every planned item is done.")
-    publication = Publication(store, run)
+    publication = Publication(work.store, work.run)
     if publication.is_up_to_date():
         return publication.publish()
-    shown = shown_run(store.uri, run)
-    say = partial(terminal.say, style="yellow")
-    with Observer(
-        *(f"publish-{shown.name}", shown, progress),
-        stopping=stopping,
-        say=say,
-        may_start_server=False,
-    ) as observer:
+    name = f"publish-{work.shown.name}"
+    with _observer(terminal, work, name, may_start_server=False) as observer:
         index = publication.publish()
-        observer.tell_end(RunEnd.of(index, recorded_job(run).limits))
+        observer.tell_end(RunEnd.of(index, recorded_job(work.run).limits))
         return index
 
 
@@ -257,20 +193,3 @@ def _has_screen() -> bool:
     if sys.platform in ("darwin", "win32"):
         return True
     return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-
-
-def _progress(terminal: Terminal, committed: Committed) -> RunProgress:
-    """How far the run is before this command does anything; said where something is done."""
-    shards = {name: shard.num_items for name, shard in committed.plan.shards.items()}
-    progress = RunProgress(shards, committed.live)
-    now = progress.read()
-    if now.milestones and progress.num_shards_left:
-        terminal.say(f"Resuming: {now.done:.0f} of {now.total:.0f} items are committed.")
-    return progress
-
-
-def _stopped(terminal: Terminal, stopping: Stopping) -> Stopped:
-    """What ends a command whose workers were stopped; a signal is answered by the main thread."""
-    if not stopping.asked():
-        terminal.say("Stopped, as all workers of this run were asked to stop.", "yellow")
-    return Stopped("stopped")

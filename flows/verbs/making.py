@@ -195,10 +195,20 @@ def work(
     call = context.ensure_object(Call)
     server = fork_server(context)
     uri = run_folder(run_uri)
-    from flows import planning, session
+    from flows import session
+    from flows.working import RunWork
+    from tasks.runs.run_folder import open_run, recorded_job
 
-    bounds = budget.bounds(planning.price_of(uri), call.began)
-    session.work_on(call.terminal, call.stopping, server, uri, device, max_shards, bounds)
+    job = recorded_job(open_run(uri)[1])
+    work = RunWork(
+        *(uri, job),
+        server=server,
+        stopping=call.stopping,
+        bounds=budget.bounds(job.compute.price_per_hour, call.began),
+        device=device,
+        max_shards=max_shards,
+    )
+    session.work_on(call.terminal, work)
 
 
 def stop(context: typer.Context, run_uri: RunUri) -> None:
@@ -231,11 +241,16 @@ def _finish(
 ) -> None:
     """Renders what is pending, publishes, and ends with the run's exit code."""
     from flows import session
+    from flows.working import RunWork
 
-    shown = job.name or name
-    index = session.finish(
-        *(call.terminal, call.stopping, server, uri, job, shown, bounds), device_type
+    work = RunWork(
+        *(uri, job),
+        server=server,
+        stopping=call.stopping,
+        bounds=bounds,
+        device_type=device_type,
     )
+    index = session.finish(call.terminal, work, job.name or name)
     session.show_outcome(call.terminal, job, uri, index)
     if not index.complete:
         raise typer.Exit(ExitCode.INCOMPLETE)

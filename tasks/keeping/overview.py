@@ -198,6 +198,16 @@ def overview(uri: str) -> Overview:
     )
 
 
+def is_worked_on(store: Store, index: Index) -> bool:
+    """Whether a worker has a shard in hand that is not in the index, as far as is known.
+
+    Raises:
+        StoreError: the store refuses or does not answer.
+    """
+    listed = _held_attempts(store, {shard.shard for shard in index.shards})
+    return any(one.state == "working" for one in _read_attempts(store, listed[:MAX_ATTEMPTS]))
+
+
 def _price(run: RunRecord) -> float | None:
     try:
         return recorded_job(run).compute.price_per_hour
