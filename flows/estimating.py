@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flows.bars import progress_shown
 from flows.crew import threads_of_each
 from flows.forecasts import bucket_name, forecast_document, show_forecast
-from flows.memory_words import memory_warning
+from flows.memory_words import memory_warnings
 from flows.planning import planned_or_found, spent_of
 from flows.progress import Snapshot
 from flows.stopping import Stopping
@@ -99,8 +99,7 @@ def estimate(
     )
     numbers = sorted({*(workers or (*WORKERS, forecast.workers))})
     show_forecast(terminal, forecast, resolved.device_type, numbers)
-    warnings = dict.fromkeys(warning for need in needs if (warning := memory_warning(need)))
-    terminal.say_list(warnings, "yellow", rest="more sizes")
+    terminal.say_list(memory_warnings(needs), "yellow", rest="more sizes")
     if as_json:
         document = {"run": planned.uri} | forecast_document(forecast, resolved.device_type, numbers)
         terminal.print_json(document)

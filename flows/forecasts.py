@@ -194,6 +194,8 @@ def _sentences(forecast: Forecast, device_type: str | None) -> Iterator[str]:
         f"Seconds of an item are those of rendering, {told}; hours are {hours_name(device_type)}, "
         "with loading and encoding."
     )
+    if any(one.output_bytes is None for one in forecast.outlooks):
+        yield f"{UNKNOWN} is not known before a picture is made: 'stylefarm estimate' measures it."
     if num_problems := forecast.num_problems:
         yield f"{counted(num_problems, 'item')} cannot be rendered and will be recorded as failed."
     for one in forecast.outlooks:

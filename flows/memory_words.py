@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tasks.work.shard_work import MemoryNeed
 
 TIGHT = 0.9
@@ -32,6 +34,12 @@ def memory_warning(need: MemoryNeed) -> str | None:
             f"compute.batch_size: auto takes {need.fitting} at a time here."
         )
     return None
+
+
+def memory_warnings(needs: Iterable[MemoryNeed | None]) -> list[str]:
+    """The same of many sizes, each sentence once."""
+    told = (memory_warning(need) for need in needs if need is not None)
+    return list(dict.fromkeys(filter(None, told)))
 
 
 def slow_warning(width: int, height: int, seconds: float, device_type: str | None) -> str | None:

@@ -12,7 +12,7 @@ from tasks.plans.extending import Extension
 from tasks.plans.retrying import Retry
 from tasks.plans.source_changes import SourceChanges
 from tasks.runs.run_plan import RunPlan
-from tasks.work.predicting import Prediction
+from tasks.work.predicting import Match
 
 Document = dict[str, Any]
 
@@ -21,7 +21,7 @@ def plan_document(
     uri: str,
     plan: PlanFile | RunPlan,
     changes: SourceChanges | None = None,
-    predictions: Sequence[Prediction] | None = None,
+    matches: Sequence[Match] | None = None,
 ) -> Document:
     """A plan, new or found.
 
@@ -29,7 +29,7 @@ def plan_document(
         uri: of the run folder.
         plan: what is planned.
         changes: of the sources since a plan that was found was made.
-        predictions: of the matches of a few pairs; None where nobody looked.
+        matches: of a few pairs; None where nobody looked.
     """
     return {
         "run": uri,
@@ -40,7 +40,7 @@ def plan_document(
         and {"came": changes.num_came, "gone": changes.num_gone, "changed": changes.num_changed},
         "problems": _problems(plan.problems()),
         "estimate": None,
-        "matches": predictions and [asdict(one) for one in predictions],
+        "matches": matches and [asdict(one) for one in matches],
     }
 
 

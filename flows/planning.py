@@ -6,12 +6,13 @@ Whatever is planned is said before anything is rendered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ad_lib.errors import BackboneError
 from ad_lib.settings import UNSURE
 from flows.bars import counting_bar
 from flows.forecasts import examples_of, forecast_document, known_forecast, run_kind, show_forecast
+from flows.memory_words import memory_warnings
 from flows.plan_documents import extension_document, plan_document, retry_document
 from flows.presets import warn_of_prompts
 from flows.terminal import Terminal, counted
@@ -21,6 +22,7 @@ from manifests.errors import JobError
 from manifests.items import Item
 from manifests.job import Compute, Job, with_overrides
 from manifests.plan_table import PlanFile
+from tasks.estimating.buckets import largest_shard
 from tasks.estimating.forecast import Forecast
 from tasks.inputs.dated_output import point_latest
 from tasks.inputs.devices import devices_for
@@ -32,32 +34,38 @@ from tasks.plans.source_changes import SourceChanges, ignored_settings, source_c
 from tasks.runs.run_folder import find_run, has_pending_shards, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan
 from tasks.runs.spending import spent_seconds
-from tasks.work.predicting import Asked, Prediction, pairs_of, unsure
-from tasks.work.shard_work import PlannedModel
+from tasks.work.finishing import memory_sharers, most_together
+from tasks.work.predicting import Asked, Match, Predicted, pairs_of, unsure
+from tasks.work.shard_work import MemoryNeed, PlannedModel, demand_of
 
 DRY_RUN = "Dry run: nothing was written."
 
 
-Predict = Callable[[Asked], Sequence[Prediction]]
+Predict = Callable[[Asked], Predicted]
 
 
 def show_dry_run(
     terminal: Terminal, resolved: ResolvedJob, predict: Predict, *, as_json: bool = False
 ) -> None:
-    """Checks the inputs and plans, and prints what would be done and which matches look unsure.
+    """Checks the inputs and plans, and prints what would be done, and what the model tells of it.
 
-    Only a dry run looks at matches: it takes a loaded model, for which `run` shall not wait, and
-    every row that `run` writes has the figure anyway.
+    Only a dry run asks the model beforehand: `run` shall not wait until it is loaded, warns of
+    memory before the first picture, and writes the uncertainty of each match.
     """
     planned = planned_or_found(terminal, resolved)
     forecast = _known_forecast(resolved, planned)
+    predicted = _predicted(resolved, planned.plan, forecast, predict)
+    forecast, is_bound = _with_memory(forecast, predicted.needs)
     workers = (forecast.workers,)
     show_forecast(terminal, forecast, resolved.device_type, workers)
+    if is_bound:
+        terminal.say("Memory that was never measured here is the most that a batch may take.")
     terminal.say_list(examples_of(forecast), rest="more buckets")
-    predictions = _show_matches(terminal, resolved, planned.plan, predict)
+    terminal.say_list(memory_warnings(predicted.needs), "yellow", rest="more sizes")
+    _show_matches(terminal, predicted.matches)
     terminal.say(DRY_RUN)
     if as_json:
-        document = plan_document(planned.uri, planned.plan, planned.changes, predictions)
+        document = plan_document(planned.uri, planned.plan, planned.changes, predicted.matches)
         estimate = forecast_document(forecast, resolved.device_type, workers)
         terminal.print_json(document | {"estimate": estimate})
 
@@ -99,6 +107,15 @@ def _known_forecast(resolved: ResolvedJob, planned: Planned) -> Forecast:
         price_per_hour=compute.price_per_hour,
         spent_seconds=spent_of(planned),
     )
+
+
+def _with_memory(forecast: Forecast, needs: Sequence[MemoryNeed | None]) -> tuple[Forecast, bool]:
+    """The forecast with the most that batches may take where it was never measured; if any was."""
+    outlooks = list(forecast.outlooks)
+    for place, need in enumerate(needs):
+        if need is not None and outlooks[place].peak_memory_bytes is None:
+            outlooks[place] = replace(outlooks[place], peak_memory_bytes=need.batch_bytes)
+    return replace(forecast, outlooks=outlooks), outlooks != list(forecast.outlooks)
 
 
 def spent_of(planned: Planned) -> float:
@@ -268,18 +285,19 @@ def _show_plan(terminal: Terminal, plan: PlanFile | RunPlan) -> None:
     terminal.say(f"{line}.")
 
 
-def _show_matches(
-    terminal: Terminal, resolved: ResolvedJob, plan: PlanFile | RunPlan, predict: Predict
-) -> Sequence[Prediction]:
-    """Says which of a few pairs will probably be matched wrongly."""
+def _predicted(
+    resolved: ResolvedJob, plan: PlanFile | RunPlan, forecast: Forecast, predict: Predict
+) -> Predicted:
+    """What the model tells of a few pairs, and of the memory of each bucket that is pending."""
     pairs = pairs_of(plan.iter_items())
-    if not pairs:
-        return ()
+    demands = [demand_of(largest_shard(plan, one.bucket)) for one in forecast.outlooks]
+    if not pairs and not any(demands):
+        return Predicted()
     job = resolved.job
     try:
         device = devices_for(resolved.device_type, job.compute.device, 1)[0]
     except (JobError, BackboneError):  # this machine cannot render it
-        return ()
+        return Predicted()
     model = PlannedModel(
         model_id=resolved.model.backbone.model_id,
         revision=resolved.model.revision,
@@ -288,20 +306,32 @@ def _show_matches(
         dtype=resolved.dtype,
         deterministic=job.backbone.deterministic,
     )
-    asked = Asked(items=tuple(pairs), model=model, device=device, max_pixels=job.limits.max_pixels)
-    predictions = predict(asked)
+    return predict(
+        Asked(
+            pairs=tuple(pairs),
+            demands=tuple(demands),
+            model=model,
+            device=device,
+            batch_size=most_together(job.compute),
+            memory_sharers=memory_sharers(job.compute, device),
+            max_pixels=job.limits.max_pixels,
+        )
+    )
+
+
+def _show_matches(terminal: Terminal, matches: Sequence[Match]) -> None:
+    """Says which of a few pairs will probably be matched wrongly."""
     told = [
         f"{one.key}: match_uncertainty {one.match_uncertainty:.2f}, above {UNSURE}: content and "
         "style have little in common, expect wrong matches"
-        for one in unsure(predictions, UNSURE)
+        for one in unsure(matches, UNSURE)
     ]
     terminal.say_list(told, "yellow", rest="more pairs")
-    if predictions:
+    if matches:
         terminal.say(
-            f"Looked at the matches of {counted(len(predictions), 'pair')} of content and style; "
+            f"Looked at the matches of {counted(len(matches), 'pair')} of content and style; "
             f"{len(told) or 'none'} above {UNSURE}."
         )
-    return predictions
 
 
 def _show_problems(terminal: Terminal, items: Iterable[Item]) -> None:

@@ -87,7 +87,8 @@ def _render(
     from manifests.job import Output
     from tasks.runs.faults import Stopped
     from tasks.work.encode import encode_image
-    from tasks.work.room import need_of
+    from tasks.work.room import memory_need
+    from tasks.work.shard_work import Demand
 
     progress = PictureProgress()
     device_type = "cpu"
@@ -102,9 +103,12 @@ def _render(
     with progress_shown(terminal, progress), stopping.step():
         loaded = load_backbone(**_typed(asked.backbone))
         device_type = loaded.device.type
-        kind = (request.settings, len(request.styles))
-        need = need_of(loaded, (request.width, request.height), [kind])
-        if warning := memory_warning(need):
+        demand = Demand(
+            width=request.width,
+            height=request.height,
+            kinds=frozenset({(request.settings, len(request.styles))}),
+        )
+        if warning := memory_warning(memory_need(loaded, demand)):
             terminal.say(warning, "yellow")
         progress.begin()
         with using_kernels(loaded.device.type, deterministic=True):

@@ -5,13 +5,14 @@ A bucket is what the items of a shard agree in: task, settings, and the size up 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from ad_lib.presets import find_preset
 from ad_lib.settings import Settings
+from manifests.items import Item
 from manifests.plan import bucket_of
 from manifests.plan_table import PlanFile
 from tasks.runs.item_settings import settings_in
@@ -77,6 +78,14 @@ class Bucket:
         if len(self.examples) < NUM_EXAMPLES:
             sound = table.filter(problems.is_null())["key"]
             self.examples += sound.slice(0, NUM_EXAMPLES - len(self.examples)).to_pylist()
+
+
+def largest_shard(plan: PlanFile | RunPlan, bucket: Bucket) -> Sequence[Item]:
+    """The items of a shard that has many, one of which can be rendered; empty where none can."""
+    by_size = sorted(bucket.shards, key=lambda name: -plan.shards[name].num_items)
+    shards = map(plan.items, by_size)
+    sound = (items for items in shards if any(one.problem is None for one in items))
+    return next(sound, ()) if bucket.num_sound else ()
 
 
 def _num_pixels(size: tuple[int, int]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from manifests.items import Item
 from manifests.plan_table import PlanFile
 from tasks.estimating.batches import batches_of
-from tasks.estimating.buckets import Bucket
+from tasks.estimating.buckets import Bucket, largest_shard
 from tasks.estimating.forecast import Outlook
 from tasks.estimating.measuring import Measured, Tried, measure, pictures_of
 from tasks.estimating.trial import TrialPlace
@@ -44,15 +44,8 @@ def outlooks_of(
             continue
         begin(bucket, number, len(buckets))
         most = most_together(place.resolved.job.compute)
-        tried = measure(place, _largest_shard(plan, bucket), num_items, most)
+        tried = measure(place, largest_shard(plan, bucket), num_items, most)
         yield _outlook(place, plan, bucket, tried, encoded)
-
-
-def _largest_shard(plan: Plan, bucket: Bucket) -> Sequence[Item]:
-    """The items of a shard that has many, at least one of which can be rendered."""
-    by_size = sorted(bucket.shards, key=lambda name: -plan.shards[name].num_items)
-    shards = map(plan.items, by_size)
-    return next(items for items in shards if any(one.problem is None for one in items))
 
 
 def _outlook(

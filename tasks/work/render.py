@@ -36,7 +36,7 @@ from tasks.work.loading import Pictures
 from tasks.work.models import ModelCache, free_memory
 from tasks.work.problems import problem_of
 from tasks.work.room import memory_need
-from tasks.work.shard_work import ShardWork, Watch
+from tasks.work.shard_work import ShardWork, Watch, demand_of
 
 LOOKAHEAD = 2
 """Batches that are fetched and decoded while another batch renders."""
@@ -170,10 +170,10 @@ class _Shard:
 
     def _most_together(self, tries: Sequence[_Try]) -> int:
         """How many of these, which have one size, are rendered together."""
-        sound = [one.item for one in tries if one.item.problem is None]
-        if not sound:
+        demand = demand_of(one.item for one in tries)
+        if demand is None:
             return self.batch_size
-        need = memory_need(self.backbone, sound, self.batch_size, self.work.memory_sharers)
+        need = memory_need(self.backbone, demand, self.batch_size, self.work.memory_sharers)
         with self._telling:
             self.watch.needs(need)
         return need.batch_size

@@ -5,14 +5,16 @@ Everything here can be pickled, and importing it loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from manifests.items import Item
+from ad_lib.settings import Settings
+from manifests.items import REFERENCE_ROLES, Item
 from manifests.job import Job
 from manifests.outcomes import Outcome
+from tasks.runs.item_settings import settings_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,38 @@ class ShardWork:
     io_threads: int
     scratch: Path
     png_strategy: Literal["default", "rle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What items of one size ask of a device's memory.
+
+    Attributes:
+        width, height: pixels.
+        kinds: settings and number of references, of which the most demanding count; at least one.
+        num_items: that there are.
+    """
+
+    width: int
+    height: int
+    kinds: frozenset[tuple[Settings, int]]
+    num_items: int = 1
+
+
+def demand_of(items: Iterable[Item]) -> Demand | None:
+    """Of the items that can be rendered, those of the largest size; None where there are none."""
+    sound = [one for one in items if one.problem is None]
+    if not sound:
+        return None
+    width, height = max(((one.width, one.height) for one in sound), key=lambda it: it[0] * it[1])
+    largest = [one for one in sound if (one.width, one.height) == (width, height)]
+    kinds = {(one.params, sum(it.role in REFERENCE_ROLES for it in one.inputs)) for one in largest}
+    return Demand(
+        width=width,
+        height=height,
+        kinds=frozenset((settings_in(params), number) for params, number in kinds),
+        num_items=len(largest),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,15 @@ import pytest
 from manifests.items import Input, Item
 from manifests.quality import Bounds, Quality
 from tasks.work.fork_server import ForkServer
-from tasks.work.predicting import MOST_PAIRS, Asked, Prediction, pairs_of, predict_in_child, unsure
+from tasks.work.predicting import (
+    MOST_PAIRS,
+    Asked,
+    Match,
+    Predicted,
+    pairs_of,
+    predict_in_child,
+    unsure,
+)
 from tasks.work.shard_work import PlannedModel
 from tests.conftest import TINY_BACKBONE
 from tests.flows.conftest import Finished, Stylefarm
@@ -25,26 +33,36 @@ def given(role: str, name: str) -> Input:
     return Input(role=role, uri=f"/{name}.png", key=name)
 
 
-def test_a_dry_run_tells_which_pairs_look_unsure(
+def test_a_dry_run_tells_which_pairs_look_unsure_and_the_memory_that_pictures_take(
     stylefarm: Stylefarm, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("flows.planning.UNSURE", 1e-6)
     answer = stylefarm("run", write_job(pictures), "--dry-run", "--json")
     assert answer.code == 0, answer
-    matches = json.loads(answer.out)["matches"]
+    told = json.loads(answer.out)
+    matches = told["matches"]
     assert 0 < len(matches) <= MOST_PAIRS
     assert all(0 < one["match_uncertainty"] <= 1 for one in matches)
     assert f"{matches[0]['key']}: match_uncertainty {matches[0]['match_uncertainty']:.2f}" in (
         answer.err
     )
     assert f"Looked at the matches of {len(matches)} pairs" in answer.err
+    assert told["estimate"]["buckets"][0]["peak_memory_bytes"] > 10**8
+    assert "the most that a batch may take" in answer.err
+    assert "it may not fit" not in answer.err
     assert not (pictures / "run").exists()
 
 
-def test_a_plan_and_textures_are_not_looked_at(stylefarm: Stylefarm, pictures: Path):
+def test_of_textures_no_matches_are_told_but_where_memory_is_short(
+    stylefarm: Stylefarm, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert "matches" not in stylefarm("plan", write_job(pictures)).out
     textures = write_job(pictures, task="texture-optimize", inputs={"texture": "style"})
-    assert "Looked at" not in stylefarm("run", textures, "--dry-run", "--set", "output.uri=t").out
+    monkeypatch.setattr("flows.memory_words.TIGHT", 1e-6)
+    told = stylefarm("run", textures, "--dry-run", "--set", "output.uri=t").out
+    assert "Looked at" not in told
+    assert "A picture of 64x64 pixels takes up to" in told
+    assert "it may not fit" in told
 
 
 def test_few_pairs_stand_for_a_large_plan_each_pair_once():
@@ -60,13 +78,13 @@ def test_few_pairs_stand_for_a_large_plan_each_pair_once():
 
 def test_what_cannot_be_looked_at_fails_no_plan(shared_server: ForkServer):
     model = PlannedModel(model_id=str(TINY_BACKBONE), revision="another", dtype="float32")
-    asked = Asked(items=(ITEM,), model=model, device="cpu", max_pixels=10**6)
-    assert predict_in_child(shared_server, asked) == []
+    asked = Asked(pairs=(ITEM,), model=model, device="cpu", max_pixels=10**6)
+    assert predict_in_child(shared_server, asked) == Predicted()
 
 
 def test_the_least_sure_pair_comes_first():
     figures = {"a": 0.3, "b": 0.1, "c": 0.5}
-    found = [Prediction(key=key, match_uncertainty=at) for key, at in figures.items()]
+    found = [Match(key=key, match_uncertainty=at) for key, at in figures.items()]
     assert [one.key for one in unsure(found, 0.2)] == ["c", "a"]
 
 
