@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -24,6 +26,7 @@ from tests.farm.studio import MACHINES, Studio, machines, studio
 from tests.postgres_server import why_no_postgres
 from tests.s3_server import why_no_server
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 STARTED = time.monotonic()
 
@@ -33,30 +36,47 @@ def main() -> int:
     parser.add_argument("--hold", action="store_true", help="stay up until Ctrl-C")
     parser.add_argument("--folder", type=Path, default=Path("runs/farm"))
     asked = parser.parse_args()
-    for reason in (why_no_server(), why_no_postgres()):
-        if reason is not None:
-            _say(reason)
-            return 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # where `make` is killed
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
     folder = asked.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    if reason := why_no_server() or why_no_postgres() or _take(folder):
+        _say(reason)
+        return 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # where `make` is killed
+    for number in ENDING:
+        signal.signal(number, _end)
     _say(f"logs: {folder / 'logs'}")
-    with ExitStack() as stack:
-        try:
-            made = stack.enter_context(studio(folder, _say))
-            _two_nights(made, stack)
-            _say("everything is as it should be")
-            if asked.hold:
-                _hold(made)
-        except KeyboardInterrupt:
-            _say("interrupted; everything ends")
-            return 130
-        except (RuntimeError, AssertionError, OSError) as error:
-            _say(f"FAILED: {error}\nall logs: {folder / 'logs'}")
-            return 1
-    return 0
+    try:
+        with ExitStack() as stack:
+            try:
+                made = stack.enter_context(studio(folder, _say))
+                _two_nights(made, stack)
+                _say("everything is as it should be")
+                if asked.hold:
+                    _hold(made)
+                _say("all services end; HOLD=1 leaves them up")
+            except (RuntimeError, AssertionError, OSError) as error:
+                _say(f"FAILED: {error}\nall logs: {folder / 'logs'}")
+                return 1
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _take(folder: Path) -> str | None:
+    """Takes a folder for this process until it ends, and empties it; or says why it may not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"another farm runs in {folder}: wait for its end, or give another with --folder"
+    found = list(folder.iterdir())
+    if found and folder / "logs" not in found:
+        return f"{folder} holds what no farm has left there: give another with --folder"
+    for one in found:
+        if one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        else:
+            one.unlink()
+    return None
 
 
 def _two_nights(made: Studio, stack: ExitStack) -> None:
@@ -67,6 +87,7 @@ def _two_nights(made: Studio, stack: ExitStack) -> None:
     stack.enter_context(machines(made, _say))
     ports = " and ".join(str(made.metrics_port + number) for number in range(len(MACHINES)))
     _say(f"workers' figures while they work: http://127.0.0.1:PORT/metrics, ports {ports}")
+    _say("the schedule fires at each full minute")
     first = nights.wait_for_night(made, _say)
     before = checks.first_night(made, _say)
 
@@ -88,6 +109,10 @@ def _hold(made: Studio) -> None:
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    """The first signal ends everything in order; more of them change nothing."""
+    for one in ENDING:
+        signal.signal(one, signal.SIG_IGN)
+    _say("interrupted; everything ends, which takes some seconds")
     raise KeyboardInterrupt
 
 

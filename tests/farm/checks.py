@@ -83,8 +83,9 @@ def report_is_fetched(studio: Studio, runs: list[FlowRun], say: Say) -> None:
     assert page == stored["Body"].read(), "the report that Prefect links to is not the bucket's"
     for photo in (*PHOTOS, LATE):
         assert photo in page.decode(), f"the report lacks the pictures of {photo}.jpg"
-    (studio.folder / "report.html").write_bytes(page)
-    say(f"report, {len(page) / 1e6:.1f} MB: {found[1]}")
+    kept = studio.folder / "report.html"
+    kept.write_bytes(page)
+    say(f"report, {len(page) / 1e6:.1f} MB, kept as {kept}; as Prefect links to it: {found[1]}")
 
 
 def _fetched(address: str) -> bytes:

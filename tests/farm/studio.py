@@ -83,15 +83,18 @@ class Studio:
             ServiceFailed: it ended with an exit code that is not 0.
         """
         home, environment = _machine(self.folder, "desk", self.settings())
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=home,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *arguments],
+                cwd=home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise ServiceFailed(str(late)) from late
         with (self.logs / "desk.log").open("a") as log:
             log.write(f"$ {shlex.join(arguments)}\n{done.stdout}{done.stderr}")
         if done.returncode:
