@@ -20,7 +20,7 @@ from manifests.job import Compute
 from tasks.plans.planning import PreparedRun
 from tasks.results.publishing import publish
 from tasks.runs.committed import read_commits
-from tasks.runs.faults import ChildDied, Stopped
+from tasks.runs.faults import ChildDied, Stopped, WorkerFault
 from tasks.runs.run_folder import find_commit, open_run
 from tasks.runs.spending import spent_seconds
 from tasks.runs.worker_identity import this_worker
@@ -210,18 +210,24 @@ def test_attempts_that_came_to_nothing_count(run, case):
     assert spent(run) == pytest.approx(15 + 6 * SECONDS), "also once their shard is committed"
 
 
-def test_a_worker_that_goes_on_after_a_death_is_charged_once(pictures, monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "num_charged"), [(ChildDied(11, None), 1), (WorkerFault("the disk is full"), 2)]
+)
+def test_a_worker_goes_on_after_a_death_on_one_account_and_after_its_fault_on_a_new_one(
+    pictures, monkeypatch, fault, num_charged
+):
     make_up_seconds(monkeypatch, 6 * SECONDS)
     run = planned(pictures, shard_items=6)
 
-    def dies_once(number: int, work: ShardWork, watch: Watch) -> None:
+    def fails_once(number: int, work: ShardWork, watch: Watch) -> None:
         if number == 0:
             watch.begin([work.items[0].item_id], alone=False)
-            raise ChildDied(11, None)
+            raise fault
 
-    assert work_for(run, UNBOUNDED, MadeUp(dies_once)).num_committed == 1
+    assert work_for(run, UNBOUNDED, MadeUp(fails_once)).num_committed == 1
     assert len(records(run, "attempts")) == 2
-    assert spent(run) == seconds_of_commits(run) == pytest.approx(6 * SECONDS)
+    assert seconds_of_commits(run) == pytest.approx(6 * SECONDS)
+    assert spent(run) == pytest.approx(num_charged * 6 * SECONDS)
 
 
 def test_a_worker_that_is_stopped_has_spent_what_it_held(run):
