@@ -178,7 +178,7 @@ def tried_in_vain(newest: Mapping[str, int], committed: Collection[str]) -> dict
     return {
         shard: number
         for shard, number in newest.items()
-        if number > 1 or (number and shard not in committed)
+        if number > 1 or shard not in committed
     }
 
 

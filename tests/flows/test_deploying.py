@@ -99,17 +99,25 @@ def test_deploying_again_updates_the_same_deployments_and_keeps_their_schedules(
         assert (one.pull_steps, one.path, one.storage_document_id) == ([], None, None)
         assert one.global_concurrency_limit is None
         assert one.tags == ["stylefarm"]
-    assert Job.model_validate(first["stylefarm-run"].parameters["job"]).output == job.output
+        assert one.enforce_parameter_schema
+    named = job.model_copy(update={"name": "monet"})
+    assert Job.model_validate(first["stylefarm-run"].parameters["job"]) == named
+    assert client.read_automations_by_name(HEARTBEAT_LOST), "who is killed is known to be"
 
+    (schedule,) = first["stylefarm-extend"].schedules
+    client.update_deployment_schedule(first["stylefarm-extend"].id, schedule.id, active=False)
     deploy(job, pictures, "monet", pool="first", budget=Budget(max_gpu_hours=2))
     told = capsys.readouterr().out
     assert "Made the work pool" not in told
     assert "updated" in told
+    assert "Zurich (off)" in " ".join(told.split())
     assert max(map(len, told.splitlines())) <= 80
     second = deployments(client, "monet")
     assert {one.id for one in second.values()} == {one.id for one in first.values()}
     assert crons(second["stylefarm-extend"]) == [("0 2 * * *", "Europe/Zurich")]
-    assert second["stylefarm-run"].parameters["budget"] == {"max_gpu_hours": 2}
+    assert [one.active for one in second["stylefarm-extend"].schedules] == [False]
+    assert second.pop("stylefarm-gc").parameters == first["stylefarm-gc"].parameters
+    assert [one.parameters["budget"] for one in second.values()] == [{"max_gpu_hours": 2}] * 3
 
 
 def test_flow_runs_of_a_job_wait_in_its_own_queue_and_those_that_join_do_not(
@@ -277,6 +285,7 @@ def test_the_file_of_deployments_holds_what_deploy_makes(
             "description": server.description,
         }
         assert set(file.parameters) == set(server.parameters)
+        assert file.parameters.get("older_than") == server.parameters.get("older_than")
         assert [(one.cron, one.timezone, one.slug) for one in file.schedules or []] == [
             (one.schedule.cron, one.schedule.timezone, one.slug) for one in server.schedules
         ]

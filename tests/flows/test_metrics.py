@@ -24,8 +24,19 @@ from manifests.commits import Commit, Counts, commit_name, read_commit
 from manifests.items import ErrorClass
 from manifests.job import Compute
 from manifests.shard_stats import ShardStats
-from tasks.work.events import Began, Committed, Ended, Pending, WorkEvent
+from tasks.work.events import (
+    Began,
+    Committed,
+    CommittedElsewhere,
+    Ended,
+    ItemDone,
+    Pending,
+    Phase,
+    Restarted,
+    WorkEvent,
+)
 from tasks.work.fork_server import ForkServer
+from tasks.work.metrics import WorkerMetrics
 from tests.bad_images import write_truncated_jpeg
 from tests.conftest import write_pictures
 from tests.flows.running import wait_until
@@ -193,6 +204,32 @@ def test_commits_on_a_cpu_say_what_their_renderer_held_at_most(watched: Watched)
         held = commit.stats.peak_memory_bytes
         assert (held is None) == (commit.counts.ok == 0)
         assert held is None or 50 << 20 < held < 8 << 30, "torch and a tiny model"
+
+
+def test_what_was_lost_or_taken_over_or_begun_anew_is_counted_once():
+    metrics = WorkerMetrics("run")
+
+    def count(name: str, label: str = "") -> dict[str, float]:
+        samples = [sample for one in metrics.collect() for sample in one.samples]
+        named = [one for one in samples if one.name == f"stylefarm_{name}_total"]
+        return {one.labels.get(label, ""): one.value for one in named if one.value}
+
+    for shard in ("lost", "elsewhere"):
+        metrics.tell(ItemDone("w", shard, shard=shard))
+    metrics.tell(Phase("w", name="committing", shard="lost"))
+    metrics.tell(Phase("w", name="loading", shard="elsewhere"))
+    for shard in ("lost", "elsewhere"):
+        metrics.tell(CommittedElsewhere("w", shard=shard))
+    assert count("shards", "outcome") == {"lost": 1}
+    metrics.tell(ItemDone("w", "a", "oom", shard="mine"))  # an earlier worker made the others
+    stats = ShardStats(errors={"oom": 1, "decode": 1}, largest_batch=1)
+    counts = Counts(planned=5, ok=3, failed=2)
+    metrics.tell(Committed("w", shard="mine", counts=counts, seconds=1.0, stats=stats))
+    assert count("items", "status") == {"ok": 2 + 3, "failed": 2}
+    assert count("item_failures", "error_class") == {"oom": 1, "decode": 1}
+    assert count("shards", "outcome") == {"committed": 1, "lost": 1}
+    metrics.tell(Restarted("w", shard="next", reason="it died"))
+    assert count("restarts") == {"": 1}
 
 
 def test_a_job_without_a_price_serves_no_money(tmp_path: Path):

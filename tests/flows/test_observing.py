@@ -27,6 +27,7 @@ from flows.shown_run import ShownRun
 from flows.stopping import Stopping
 from infra.prefect_server import private_server
 from manifests.commits import Counts
+from manifests.shard_stats import ShardStats
 from tasks.work.events import Began, Committed, Ended, ItemDone
 from tests.flows.running import living, wait_until
 
@@ -69,7 +70,8 @@ class Shown:
 
     def commit(self, shard: str = "00000") -> None:
         counts = Counts(planned=1, ok=1)
-        self.observer.tell(Committed("a", shard=shard, counts=counts, seconds=1.0))
+        stats = ShardStats(errors={"decode": 1})
+        self.observer.tell(Committed("a", shard=shard, counts=counts, seconds=1.0, stats=stats))
 
     def __exit__(self, *_: object) -> None:
         self.observer.tell(Ended("a"))
@@ -154,16 +156,20 @@ def test_a_run_is_a_flow_run_with_a_task_run_an_event_for_each_commit_and_its_pr
         ]
 
     (progress,) = [one for one in of_flow_run("artifacts") if one["key"] == "stylefarm-progress"]
+    assert float(progress["data"]) == 50.0
     assert progress["description"] == "2 ok"  # it was made halfway, and is what it was in the end
     run_id = f"stylefarm.run.{shown.fingerprint[:12]}"
     wait_until(lambda: len(events("shard.committed")) == len(events("run.complete")) == 1)
     (committed,), (complete,) = events("shard.committed"), events("run.complete")
-    assert committed["payload"]["shard"] == "00000"
+    told = {key: committed["payload"][key] for key in ("shard", "seconds", "errors")}
+    assert told == {"shard": "00000", "seconds": 1.0, "errors": {"decode": 1}}
+    assert committed["payload"]["counts"]["ok"] == 1
     assert run_id in [one["prefect.resource.id"] for one in committed["related"]]
     assert complete["resource"]["prefect.resource.id"] == run_id
     assert complete["resource"]["prefect.resource.name"] == "monet"
     assert complete["resource"]["stylefarm.run_uri"] == complete["payload"]["run_uri"]
     assert complete["payload"]["counts"]["ok"] == 2
+    assert complete["payload"]["message"] == "2 ok"
 
     with shown:  # somebody else sees the same end
         pass

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ad_lib.batch import plan_batches
 from manifests.commits import Commit, Counts, StoredFile
-from manifests.items import Item
+from manifests.items import ErrorClass, Item, Problem
 from manifests.outcomes import Outcome, OutputFile
 from manifests.shard_stats import ShardStats
 from tasks.estimating.batches import batches_of
@@ -223,22 +223,42 @@ def bucket(num_items: int = 6, num_problems: int = 0) -> Bucket:
     )
 
 
-def forecast(shard_seconds: list[float], **changes: Any) -> Forecast:
-    outlook = Outlook(bucket=bucket(), basis="measured", shard_seconds=shard_seconds)
-    outlook.bucket.shards = [str(number) for number in range(len(shard_seconds))]
+def forecast(*shard_seconds: list[float], **changes: Any) -> Forecast:
+    """A bucket for each of the lists."""
+    outlooks = [
+        Outlook(bucket=bucket(), basis="measured", shard_seconds=seconds)
+        for seconds in shard_seconds
+    ]
+    for one in outlooks:
+        one.bucket.shards = [str(number) for number in range(len(one.shard_seconds))]
     known: dict[str, Any] = {"load_seconds": 2.0, "workers": 1, "price_per_hour": 36.0}
-    return Forecast(outlooks=[outlook], **(known | changes))
+    return Forecast(outlooks=outlooks, **(known | changes))
 
 
 def test_more_workers_end_earlier_and_pay_for_each_load_and_the_longest_shard_bounds_them():
-    seconds = [50.0, 30.0, 20.0, 20.0]
-    one = forecast(seconds)
-    assert one.wall_seconds(1) == 122.0
-    assert one.wall_seconds(2) == 72.0
-    assert one.wall_seconds(8) == 52.0
+    one = forecast([10.0, 60.0], [20.0, 30.0])
+    assert [one.wall_seconds(number) for number in (1, 2, 8)] == [122.0, 62.0, 62.0]
     assert [one.device_seconds(number) for number in (1, 2, 8)] == [122.0, 124.0, 128.0]
+    assert (one.wall_seconds(), one.device_seconds()) == (122.0, 122.0), "of the job's worker"
     assert one.cost(one.device_seconds(1)) == pytest.approx(1.22)
-    assert forecast(seconds, price_per_hour=None).cost(100.0) is None
+    assert forecast([1.0], price_per_hour=None).cost(100.0) is None
+    done = forecast()
+    assert (done.wall_seconds(8), done.device_seconds(8)) == (2.0, 2.0)
+
+
+def test_what_is_told_of_all_is_the_sum_of_its_buckets_where_each_is_known():
+    total = forecast([1.0], [2.0, 3.0])
+    first, second = total.outlooks
+    first.seconds, second.seconds = {1.0: 5.0}, {1.0: 2.0, 3.0: 4.0}
+    second.bucket.num_problems = 1
+    assert total.seconds == {1.0: 7.0, 3.0: 4.0}
+    assert total.render_seconds == 19.0
+    assert (total.num_items, total.num_problems, total.num_shards) == (12, 1, 3)
+    first.output_bytes, first.peak_memory_bytes = 10.0, 7
+    assert (total.output_bytes, total.peak_memory_bytes) == (None, 7)
+    second.output_bytes, second.peak_memory_bytes = 5.0, 3
+    assert (total.output_bytes, total.peak_memory_bytes) == (15.0, 7)
+    assert (forecast().output_bytes, forecast().peak_memory_bytes) == (None, None)
 
 
 def test_quantiles_count_items():
@@ -307,13 +327,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path):
     assert remembered() == []
 
 
-def commit_of(shard: str, num_items: int, seconds: float) -> Commit:
+def commit_of(shard: str, num_items: int, seconds: float, load_seconds: float = 3.0) -> Commit:
     parquet = StoredFile(name=f"data/{shard}-{'0' * 12}.parquet", bytes=1, sha256="0" * 64)
     stats = ShardStats(
         render_seconds=seconds * num_items,
-        load_seconds=3.0,
+        load_seconds=load_seconds,
         seconds_worked=seconds * num_items + 1.0,
         largest_batch=num_items,
+        peak_memory_bytes=7,
         output_bytes=100 * num_items,
     )
     return Commit(
@@ -332,25 +353,62 @@ def test_commits_tell_before_memory_does_and_memory_before_a_guess(pictures: Pat
     first, *others = plan.shards
     rough = known_of(plan, {}, KIND, [])
     assert [one.basis for one in rough.outlooks] == ["rough"]
-    assert rough.outlooks[0].render_seconds == pytest.approx(
-        sum(shard.cost_seconds for shard in plan.shards.values())
-    )
-    by_memory = known_of(plan, {}, KIND, [speed(1.5)]).outlooks[0]
+    costs = [shard.cost_seconds for shard in plan.shards.values()]
+    assert rough.outlooks[0].render_seconds == pytest.approx(sum(costs))
+    assert rough.outlooks[0].shard_seconds == pytest.approx(costs)
+    assert rough.load_seconds == 0.0
+
+    remembers = speed(1.5).model_copy(update={"peak_memory_bytes": 5, "bytes_per_pixel": 0.5})
+    by_memory = known_of(plan, {}, KIND, [remembers]).outlooks[0]
     assert (by_memory.basis, by_memory.render_seconds) == ("remembered", 6 * 2 * 1.5)
+    assert by_memory.shard_seconds == [2 * 2 * 1.5] * 3
+    assert (by_memory.batch_size, by_memory.peak_memory_bytes) == (4, 5)
+    assert by_memory.output_bytes == 6 * 64 * 64 * 0.5
+
     commits = {first: commit_of(first, 2, 10.0)}
-    known = known_of(plan, commits, KIND, [speed(1.5)])
+    known = known_of(plan, commits, KIND, [remembers])
     (left,) = known.outlooks
     assert (left.basis, left.bucket.shards) == ("commits", others)
     assert left.render_seconds == pytest.approx(4 * 10.0)
     assert left.shard_seconds == pytest.approx([21.0, 21.0])
-    assert known.load_seconds == 3.0
+    assert (left.batch_size, left.peak_memory_bytes, left.output_bytes) == (2, 7, 4 * 100)
+    commits[others[0]] = commit_of(others[0], 2, 10.0, load_seconds=0.0)
+    assert known_of(plan, commits, KIND, []).load_seconds == 3.0, "who loads anew loads as long"
+
+
+def test_what_is_alike_to_nothing_is_as_much_longer_than_planned_as_others_were(pictures: Path):
+    sweep = [{"label": "short"}, {"label": "long", "num_inference_steps": 4}]
+    plan = plan_items(planned(pictures, sweep=sweep))
+    pending, _ = buckets_of(plan)
+    short, long = (one.shards for one in pending.values())
+    commits = {name: commit_of(name, 2, 10.0) for name in short[:2]}
+    (_, guessed) = known_of(plan, commits, KIND, []).outlooks
+    pace = 4 * 10.0 / sum(plan.shards[name].cost_seconds for name in short[:2])
+    costs = [plan.shards[name].cost_seconds for name in long]
+    assert guessed.basis == "commits"
+    assert guessed.render_seconds == pytest.approx(pace * sum(costs))
+    assert guessed.shard_seconds == pytest.approx([pace * cost for cost in costs])
+    by_job = known_of(plan, {}, replace(KIND, has_given_seconds=True), []).outlooks
+    assert [one.basis for one in by_job] == ["job", "job"]
+    assert [one.basis for one in known_of(plan, {}, KIND, []).outlooks] == ["rough", "rough"]
 
 
 def test_what_a_shard_took_is_remembered_by_its_steps(pictures: Path):
     plan = plan_items(planned(pictures))
     first, *_ = plan.shards
-    items = plan.items(first)
-    found = speed_of(items, KIND, commit_of(first, 2, 10.0).stats)
+    one, other = plan.items(first)
+    stats = commit_of(first, 2, 10.0).stats
+    found = speed_of([one, other], KIND, stats)
     assert found is not None
     assert found.seconds_per_step == pytest.approx(5.0), "ten seconds an item, of two steps"
-    assert speed_of([replace(one, problem=None) for one in items], KIND, ShardStats()) is None
+    half = replace(other, height=other.height // 2)
+    broken = replace(other, problem=Problem(ErrorClass.DECODE, "it ends early"))
+    found = speed_of([half, one, broken], KIND, stats)
+    assert found is not None
+    assert (found.of.width, found.of.height) == (64, 64)
+    assert found.seconds_per_step == pytest.approx(20.0 / 2 / 1.5), "one, and half of one"
+    assert found.bytes_per_pixel == pytest.approx(200 / 1.5 / 64**2)
+    assert (found.batch_size, found.peak_memory_bytes) == (2, 7)
+    assert speed_of([broken], KIND, stats) is None
+    for unknown in (ShardStats(render_seconds=1.0), ShardStats(largest_batch=1)):
+        assert speed_of([one], KIND, unknown) is None
