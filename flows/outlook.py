@@ -166,10 +166,7 @@ class RunOutlook:
     def _remember(self, event: Committed) -> None:
         """Takes note of how fast a shard was; the steps of other workers wait for no file."""
         plan, kind = self._committed.plan, self._kind
-        if kind is None or event.shard not in plan.shards:
-            return
-        generation = plan.generation(event.shard)
-        if generation is not None and generation.changes:
+        if kind is None or event.shard not in plan.shards or plan.changes(event.shard):
             return
         with self._remembering:
             speed = speed_of(plan.items(event.shard), kind, event.stats)

@@ -13,7 +13,7 @@ from tasks.estimating.forecast import Outlook
 from tasks.estimating.measuring import Measured, Tried, measure, pictures_of
 from tasks.estimating.trial import TrialPlace
 from tasks.runs.run_plan import RunPlan
-from tasks.work.finishing import most_together
+from tasks.work.workplace import most_together
 
 Plan = PlanFile | RunPlan
 

@@ -25,7 +25,6 @@ from tasks.plans.growing import add_generation
 from tasks.runs.committed import shard_rows
 from tasks.runs.run_folder import find_commit, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan, open_plan
-from tasks.work.finishing import changes_of
 
 FOREIGN = "foreign/"
 """Where records go that belong to no plan of a run."""
@@ -132,7 +131,7 @@ def _parts(plan: RunPlan, lost: Sequence[str]) -> list[_Part]:
     found: dict[str, _Part] = {}
     needed = _needed_items(plan, lost)
     for shard in reversed(lost):
-        changes = changes_of(plan, shard)
+        changes = plan.changes(shard)
         part = found.setdefault(canonical_json(dict(changes)), _Part(changes))
         part.superseded.append(shard)
         part.items += [item for item in plan.items(shard) if item.item_id in needed]
@@ -146,7 +145,7 @@ def _parts(plan: RunPlan, lost: Sequence[str]) -> list[_Part]:
 
 def _any_item(plan: RunPlan) -> _Part:
     item = next(plan.counting_items())
-    return _Part(changes_of(plan, item.shard), items=[item])
+    return _Part(plan.changes(item.shard), items=[item])
 
 
 def _needed_items(plan: RunPlan, lost: Sequence[str]) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 from infra.store import Store
 from manifests.commits import PlanReference, RunRecord
@@ -89,6 +90,11 @@ class RunPlan:
         """The generation that planned a shard; None for the run's own plan."""
         number = generation_of(shard)
         return self.generations[number - 1] if number else None
+
+    def changes(self, shard: str) -> Mapping[str, Any]:
+        """What the generation of a shard changes of the run."""
+        generation = self.generation(shard)
+        return generation.changes if generation is not None else {}
 
     @cached_property
     def contested(self) -> Contested:

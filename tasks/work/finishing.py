@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ad_lib.model.room import MAX_BATCH_SIZE
-from infra.store import Store, StoreError
-from manifests.attempts import FOREIGN_DEATHS, AttemptRecord, Ending, Suspicion, Worker, suspicion
-from manifests.commits import Commit, RunRecord
+from infra.store import StoreError
+from manifests.attempts import FOREIGN_DEATHS, AttemptRecord, Ending, Suspicion, suspicion
+from manifests.commits import Commit
 from manifests.items import ErrorClass, Item
-from manifests.job import Compute, Job
 from manifests.outcomes import Outcome
 from manifests.shard_stats import ShardStats
-from tasks.inputs.devices import devices_for
 from tasks.plans.source_changes import missing_sources
-from tasks.results.publisher import Publisher
 from tasks.runs.environment import num_oom_kills
 from tasks.runs.faults import (
     BreakerTripped,
@@ -38,50 +33,23 @@ from tasks.runs.faults import (
     Stopped,
     WorkerFault,
 )
-from tasks.runs.item_settings import settings_of
 from tasks.runs.run_plan import RunPlan
 from tasks.runs.scratch import scratch_folder
-from tasks.work.breaker import Breaker
 from tasks.work.commit import Attempt, PackedShard, pack_shard, provenance_of
-from tasks.work.events import Restarted, Waiting, WorkEvent
+from tasks.work.events import Restarted, Waiting
 from tasks.work.holding import Holding, take
 from tasks.work.offer import find_kept, keep, offer
 from tasks.work.patience import Patience, patiently
-from tasks.work.queue import ShardQueue
-from tasks.work.shard_work import PlannedModel, Renderer, ShardWork
 from tasks.work.watching import ShardWatch
+from tasks.work.workplace import Workplace, hang_seconds
 
 logger = logging.getLogger(__name__)
-
-MIN_HANG_SECONDS = 300.0
-MAX_COMPILING_SECONDS = 1800.0
-"""How long a step may take that compiles a large network for a new size of batch."""
-STEPS_UNTIL_HUNG = 10
-
 
 T = TypeVar("T")
 
 
 class TakenAway(RuntimeError):
     """Another worker has taken the shard, as this one seemed to be gone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """What one worker works with, from its first shard to its last."""
-
-    store: Store
-    run: RunRecord
-    job: Job
-    compute: Compute
-    device: str
-    worker: Worker
-    renderer: Renderer
-    queue: ShardQueue
-    publisher: Publisher
-    breaker: Breaker
-    should_stop: Callable[[], bool]
-    tell: Callable[[WorkEvent], None]
 
 
 class ShardInWork:
@@ -107,7 +75,6 @@ class ShardInWork:
         load_seconds: float = 0.0,
     ) -> None:
         self._place, self._plan, self._shard = place, plan, holding.shard
-        self._changes = changes_of(plan, holding.shard)
         self._batch_size = batch_size
         self._started = time.monotonic()
         self._num_oom_kills = num_oom_kills()
@@ -245,18 +212,12 @@ class ShardInWork:
 
     def _render_once(self, items: Sequence[Item], alone: Sequence[str], scratch: Path) -> None:
         waiting = {item.item_id for item in items}
-        work = ShardWork(
-            items=tuple(items),
-            alone=tuple(item_id for item_id in alone if item_id in waiting),
-            job=self._place.job,
-            model=planned_model(self._place.run, self._place.job, self._changes),
-            device=device_for(self._place.device, self._changes),
+        work = self._place.shard_work(
+            self._plan.changes(self._shard),
+            items=items,
+            alone=[item_id for item_id in alone if item_id in waiting],
             batch_size=self.batch_size,
-            memory_sharers=memory_sharers(self._place.compute, self._place.device),
-            compile=self._place.compute.compile,
-            io_threads=self._place.compute.io_threads,
             scratch=scratch,
-            png_strategy=self._place.run.png_strategy,
         )
         limit = hang_seconds(self._place.compute, items, self._place.device)
         self._place.renderer.render(work, self._watch, hang_seconds=limit)
@@ -368,60 +329,3 @@ class ShardInWork:
 def _ending_of(error: BaseException) -> Ending:
     asked = (Stopped, BreakerTripped, KeyboardInterrupt)
     return "stopped" if isinstance(error, asked) else "infra"
-
-
-def changes_of(plan: RunPlan, shard: str) -> Mapping[str, Any]:
-    """What the generation of a shard changes."""
-    generation = plan.generation(shard)
-    return generation.changes if generation is not None else {}
-
-
-def planned_model(run: RunRecord, job: Job, changes: Mapping[str, Any]) -> PlannedModel:
-    """The model of a shard; a generation may say another precision."""
-    return PlannedModel(
-        model_id=run.model_id,
-        revision=run.model_revision,
-        config=run.model_config_id,
-        controlnet=run.controlnet_id,
-        dtype=changes.get("dtype") or run.dtype or job.backbone.dtype,
-        deterministic=run.deterministic,
-    )
-
-
-def device_for(device: str, changes: Mapping[str, Any]) -> str:
-    """The worker's device, or one of the kind that a generation says."""
-    kind = changes.get("device_type")
-    if kind is None or device.partition(":")[0] == kind:
-        return device
-    return devices_for(kind, "auto", 1)[0]
-
-
-def most_together(compute: Compute) -> int:
-    """Items of a batch at most, before anything is known of memory."""
-    return MAX_BATCH_SIZE if compute.batch_size == "auto" else compute.batch_size
-
-
-def memory_sharers(compute: Compute, device: str) -> int | None:
-    """The workers that share a device's memory; None where it does not bound batches.
-
-    Those on a processor share its memory; each accelerator has its own, and one worker.
-    """
-    if compute.batch_size != "auto":
-        return None
-    return (compute.workers or 1) if device.partition(":")[0] == "cpu" else 1
-
-
-def hang_seconds(compute: Compute, items: Sequence[Item], device: str = "cpu") -> float:
-    """How long a renderer may show no progress: ten steps of a batch by the estimate, unless given.
-
-    Steps are the settings' `num_inference_steps`. Where networks are compiled a step may take long.
-    """
-    if compute.hang_seconds is not None:
-        return compute.hang_seconds
-    seconds = (item.cost_seconds / settings_of(item).num_inference_steps for item in items)
-    longest = max(seconds, default=0.0)
-    compiles = compute.compile in ("reduce", "max") or (
-        compute.compile == "auto" and device.startswith("cuda")
-    )
-    least = MAX_COMPILING_SECONDS if compiles else MIN_HANG_SECONDS
-    return max(least, STEPS_UNTIL_HUNG * most_together(compute) * longest)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from infra.store import Store
@@ -49,23 +48,15 @@ from tasks.work.events import (
     Waiting,
     WorkEvent,
 )
-from tasks.work.finishing import (
-    ShardInWork,
-    TakenAway,
-    Workplace,
-    changes_of,
-    device_for,
-    hang_seconds,
-    most_together,
-    planned_model,
-)
+from tasks.work.finishing import ShardInWork, TakenAway
 from tasks.work.holding import Holding
 from tasks.work.offer import forget_kept
 from tasks.work.patience import patiently
 from tasks.work.queue import ShardQueue
-from tasks.work.shard_work import Renderer, ShardWork
+from tasks.work.shard_work import Renderer
 from tasks.work.stop_request import StopRequests, ask_to_stop
 from tasks.work.watching import LoadingWatch
+from tasks.work.workplace import Workplace, hang_seconds, most_together
 
 logger = logging.getLogger(__name__)
 
@@ -281,21 +272,11 @@ class _Worker:
         place, shard = self._place, None if self._is_warm else self._patiently(self._queue.peek)
         if shard is None:
             return False
-        changes = changes_of(self._plan, shard)
-        nothing = ShardWork(
-            items=(),
-            job=place.job,
-            model=planned_model(place.run, place.job, changes),
-            device=device_for(place.device, changes),
-            batch_size=1,
-            io_threads=1,
-            scratch=Path(),
-            png_strategy=place.run.png_strategy,
-        )
+        only_the_model = place.shard_work(self._plan.changes(shard))
         watch = LoadingWatch(self._worker.id, self._should_stop, self._tell)
         limit = hang_seconds(place.compute, ())
         try:
-            place.renderer.render(nothing, watch, hang_seconds=limit)
+            place.renderer.render(only_the_model, watch, hang_seconds=limit)
         except (ChildDied, ChildHung) as death:
             self._recover(WorkerFault(f"{death}, as it loaded the model"))
         except WorkerFault as fault:

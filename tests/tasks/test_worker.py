@@ -40,11 +40,11 @@ from tasks.runs.faults import (
 )
 from tasks.runs.worker_identity import is_gone, this_worker
 from tasks.work.events import Committed, Progress, Restarted, Waiting, WorkEvent
-from tasks.work.finishing import hang_seconds
 from tasks.work.holding import Holding, take
 from tasks.work.shard_work import ShardWork, Watch
 from tasks.work.stop_request import ask_to_stop
 from tasks.work.worker import Worked, work
+from tasks.work.workplace import hang_seconds
 from tests.audit import audit
 from tests.tasks.runs import finish, prepare, render_pending, renderer, work_here
 
