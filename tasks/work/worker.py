@@ -4,8 +4,8 @@ It looks for a shard that nobody holds, finishes it, and looks again until every
 committed. Nobody hands out work: any number of workers do the same on one run folder, and what one
 leaves behind another takes up. The worker holds no model; its renderer does.
 
-While a shard renders, the one before may be on its way to the run folder, in a thread of its own:
-one at most, which is held as any other, and is waited for whatever ends the worker.
+While a shard renders, the one before may be on its way to the run folder; it is waited for whatever
+ends the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,7 +20,7 @@ from typing import TypeVar
 from infra.store import Store
 from manifests.attempts import Worker as WorkerIdentity
 from manifests.budget import UNBOUNDED, Bounds
-from manifests.commits import Commit, RunRecord
+from manifests.commits import RunRecord
 from manifests.errors import RunFolderError
 from manifests.job import Compute
 from tasks.results.publisher import Publisher
@@ -40,7 +39,6 @@ from tasks.work.breaker import Breaker
 from tasks.work.budget import Allowance
 from tasks.work.events import (
     Began,
-    Committed,
     CommittedElsewhere,
     Ended,
     Pending,
@@ -53,6 +51,7 @@ from tasks.work.holding import Holding
 from tasks.work.offer import forget_kept
 from tasks.work.patience import patiently
 from tasks.work.queue import ShardQueue
+from tasks.work.sending import Sending
 from tasks.work.shard_work import Renderer
 from tasks.work.stop_request import StopRequests, ask_to_stop
 from tasks.work.watching import LoadingWatch
@@ -137,19 +136,6 @@ def _told(worker: WorkerIdentity, tell: Callable[[WorkEvent], None]) -> Iterator
         tell(Ended(worker.id, reason=reason))
 
 
-@dataclass(frozen=True)
-class _OnItsWay:
-    """A rendered shard that is being stored; `stored` has its commit, and whether it is ours."""
-
-    shard: ShardInWork
-    stored: Future[tuple[Commit, bool]]
-
-    def is_in_trouble(self) -> bool:
-        """Whether it could not be stored, so that nothing more can be."""
-        error = self.stored.exception() if self.stored.done() else None
-        return error is not None and not isinstance(error, WorkerFault)
-
-
 class _Worker:
     """The state of one worker between its shards."""
 
@@ -192,8 +178,7 @@ class _Worker:
         self._is_warm = self._is_leaving = False
         self._waits_because: str | None = None
         self._pending_told: Pending | None = None
-        self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
-        self._on_its_way: _OnItsWay | None = None
+        self._sending = Sending(self._worker.id, tell)
 
     def work(self, max_shards: int | None) -> Worked:
         """Finishes shards until there is no more to do for this worker; see `work`."""
@@ -207,7 +192,7 @@ class _Worker:
             logger.info("%s", reason)
             stopped = True
         finally:
-            self._storing.shutdown()
+            self._sending.close()
             self._place.publisher.close()
         return Worked(
             num_committed=self._num_committed,
@@ -231,7 +216,7 @@ class _Worker:
             self._tell_pending()
             if holding:
                 self._finish(holding)
-            elif self._on_its_way is not None:
+            elif self._sending.shard is not None:
                 self._settle()
             elif not self._has_more():
                 break
@@ -241,7 +226,7 @@ class _Worker:
         if max_shards is None:
             return True
         num_ended = self._num_committed + self._num_lost
-        if self._on_its_way is not None and num_ended + 1 >= max_shards:
+        if self._sending.shard is not None and num_ended + 1 >= max_shards:
             self._settle()
         return self._num_committed + self._num_lost < max_shards
 
@@ -342,26 +327,7 @@ class _Worker:
         except BaseException as error:
             shard.keep(error)
             raise
-        waited = time.monotonic() - started
-        self._tell(Phase(self._worker.id, name="committing", shard=shard.name))
-        self._on_its_way = _OnItsWay(shard, self._storing.submit(self._stored, shard, waited))
-
-    def _stored(self, shard: ShardInWork, waited: float) -> tuple[Commit, bool]:
-        """Commits a rendered shard, and tells so; its commit, and whether it is this worker's."""
-        commit, won = shard.store(waited)
-        if won:
-            event = Committed(
-                self._worker.id,
-                shard=commit.shard,
-                counts=commit.counts,
-                seconds=shard.seconds,
-                stats=commit.stats,
-            )
-        else:
-            logger.info("shard %s was committed by another worker first", commit.shard)
-            event = CommittedElsewhere(self._worker.id, shard=commit.shard)
-        self._tell(event)
-        return commit, won
+        self._sending.send(shard, time.monotonic() - started)
 
     def _settle(self) -> None:
         """Waits for the shard that is on its way, if any, and takes note of how that ended.
@@ -370,16 +336,15 @@ class _Worker:
             StoreTrouble, Stopped: it is kept.
             WorkerFault: one too many of this machine.
         """
-        if self._on_its_way is None:
+        if (shard := self._sending.shard) is None:
             return
-        sent, self._on_its_way = self._on_its_way, None
         try:
-            commit, won = sent.stored.result()
+            commit, won = self._sending.wait()
         except WorkerFault as fault:
-            self._put_off(sent.shard, fault)
+            self._put_off(shard, fault)
             return
         self._num_faults = 0
-        self._queue.note_commit(sent.shard.name)
+        self._queue.note_commit(shard.name)
         self._tell_pending()
         self._allowance.note(commit, is_own=won)
         self._num_committed += won
@@ -473,7 +438,7 @@ class _Worker:
         return (
             self._asked_to_stop()
             or self._is_leaving
-            or (self._on_its_way is not None and self._on_its_way.is_in_trouble())
+            or self._sending.is_in_trouble()
             or self._requests.reason() is not None
         )
 
@@ -489,9 +454,9 @@ class _Worker:
             self._tell(event)
 
     def _see_commit(self, shard: str) -> None:
-        if self._on_its_way is not None and self._on_its_way.shard.name == shard:
-            return  # its own thread tells
-        self._tell(CommittedElsewhere(self._worker.id, shard=shard))
+        sent = self._sending.shard
+        if sent is None or sent.name != shard:  # else its own thread tells
+            self._tell(CommittedElsewhere(self._worker.id, shard=shard))
 
     def _patiently(self, action: Callable[[], T]) -> T:
         return patiently(action, self._should_stop, self._on_wait)
