@@ -34,9 +34,9 @@ from tasks.plans.source_changes import SourceChanges, ignored_settings, source_c
 from tasks.runs.run_folder import find_run, has_pending_shards, open_run, recorded_job
 from tasks.runs.run_plan import RunPlan
 from tasks.runs.spending import spent_seconds
-from tasks.work.finishing import memory_sharers, most_together
 from tasks.work.predicting import Asked, Match, Predicted, pairs_of, unsure
 from tasks.work.shard_work import MemoryNeed, PlannedModel, demand_of
+from tasks.work.workplace import memory_sharers, most_together
 
 DRY_RUN = "Dry run: nothing was written."
 

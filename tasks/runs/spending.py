@@ -176,9 +176,7 @@ def tried_in_vain(newest: Mapping[str, int], committed: Collection[str]) -> dict
         committed: shards with a commit.
     """
     return {
-        shard: number
-        for shard, number in newest.items()
-        if number > 1 or shard not in committed
+        shard: number for shard, number in newest.items() if number > 1 or shard not in committed
     }
 
 

@@ -73,7 +73,7 @@ class Workplace:
             model=self._model(changes),
             device=self._device(changes),
             batch_size=batch_size,
-            memory_sharers=self._memory_sharers(),
+            memory_sharers=memory_sharers(self.compute, self.device),
             compile=self.compute.compile,
             io_threads=self.compute.io_threads,
             scratch=scratch,
@@ -99,19 +99,20 @@ class Workplace:
             return self.device
         return devices_for(kind, "auto", 1)[0]
 
-    def _memory_sharers(self) -> int | None:
-        """The workers that share the device's memory; None where it does not bound batches.
-
-        Those on a processor share its memory; each accelerator has its own, and one worker.
-        """
-        if self.compute.batch_size != "auto":
-            return None
-        return (self.compute.workers or 1) if self.device.partition(":")[0] == "cpu" else 1
-
 
 def most_together(compute: Compute) -> int:
     """Items of a batch at most, before anything is known of memory."""
     return MAX_BATCH_SIZE if compute.batch_size == "auto" else compute.batch_size
+
+
+def memory_sharers(compute: Compute, device: str) -> int | None:
+    """The workers that share a device's memory; None where it does not bound batches.
+
+    Those on a processor share its memory; each accelerator has its own, and one worker.
+    """
+    if compute.batch_size != "auto":
+        return None
+    return (compute.workers or 1) if device.partition(":")[0] == "cpu" else 1
 
 
 def hang_seconds(compute: Compute, items: Sequence[Item], device: str = "cpu") -> float:
