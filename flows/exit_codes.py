@@ -5,9 +5,12 @@ This is the only table of exit codes; the help, the README and the tests hold to
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 from typer.exceptions import TyperException
+
+from manifests.wording import safe_text, without_secrets
 
 DEBUG_VARIABLE = "STYLEFARM_DEBUG"
 
@@ -63,7 +66,15 @@ class ExitCode(IntEnum):
 
 
 def explained(error: Exception) -> tuple[str, ExitCode]:
-    """The sentence and the exit code of an error; the sentence is empty where all is said."""
+    """The sentence and the exit code of an error; the sentence is empty where all is said.
+
+    It may be shown and stored: it names no password and no key.
+    """
+    sentence, code = _explained(error)
+    return safe_text(without_secrets(sentence, os.environ)), code
+
+
+def _explained(error: Exception) -> tuple[str, ExitCode]:
     from ad_lib.errors import BackboneError, ImageError, RequestError
     from infra.objects import StoreError
     from infra.prefect_api import PrefectUnavailable

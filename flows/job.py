@@ -149,7 +149,7 @@ def collect_garbage(run: str, older_than: str = "2d", delete: bool = True) -> St
 def _failed_in_words(make: Callable[_Given, State[Any]]) -> Callable[_Given, State[Any]]:
     """What makes a flow run Failed with the sentence that the command would print.
 
-    Our own bugs are raised: Prefect logs where they are.
+    The log has where our own bugs are; Prefect would store what they say as it is.
     """
 
     @wraps(make)
@@ -158,9 +158,7 @@ def _failed_in_words(make: Callable[_Given, State[Any]]) -> Callable[_Given, Sta
             return make(*args, **options)
         except Exception as error:
             sentence, code = explained(error)
-            if code is ExitCode.BUG:
-                raise
-            get_run_logger().error("%s", sentence)
+            get_run_logger().error("%s", sentence, exc_info=code is ExitCode.BUG)
             return Failed(message=sentence, data=error.with_traceback(None))
 
     return make_or_fail

@@ -8,9 +8,10 @@ Prefect run is Prefect's own; its flows see to it that it names no password.
 from __future__ import annotations
 
 import logging
+import os
 
 from flows.terminal import Terminal
-from manifests.wording import safe_text
+from manifests.wording import safe_text, without_secrets
 
 PACKAGES = ("ad_lib", "flows", "infra", "manifests", "tasks")
 LINE = "%(asctime)s %(levelname)s %(message)s"
@@ -60,5 +61,11 @@ def mask_prefect_logs() -> None:
 
 
 def _masked(record: logging.LogRecord) -> bool:
-    record.msg, record.args = safe_text(record.getMessage(), MAX_RECORD_LETTERS), ()
+    record.msg, record.args = _safe(record.getMessage()), ()
+    if record.exc_info:
+        record.exc_text = _safe(logging.Formatter().formatException(record.exc_info))
     return True
+
+
+def _safe(text: str) -> str:
+    return safe_text(without_secrets(text, os.environ), MAX_RECORD_LETTERS)

@@ -26,7 +26,7 @@ from flows.progress import Readable, RunEnd
 from flows.shown_run import ShownRun
 from flows.stopping import FAREWELL_SECONDS, Stopping
 from flows.telling import Said, Standing, Telling
-from manifests.wording import safe_line
+from manifests.wording import safe_line, safe_text
 from tasks.runs.faults import Stopped
 from tasks.work.events import WorkEvent
 
@@ -108,9 +108,8 @@ class Observer:
     ) -> None:
         is_stop = isinstance(error, Stopped)
         if self._end is None:
-            self.tell_end(
-                RunEnd(is_good=False, message=str(error) or "ended by a fault", is_part=is_stop)
-            )
+            message = safe_text(str(error)) or "ended by a fault"
+            self.tell_end(RunEnd(is_good=False, message=message, is_part=is_stop))
         seconds = FAREWELL_SECONDS if self._stopping.asked() else RECORD_SECONDS
         self._is_quiet = error is not None  # what ended the run is said, and not this too
         if is_stop and self._standing is not Standing.SHOWING:

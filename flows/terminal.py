@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manifests.wording import safe_line, safe_text
+from manifests.wording import safe_line, safe_text, without_secrets
 
 MAX_LINES = 20
 """Of a list; the rest is counted."""
@@ -74,7 +74,8 @@ class Terminal:
 
     def say_traceback(self, text: str) -> None:
         """Prints a traceback to standard error."""
-        self._print(self._errors, Text(safe_text(text, MAX_TRACEBACK_LETTERS)))
+        told = without_secrets(text, os.environ)
+        self._print(self._errors, Text(safe_text(told, MAX_TRACEBACK_LETTERS)))
 
     def say_list(
         self, lines: Iterable[str], style: str = "", *, rest: str, num_lines: int = 0

@@ -346,6 +346,11 @@ def _from_boto_error(error: Exception, uri: str, endpoint: str) -> StoreError:
     if isinstance(error, (boto_errors.ConnectionError, boto_errors.HTTPClientError, *CUT_OFF)):
         message = f"{endpoint} does not answer for {uri}: check AWS_ENDPOINT_URL and the network"
         return StoreUnreachable(message)
+    if isinstance(error, boto_errors.EndpointProviderError):  # its words repeat a password
+        return StoreError(
+            f"no S3 server for {uri}: AWS_ENDPOINT_URL takes http://host:port, with a user and a "
+            "password percent-encoded before the host and nothing behind the port"
+        )
     return StoreError(f"{uri} cannot be used, check the URI and the AWS settings: {error}")
 
 

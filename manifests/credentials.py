@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 SECRET_WORDS = (
     r"(?:pass[_-]?words?|passwd|pwd|pass[_-]?phrase|secrets?|token|jwt|credentials?|authorization"
-    r"|auth|(?:access|auth|api|bearer|session|refresh|security|sas)[_-]?tokens"
+    r"|auth(?:[_-]?string)?|(?:access|auth|api|bearer|session|refresh|security|sas)[_-]?tokens"
     r"|(?:access|account|api|encryption|private|secret|signing|ssh)[_-]?keys?(?:[_-]?id)?"
     r"|connection[_-]?string)"
 )
@@ -29,6 +29,9 @@ _SIGNATURES = {"sig", "signature", "x_amz_signature", "x_amz_credential", "x_goo
 }
 _USER = re.compile(r"://(?:[^/\s?#@:[]{1,200}@|[^/\s?#@:[]{0,200}:(?![0-9]{1,5}/)[^\s@]{0,300}@)")
 """A user with or without a password; `host:port/…@` is none."""
+
+MIN_SECRET_LETTERS = 8
+"""A shorter text may stand in other words, too."""
 
 _QUERY = re.compile(r"[?&;#]([^=&;#?\s]{1,100})=[^&;#\s]")
 
@@ -57,6 +60,22 @@ def credentials_in(text: str) -> str | None:
     return None
 
 
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
+    """The passwords and keys that variables hold, the longest first.
+
+    They are the values of those that are named like secrets, and what stands between a `:` and an
+    `@` in URLs. Shorter ones than `MIN_SECRET_LETTERS` are left out.
+    """
+    found: set[str] = set()
+    for name, value in environment.items():
+        if is_secret_name(name) and not name.lower().endswith("_id"):
+            found |= {value, value.partition(":")[2]}
+        if "@" in value:
+            found.add(value.rpartition("@")[0].rpartition("://")[2].partition(":")[2])
+    long = (one for one in found if len(one) >= MIN_SECRET_LETTERS)
+    return sorted(long, key=len, reverse=True)
+
+
 def carried(value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """The places in lists and mappings where a text carries credentials, and which.
 
@@ -83,8 +102,18 @@ def _everything_in(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield path, one
         if isinstance(one, Mapping):
             waiting += (((*path, str(name)), inner) for name, inner in one.items())  # pyright: ignore
+        elif _is_map(one):
+            waiting += (((*path, name), inner) for name, inner in one)
         elif isinstance(one, list | tuple):
             waiting += ((path, inner) for inner in one)  # pyright: ignore
+
+
+def _is_map(value: Any) -> bool:
+    """Whether a list is what a map of Parquet becomes: pairs of a name and a value."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)  # pyright: ignore
+        for pair in value  # pyright: ignore
+    )
 
 
 def _plain(name: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
-from manifests.credentials import SECRET_WORDS
+from manifests.credentials import SECRET_WORDS, secrets_of
 
 MAX_MESSAGE_LETTERS = 2000
 
@@ -54,6 +55,16 @@ def safe_line(text: str, max_letters: int = MAX_MESSAGE_LETTERS) -> str:
     """The same on one line: line breaks and the spaces around them become one space."""
     beginning, num_left_out = _beginning(text, max_letters)
     return _safe(_LINE_BREAKS.sub(" ", beginning.strip()), num_left_out, max_letters)
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """The text without the passwords and keys of an environment, however they stand in it.
+
+    For errors and tracebacks, in which libraries write them in ways of their own.
+    """
+    for secret in secrets_of(environment):
+        text = text.replace(secret, "***")
+    return text
 
 
 def _beginning(text: str, max_letters: int) -> tuple[str, int]:

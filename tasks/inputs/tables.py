@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -179,12 +180,23 @@ def _refuse_secrets(row: Row, known: Container[str], what: str) -> None:
 def _secret_in(value: Any) -> str | None:
     """What a cell holds that nobody may read, in words."""
     if isinstance(value, str):
-        return credentials_in(value)
+        return credentials_in(value) or _secret_in(_json_of(value))
     if not isinstance(value, dict | list):
         return None
     if name := next((name for name, _ in entries_in(value) if is_secret_name(name)), None):
         return f"{name[:80]!r}, which is named like a password or a key"
     return next((found for _, found in carried(value)), None)
+
+
+def _json_of(text: str) -> Any:
+    """What a text says that is a JSON object or array, as CSV has them in its cells; else None."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) else None
 
 
 @dataclass(frozen=True)

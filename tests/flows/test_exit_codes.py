@@ -64,6 +64,14 @@ def test_each_kind_of_error_has_its_exit_code(error: Exception, code: ExitCode):
     assert explained(error)[1] is code
 
 
+def test_what_ended_a_command_names_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2-hunter2@host")
+    for error in (OSError("b'user:hunter2-hunter2'"), LookupError("http://user:pw@host")):
+        assert "***" in explained(error)[0]
+        assert "hunter2" not in explained(error)[0]
+        assert "pw" not in explained(error)[0]
+
+
 @pytest.mark.usefixtures("no_fork_server")
 def test_commands_end_with_the_codes_of_a_finished_run(stylefarm: Stylefarm, finished: Finished):
     allowing = ("--set", "limits.max_failed=2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from flows.logs import mask_prefect_logs
 from infra.store import open_store
 from tests.bad_images import write_truncated_jpeg
 from tests.command_line import command_environment
@@ -233,6 +235,23 @@ def metrics_scraped(port: int, pages: list[str]) -> Iterator[None]:
     finally:
         over.set()
         scraping.join()
+
+
+def test_the_log_of_a_flow_run_names_no_secret_where_a_bug_ended_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted/secret")
+    mask_prefect_logs()
+    log = logging.getLogger("prefect.flow_runs")
+    try:
+        raise LookupError("b'planted/secret'")
+    except LookupError as error:
+        why = (type(error), error, error.__traceback__)
+        record = log.makeRecord(log.name, logging.ERROR, "", 1, "%r", (error,), why)
+    assert log.filter(record)
+    told = logging.Formatter().format(record)
+    assert told.count("LookupError") > 1
+    assert "planted/secret" not in told
 
 
 @pytest.mark.slow

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.credentials import carried, credentials_in, entries_in, is_secret_name
+from manifests.credentials import (
+    carried,
+    credentials_in,
+    entries_in,
+    is_secret_name,
+    secrets_of,
+)
 
 SECRET_NAMES = [
     "password",
@@ -173,3 +179,20 @@ def test_no_text_takes_long(piece):
 def test_whatever_a_value_is_it_is_looked_through(value):
     list(carried(value))
     list(entries_in(value))
+
+
+def test_what_variables_hold_is_known_whole_and_in_parts():
+    environment = {
+        "AWS_ACCESS_KEY_ID": "of-nobody",
+        "AWS_SECRET_ACCESS_KEY": "key/of+studio",
+        "PREFECT_API_AUTH_STRING": "admin:of-server",
+        "HTTP_PROXY": "http://user:of-proxy/x@h:1",
+        "HF_TOKEN": "short",
+        "HOME": "/home/of-nobody",
+    }
+    assert set(secrets_of(environment)) == {
+        "key/of+studio",
+        "admin:of-server",
+        "of-server",
+        "of-proxy/x",
+    }

@@ -601,9 +601,35 @@ def test_credentials_in_a_cell_are_refused_and_not_repeated(tmp_path, suffix, co
     assert "hunt" not in str(refused.value)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_secret_inside_a_cell_is_refused(tmp_path, suffix):
-    rows = [row | {"meta": {"camera": {"apiKey": "hunter2"}}} for row in ROWS]
-    path = write_table(tmp_path / f"t{suffix}", rows)
+INNER_SECRET = {"camera": [{"apiKey": "hunter2"}]}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cell"),
+    [
+        (".jsonl", INNER_SECRET),
+        (".parquet", INNER_SECRET),
+        (".jsonl", json.dumps(INNER_SECRET)),
+        (".jsonl", f" [{json.dumps(INNER_SECRET)}]"),
+    ],
+)
+def test_a_secret_inside_a_cell_is_refused(tmp_path, suffix, cell):
+    path = write_table(tmp_path / f"t{suffix}", [row | {"meta": cell} for row in ROWS])
     with pytest.raises(JobError, match="the column 'meta' holds 'apiKey', which is named like"):
         read_table(str(path), ROLES, str(tmp_path))
+
+
+def test_a_secret_in_a_map_of_parquet_is_refused(tmp_path):
+    maps = pa.array([[("apiKey", "hunter2")]], pa.map_(pa.string(), pa.string()))
+    table = pa.table({"content": ["a.png"], "style": ["b.png"], "meta": maps})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(JobError, match="the column 'meta' holds 'apiKey', which is named like"):
+        read_table("t.parquet", ROLES, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "cell", ["{a lighthouse, [token: x]", "[" * 100_000, "[1]", '{"token_id": 1}']
+)
+def test_a_cell_that_only_begins_like_json_is_a_text(tmp_path, cell):
+    path = write_table(tmp_path / "t.jsonl", [row | {"meta": cell} for row in ROWS])
+    assert read_table(str(path), ROLES, str(tmp_path))
