@@ -167,6 +167,9 @@ def test_the_image_is_built_where_something_builds_images(tmp_path):
     engine = _engine()
     if engine is None:
         pytest.skip("nothing here builds images: install docker, podman or buildah")
+    (base,) = re.findall(r"^ARG BASE_IMAGE=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    if subprocess.run([engine[0], "pull", base], capture_output=True).returncode:
+        pytest.skip(f"{base} cannot be had here")
     index = "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
     name = f"stylefarm-test:{tmp_path.name.lower()}"
     built = subprocess.run(
