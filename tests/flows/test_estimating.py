@@ -6,13 +6,16 @@ import json
 import os
 import signal
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.forecasts import forecast_document, plain_number, show_forecast
 from flows.memory_words import SLOW_SECONDS, memory_warning, slow_warning
 from flows.outlook import RunOutlook
+from flows.terminal import Terminal
 from manifests.commits import Counts
 from manifests.shard_stats import ShardStats
 from tasks.estimating.remembered import remembered
@@ -24,6 +27,7 @@ from tests.flows.conftest import Finished, Stylefarm
 from tests.flows.jobs import write_job
 from tests.flows.running import commits, living, said, scratch_in_use, start, wait_until
 from tests.tasks.runs import make_job, prepare
+from tests.tasks.test_estimating import forecast
 
 
 @pytest.fixture
@@ -92,6 +96,37 @@ def test_a_stopped_estimate_ends_with_code_4_and_leaves_no_scratch(pictures: Pat
     assert not commits(pictures)
 
 
+def test_hours_and_money_are_those_of_the_forecast(capsys: pytest.CaptureFixture[str]):
+    seconds = {"load_seconds": 36.0, "spent_seconds": 1800.0}
+    found = forecast([3600.0], [7200.0], price_per_hour=2.0, **seconds)
+    found.outlooks[0].seconds = {600.0: 5.0, 900.0: 1.0}
+    found.outlooks[0].output_bytes = 3e6
+    found.outlooks[0].peak_memory_bytes = 2 * 10**9
+    told = forecast_document(found, "cuda", [1, 2])
+    assert (told["items"], told["shards"], told["unit"]) == (12, 2, "GPU-hours")
+    assert told["spent"] == {"device_hours": 0.5, "cost": 1.0}
+    each = {"median": 600.0, "p90": 900.0}
+    assert told["total"] == {
+        **{"seconds_per_item": each, "render_seconds": 3900.0, "device_hours": 3.01, "cost": 6.02},
+        **{"peak_memory_bytes": 2 * 10**9, "output_bytes": None},
+    }
+    first, second = told["buckets"]
+    assert (first["device_hours"], first["cost"], first["output_bytes"]) == (1.0, 2.0, 3e6)
+    assert (second["device_hours"], second["cost"], second["output_bytes"]) == (2.0, 4.0, None)
+    assert [
+        (one["workers"], one["device_hours"], one["cost"], one["seconds"])
+        for one in told["workers"]
+    ] == [(1, 3.01, 6.02, 10836.0), (2, 3.02, 6.04, 7236.0)]
+    ends = [datetime.fromisoformat(one["ends_at"]) for one in told["workers"]]
+    assert ends[1] < ends[0]
+    show_forecast(Terminal(), found, "cuda", [2])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "style-transfer 64x64 6 600 900 1 2.00 2.00 GB 3 MB" in words
+    assert "in all 12 600 900 3.01 6.02 2.00 GB –" in words
+    assert "2 3.02 6.04 2:00:36 20" in words
+    assert "Earlier runs of this folder took 0.5 GPU-hours, at 1.00." in words
+
+
 # ------------------------------------------------------------ what is said while a run goes on
 
 
@@ -116,7 +151,7 @@ class Clock:
 class Workers:
     """Workers of which nothing but their devices is asked."""
 
-    devices = ("cpu",)
+    devices = ("cpu", "cpu")
 
 
 def outlook(base: Path, terminal: Any, clock: Clock, **changes: Any) -> RunOutlook:
@@ -135,20 +170,24 @@ def committed(shard: str) -> Committed:
     return Committed("w", shard=shard, counts=Counts(planned=2, ok=2), seconds=21.0, stats=stats)
 
 
-def test_a_guess_is_called_so_and_corrected_once_by_the_first_steps(pictures: Path, cache: Path):
+@pytest.mark.parametrize(("step_seconds", "num_steps"), [(1.0, 6), (3.0, 4), (31.0, 1)])
+def test_a_guess_is_called_so_and_corrected_once_by_the_first_steps(
+    pictures: Path, cache: Path, step_seconds: float, num_steps: int
+):
     terminal, clock = Said(), Clock()
     told = outlook(pictures, terminal, clock, compute__price_per_hour=360.0)
     assert len(terminal.lines) == 1
     assert "6 items" in terminal.lines[0]
     assert "a rough guess" in terminal.lines[0]
     told.tell(Phase("w", name="rendering"))
-    for _ in range(12):  # a tenth of an item each second: ten seconds an item
-        clock.now += 1.0
+    for number in range(1, 13):  # a tenth of an item in each step
+        clock.now += step_seconds
         told.tell(Progress("w", items=0.1))
-    (_, corrected) = terminal.lines
-    assert "an item takes 10 s" in corrected
-    assert "0:01:00" in corrected, "six of them, one after the other"
-    assert "cost 6.00" in corrected
+        assert (len(terminal.lines) > 1) == (number >= num_steps)
+    (corrected,) = (line for line in terminal.lines if "By the first steps" in line)
+    assert f"an item takes {plain_number(10 * step_seconds)} s" in corrected
+    assert f"{timedelta(seconds=30 * step_seconds)} with 2 workers" in corrected, "three for each"
+    assert f"cost {6 * step_seconds:.2f}" in corrected
 
 
 def test_what_was_committed_is_remembered_and_said_of_the_next_run(pictures: Path, cache: Path):

@@ -268,7 +268,6 @@ def test_quantiles_count_items():
 
 
 KIND = RunKind(model_revision="sha256:1", dtype="float32", hardware="a cpu x 2")
-OTHER = KIND.of("style-transfer", 64, 64).model_copy(update={"hardware": "another"})
 
 
 def speed(seconds: float = 1.0, batch_size: int = 4, **changes: Any) -> Speed:
