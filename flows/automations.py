@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
     from prefect.events.schemas.automations import Automation
 
-HEARTBEAT_LOST = "stylefarm-heartbeat-lost"
-"""Deployments rely on it: without it, a flow run whose process was killed is at work for ever."""
-
 MADE, UPDATED = "made", "updated"
 
 _NOTIFICATION, _WEBHOOK = "send-notification", "call-webhook"
@@ -69,6 +66,16 @@ def show_automations(terminal: Terminal, notify: str | None) -> None:
             "pages, under Blocks, such as Slack Webhook, and name it: "
             "stylefarm automations --notify slack-webhook/NAME"
         )
+
+
+def write_watching(client: SyncPrefectClient) -> None:
+    """Makes or updates those that notify nobody: they mark flow runs that are gone as crashed.
+
+    Deployments rely on them: else such a flow run keeps its place in its work queue for ever.
+    """
+    for content in contents().values():
+        if not any(map(_notifies, content["actions"])):
+            write_automation(client, content)
 
 
 def contents() -> dict[str, dict[str, Any]]:

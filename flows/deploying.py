@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from flows.automations import HEARTBEAT_LOST, MADE, UPDATED, contents, write_automation
+from flows.automations import MADE, UPDATED, write_watching
 from flows.gc import duration
 from flows.prefect_writing import prefect_client
 from flows.terminal import Terminal, counted
@@ -158,7 +158,7 @@ def deploy_job(
         queues = {one.queue for one in wanted} - {DEFAULT_QUEUE}
         limits = {queue: _queue(client, asked, queue) for queue in sorted(queues)}
         done = [_write(client, one, name, asked, variables) for one in wanted]
-        write_automation(client, contents()[HEARTBEAT_LOST])
+        write_watching(client)
     if is_new_pool:
         terminal.say(f"Made the work pool {asked.pool}, of type {_PROCESS}.")
     terminal.say_table(

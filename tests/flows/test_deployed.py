@@ -22,9 +22,11 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import temporary_settings
+from prefect.states import Pending, Running
 
 from flows.automations import Told, contents, write_automation
-from flows.deploying import Asked, Kind, deploy_job
+from flows.deploying import TAG, Asked, Kind, deploy_job
+from flows.job import work_on_run
 from flows.terminal import Terminal
 from manifests.job import load_job
 from tasks.inputs.output_place import OutputPlace
@@ -239,6 +241,28 @@ def test_what_several_flow_runs_tell_of_one_run_is_told_once(prefect_server: str
     assert sorted(one["body"].split() for one in notified.told) == [
         ["all", '"good"', "Run", "folder:", uri] for uri in uris
     ]
+
+
+def test_a_flow_run_whose_worker_is_gone_before_it_began_is_marked_as_crashed(prefect_server: str):
+    content = contents()["stylefarm-never-began"]
+    content["trigger"]["within"] = 10  # the least that Prefect takes
+    with (
+        temporary_settings({"api.url": prefect_server}),
+        get_client(sync_client=True) as client,
+    ):
+        write_automation(client, content)
+        time.sleep(2)  # the server's triggers hear of a new automation a moment later
+        runs = [
+            client.create_flow_run(work_on_run, parameters={"run": "any"}, tags=[TAG])
+            for _ in range(2)
+        ]
+        for run in runs:
+            client.set_flow_run_state(run.id, Pending(name="Submitting"))
+        client.set_flow_run_state(runs[1].id, Running())
+        wait_for(lambda: state_of(client, runs[0]).is_crashed())
+        assert state_of(client, runs[1]).is_running()
+        for one in client.read_automations_by_name(content["name"]):
+            client.delete_automation(one.id)  # other tests' flow runs may take longer to begin
 
 
 def test_work_in_hand_is_committed_though_its_queue_and_then_the_server_are_gone(tmp_path: Path):
