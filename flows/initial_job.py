@@ -67,22 +67,43 @@ class InitialJob:
         return {} if self.table else self.contents.sources(self.preset.roles)
 
     @cached_property
-    def table(self) -> tuple[str, int] | None:
-        """A table that has a column for each role, with the number of its rows."""
+    def table(self) -> str | None:
+        """The name of a table that has a column for each role."""
+        columns = self.contents.columns
+        return next((name for name in columns if columns[name].issuperset(self._needed)), None)
+
+    @cached_property
+    def rows(self) -> str:
+        """How many rows that table has."""
+        return "no rows that can be read" if self.refusal else _counted(self._table[0], "row")
+
+    @property
+    def refusal(self) -> str | None:
+        """Why that table is refused, if it is."""
+        return self._table[1]
+
+    @cached_property
+    def _table(self) -> tuple[int, str | None]:
+        """The number of that table's rows, and why it is refused."""
+        if self.table is None:
+            return 0, None
         preset = self.preset
-        for name in self.contents.tables:
-            try:
-                rows = read_table(
-                    join_uri(self.contents.uri, name),
-                    preset.roles,
-                    ".",
-                    optional_roles=preset.optional_roles,
-                    takes_prompt=preset.takes_prompt,
-                )
-            except (JobError, StoreError):
-                continue
-            return name, len(rows)
-        return None
+        try:
+            rows = read_table(
+                join_uri(self.contents.uri, self.table),
+                preset.roles,
+                ".",
+                optional_roles=preset.optional_roles,
+                takes_prompt=preset.takes_prompt,
+            )
+        except (JobError, StoreError) as error:
+            return 0, safe_line(str(error))
+        return len(rows), None
+
+    @property
+    def _needed(self) -> list[str]:
+        """What each picture is made of."""
+        return [*self.preset.roles, *(["prompt"] if self.preset.takes_prompt else [])]
 
     @cached_property
     def prompts(self) -> tuple[str, int] | None:
@@ -107,7 +128,7 @@ class InitialJob:
     def found(self) -> list[str]:
         """What was found and is taken, such as `content: photos (12 images)`."""
         if self.table:
-            return [f"table: {self.table[0]} ({_counted(self.table[1], 'row')})"]
+            return [f"table: {self.table} ({self.rows})"]
         told = [f"{role}: {place.named} ({place})" for role, place in self.sources.items()]
         if self.prompts:
             told.append(f"prompt: {self.prompts[0]} ({_counted(self.prompts[1], 'prompt')})")
@@ -152,10 +173,8 @@ class InitialJob:
 
     def _input_lines(self) -> Iterator[str]:
         if self.table:
-            name, rows = self.table
-            columns = ", ".join([*self.preset.roles, *(["prompt"] * self.preset.takes_prompt)])
-            told = f"{_counted(rows, 'row')}; its columns {columns} are the inputs"
-            yield _line("  table", self._uri(name), told)
+            told = f"{self.rows}; its columns {', '.join(self._needed)} are the inputs"
+            yield _line("  table", self._uri(self.table), self.refusal or told)
         else:
             for role in self.preset.roles:
                 yield self._source_line(role)

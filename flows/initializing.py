@@ -47,10 +47,16 @@ def write_job(
     contents = contents_of(_absolute(folder or "."))
     job = InitialJob(preset or chosen_preset(contents), contents, output.absolute().parent)
     write_whole(output, job.text().encode())
-    why = "" if task else f", which fits best to what {folder or 'this folder'} holds"
+    why = (
+        ""
+        if task or not job.found()
+        else f", which fits best to what {folder or 'this folder'} holds"
+    )
     terminal.say(f"{output}: a job of the task {job.preset.name}{why}.")
     for told in job.found():
         terminal.say(f"  {told}")
+    if job.refusal:
+        terminal.say(f"To be mended first: {job.refusal}", "yellow")
     if job.missing:
         terminal.say(
             f"Not found: {', '.join(job.missing)}; put it where PUT-…-HERE stands.", "yellow"

@@ -1,4 +1,4 @@
-"""What does a folder hold that a job could take? Told by names alone; no image is read.
+"""What does a folder hold that a job could take? Told by names, and columns; no image is read.
 
 Which folder is for which role is told by its name: `content`, `photos` or `images` hold contents,
 `paintings` styles, `masks/source` source masks. What no name tells is left to the person, except
@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from infra.store import local_path, open_store
+from infra.store import StoreError, join_uri, local_path, open_store
 from manifests.errors import JobError
 from tasks.inputs.formats import has_image_suffix, is_hidden, is_shard, pictures_among
 from tasks.inputs.run_outputs import run_folders_among
-from tasks.inputs.tables import SUFFIXES
+from tasks.inputs.tables import SUFFIXES, table_columns
 
 MAX_LISTED = 100_000
 """Files that are looked at."""
@@ -112,6 +113,15 @@ class Contents:
         """The places whose names tell a role."""
         named = {role: self._named_so(role) for role in (*ROLE_WORDS, *_MASK_WORDS)}
         return {role: place for role, place in named.items() if place is not None}
+
+    @cached_property
+    def columns(self) -> Mapping[str, set[str]]:
+        """The columns of each table that can be read."""
+        found: dict[str, set[str]] = {}
+        for name in self.tables:
+            with suppress(JobError, StoreError):
+                found[name] = table_columns(join_uri(self.uri, name))
+        return found
 
     def sources(self, roles: Sequence[str]) -> dict[str, Place]:
         """The places to take for these roles; roles for which nothing is found are left out."""

@@ -89,27 +89,50 @@ def read_table(
         JobError: no such table, too large, not of its format so that its rows cannot be told
             apart, or a role's column is missing.
     """
+    table = _open(uri, base)
+    columns = _Columns(roles, optional_roles, takes_prompt, table.folder, may_name_local_files)
+    needed = [*roles, *(["prompt"] if takes_prompt else [])]
+    return _read_rows(table.rows(roles), columns, needed, table.what)
+
+
+def table_columns(uri: str) -> set[str]:
+    """The columns of a table's first row; of none where it has no rows.
+
+    Raises:
+        JobError: as `read_table`, for what shows before the second row.
+    """
+    first = next(_open(uri, ".").rows(()), None)
+    return set(first.cells) if first else set()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table that is read: where it lies, its bytes, and how a message names it."""
+
+    folder: str
+    suffix: str
+    data: bytes
+    what: str
+
+    def rows(self, roles: Sequence[str]) -> Iterator[Row]:
+        if self.suffix == ".parquet":
+            return parquet_rows(self.data, self.what)
+        if self.suffix == ".csv":
+            return csv_rows(decoded(self.data, self.what), self.what, roles)
+        return json_rows(decoded(self.data, self.what))
+
+
+def _open(uri: str, base: str) -> _Table:
     try:
         uri = resolve_uri(uri, base)
         folder, name = split_uri(uri)
     except ValueError as error:
         raise JobError(f"inputs.table: {error}") from None
     what = f"inputs.table: {uri!r}"
-    if PurePosixPath(name).suffix.lower() not in SUFFIXES:
-        raise JobError(f"{what} is none of {', '.join(SUFFIXES)}")
-    data = read_document(uri, "inputs.table", MAX_TABLE_BYTES)
-    columns = _Columns(roles, optional_roles, takes_prompt, folder, may_name_local_files)
-    needed = [*roles, *(["prompt"] if takes_prompt else [])]
-    return _read_rows(_rows(name, data, what, roles), columns, needed, what)
-
-
-def _rows(name: str, data: bytes, what: str, roles: Sequence[str]) -> Iterator[Row]:
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix == ".parquet":
-        return parquet_rows(data, what)
-    if suffix == ".csv":
-        return csv_rows(decoded(data, what), what, roles)
-    return json_rows(decoded(data, what))
+    if suffix not in SUFFIXES:
+        raise JobError(f"{what} is none of {', '.join(SUFFIXES)}")
+    return _Table(folder, suffix, read_document(uri, "inputs.table", MAX_TABLE_BYTES), what)
 
 
 def _read_rows(

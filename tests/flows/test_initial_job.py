@@ -143,6 +143,19 @@ def test_without_arguments_it_says_what_it_chose_for_the_folder_it_is_in(
     assert "Next: stylefarm run job.yaml --dry-run" in out
 
 
+def test_a_table_that_is_refused_is_named_with_what_to_mend(stylefarm: Stylefarm, tmp_path: Path):
+    (tmp_path / "pairs.csv").write_text("content,style,password\na.png,b.png,hunter2\n")
+    answer = stylefarm("init")
+    assert (answer.code, answer.err) == (0, "")
+    assert "To be mended first: inputs.table:" in answer.out
+    written = (tmp_path / "job.yaml").read_text()
+    for told in (answer.out, written):
+        assert "the column 'password' is named like a password" in told
+        assert "hunter2" not in told
+    with pytest.raises(JobError, match="the column 'password' is named like a password"):
+        resolved(tmp_path / "job.yaml")
+
+
 def test_a_table_that_has_the_columns_is_taken_and_another_is_not(tmp_path: Path):
     write_images(tmp_path / "pictures", "a", "b")
     (tmp_path / "labels.csv").write_text("name,label\na,cat\n")
