@@ -54,9 +54,10 @@ MAX_RECORD_LETTERS = 20_000
 def mask_prefect_logs() -> None:
     """Takes passwords out of what is logged in flow and task runs, by Prefect too.
 
-    Prefect itself names the page of a flow run with all that PREFECT_API_URL has in it.
+    Prefect itself names the page of a flow run, and where events go, with all that PREFECT_API_URL
+    has in it.
     """
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.events.clients"):
         logging.getLogger(name).addFilter(_masked)  # added once, however often
 
 

@@ -30,6 +30,9 @@ _SIGNATURES = {"sig", "signature", "x_amz_signature", "x_amz_credential", "x_goo
 _USER = re.compile(r"://(?:[^/\s?#@:[]{1,200}@|[^/\s?#@:[]{0,200}:(?![0-9]{1,5}/)[^\s@]{0,300}@)")
 """A user with or without a password; `host:port/…@` is none."""
 
+FOLDERS = ("PWD", "OLDPWD")
+"""Variables of a shell that are named like passwords."""
+
 MIN_SECRET_LETTERS = 8
 """A shorter text may stand in other words, too."""
 
@@ -68,7 +71,7 @@ def secrets_of(environment: Mapping[str, str]) -> list[str]:
     """
     found: set[str] = set()
     for name, value in environment.items():
-        if is_secret_name(name) and not name.lower().endswith("_id"):
+        if is_secret_name(name) and name not in FOLDERS and not name.lower().endswith("_id"):
             found |= {value, value.partition(":")[2]}
         if "@" in value:
             found.add(value.rpartition("@")[0].rpartition("://")[2].partition(":")[2])

@@ -188,7 +188,8 @@ def test_what_variables_hold_is_known_whole_and_in_parts():
         "PREFECT_API_AUTH_STRING": "admin:of-server",
         "HTTP_PROXY": "http://user:of-proxy/x@h:1",
         "HF_TOKEN": "short",
-        "HOME": "/home/of-nobody",
+        "PWD": "/home/of-nobody",
+        "OLDPWD": "/home/of-nobody",
     }
     assert set(secrets_of(environment)) == {
         "key/of+studio",
