@@ -22,10 +22,12 @@ from dockerfile_parse import DockerfileParser
 from jsonschema import validators
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import Settings
 from prefect.utilities.templating import apply_values
 from sqlalchemy.engine import make_url
 
+from ad_lib.model.weights import find_weights
 from flows.exit_codes import ExitCode
 from tests.infra.recipes import INFRA, ROOT, documents
 
@@ -120,6 +122,37 @@ def test_a_change_of_our_code_leaves_the_big_layers_as_they_are(steps):
     installed = [run for run in values(steps[last:], "RUN") if "pip install" in run]
     assert "/build/wheels" in installed[-1]
     assert not any("wheels" in run for run in installed[:-1])
+
+
+def test_the_image_keeps_nothing_that_was_fetched_to_build_it(steps):
+    for run in values(steps, "RUN"):
+        for call in re.findall(r"pip (?:install|wheel) [^&]*", run):
+            assert "--no-cache-dir" in call
+        assert ("apt-get install" in run) == ("rm -rf /var/lib/apt/lists/*" in run)
+
+
+def test_weights_are_where_volumes_are_mounted_and_the_user_owns_the_place(steps, compose):
+    (home,) = re.findall(r"HF_HOME=(\S+)", " ".join(values(steps, "ENV")))
+    made = next(run for run in values(steps, "RUN") if "useradd" in run)
+    owned = re.findall(r"install -d -o stylefarm -g stylefarm (.+)", made)[0].split()
+    assert {home, *values(steps, "WORKDIR")} <= set(owned)
+    for name in ("worker-gpu", "worker-cpu"):
+        assert set(compose["services"][name]["volumes"]) == {f"weights:{home}", "scratch:/tmp"}
+    (cluster,) = documents(INFRA / "ray" / "cluster.yaml")
+    (mount,) = re.findall(r"--volume (\S+)", " ".join(cluster["docker"]["run_options"]))
+    here, _, there = mount.partition(":")
+    assert there == home
+    assert cluster["initialization_commands"] == [f"sudo install -d -o {UID} -g {UID} {here}"]
+
+
+def test_what_is_baked_in_unless_told_otherwise_is_known(steps):
+    (backbone,) = [v for v in values(steps, "ARG") if v.startswith("BACKBONE=")]
+    assert find_weights(backbone.removeprefix("BACKBONE="), None)
+
+
+def test_secrets_of_the_studio_reach_neither_git_nor_the_image():
+    assert "/infra/.env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "**/*.env" in _ignore_lines()
 
 
 def test_the_image_has_what_the_launcher_of_ray_calls_in_it(steps):
@@ -246,6 +279,51 @@ def test_browsers_and_workers_know_the_store_by_one_name(compose):
     assert any(published.endswith(f":{port}:{port}") for published in store["ports"])
     told = compose["services"]["prefect"]["environment"]["PREFECT_UI_URL"]
     assert re.findall(r"\$\{(\w+):-", host) == re.findall(r"\$\{(\w+):-", told)
+
+
+SERVED = {"postgres": 5432, "prefect": 4200, "store": 8333}
+
+
+def test_addresses_in_compose_are_of_services_at_the_ports_that_they_serve(compose):
+    text = (INFRA / "compose.yaml").read_text()
+    found = re.findall(r"http://(?:\$\{FARM_HOST:-)?([a-z0-9.]+)\}?:(\d+)", text)
+    assert len(found) >= 6
+    for host, port in found:
+        if host in ("localhost", "127.0.0.1"):
+            assert int(port) in {*SERVED.values(), Settings().worker.webserver.port}
+        else:
+            assert int(port) == SERVED[host]
+    for name, service in compose["services"].items():
+        for published in service.get("ports", []):
+            assert published == f"${{FARM_BIND:-127.0.0.1}}:{SERVED[name]}:{SERVED[name]}"
+    assert re.findall(r":(\d+)", str(compose["services"]["store"]["healthcheck"])) == ["8333"]
+    prefect = compose["services"]["prefect"]
+    assert prefect["environment"]["PREFECT_UI_URL"].endswith(":4200")
+
+
+def test_services_start_when_what_they_need_answers(compose):
+    for service in compose["services"].values():
+        for needed, how in service.get("depends_on", {}).items():
+            stays = compose["services"][needed]["restart"] == "unless-stopped"
+            wanted = "service_healthy" if stays else "service_completed_successfully"
+            assert how == {"condition": wanted}
+    needs = {name: set(one.get("depends_on", {})) for name, one in compose["services"].items()}
+    assert needs["worker-gpu"] == needs["worker-cpu"] == {"prefect", "buckets"}
+    assert (needs["prefect"], needs["buckets"]) == ({"postgres"}, {"store"})
+
+
+def test_services_keep_their_data_and_hear_signals(compose):
+    services = compose["services"]
+    # Until version 17; later images keep a folder for each version.
+    assert services["postgres"]["image"].startswith("postgres:17")
+    assert services["postgres"]["volumes"] == ["postgres:/var/lib/postgresql/data"]
+    (config,) = services["store"]["configs"]
+    assert f"-s3.config={config['target']}" in services["store"]["command"]
+    (folder,) = [one for one in services["store"]["command"] if one.startswith("-dir=")]
+    assert services["store"]["volumes"] == [f"store:{folder.removeprefix('-dir=')}"]
+    # As process 1 Python hears no signal before it has said what to do with it.
+    for name in ("prefect", "worker-gpu", "worker-cpu"):
+        assert services[name]["init"]
 
 
 def test_services_that_stay_have_a_healthcheck_and_start_again(compose):
@@ -411,10 +489,56 @@ def test_jobs_are_tried_again_only_where_that_can_help():
         assert (spec.get("completionMode") == "Indexed") == (failed["action"] == "FailIndex")
         assert spec.get("completions") == spec.get("parallelism")
         assert set(failed["onExitCodes"]["values"]) == {int(code) for code in ENDS_SO_AGAIN}
+        assert failed["onExitCodes"]["operator"] == "In"
         assert failed["onExitCodes"]["containerName"] in {
             container["name"] for container in spec["template"]["spec"]["containers"]
         }
         assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_everything_lies_in_one_namespace():
+    for _, document in kubernetes_documents():
+        if document["kind"] != "Namespace":
+            assert document["metadata"]["namespace"] == "stylefarm"
+
+
+def test_prefect_starts_a_pod_once_and_tries_again_itself(pool_job):
+    assert pool_job["spec"]["backoffLimit"] == 0
+
+
+def test_the_worker_of_the_pool_may_do_its_work_and_is_found_healthy():
+    made = {d["kind"]: d for name, d in kubernetes_documents() if name == "prefect-worker.yaml"}
+    deployment = made["Deployment"]["spec"]
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
+    account = made["ServiceAccount"]["metadata"]["name"]
+    assert pod["serviceAccountName"] == account == made["RoleBinding"]["subjects"][0]["name"]
+    assert made["RoleBinding"]["roleRef"]["name"] == made["Role"]["metadata"]["name"]
+    jobs = next(rule for rule in made["Role"]["rules"] if "jobs" in rule["resources"])
+    assert {"create", "delete", "get", "list", "watch"} <= set(jobs["verbs"])
+    assert container["image"].endswith("-kubernetes"), "else it cannot start pods"
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings().worker.webserver.port
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/health", "port": port["name"]}
+    (mount,) = container["volumeMounts"]
+    told = {one["name"]: one["value"] for one in container["env"]}
+    assert told["PREFECT_HOME"].startswith(f"{mount['mountPath']}/")
+    assert told["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"] == "stylefarm"
+
+
+def test_the_nightly_job_finds_its_file_and_never_meets_itself():
+    ((name, nightly),) = [one for one in kubernetes_documents() if one[1]["kind"] == "CronJob"]
+    spec = nightly["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert CronSchedule(cron=spec["schedule"], timezone=spec["timeZone"])
+    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "job"]
+    text = (INFRA / "kubernetes" / name).read_text()
+    (file,) = re.findall(r"--from-file=(\S+)", text)
+    assert container["args"] == ["extend", f"{mount['mountPath']}/{file}"]
+    assert f"--from=cronjob/{nightly['metadata']['name']} " in text
 
 
 def test_whatever_pods_refer_to_is_made_by_a_file_or_told_how_to_make(pool_job):

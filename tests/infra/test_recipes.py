@@ -267,6 +267,20 @@ def test_prefect_is_where_it_listens():
     assert set(re.findall(r"http://[^\s/]+?:(\d+)/api", text)) == {"4200"}
 
 
+def test_machines_of_ray_join_their_head():
+    (cluster,) = documents(INFRA / "ray" / "cluster.yaml")
+    (port,) = re.findall(r"--port=(\d+)", " ".join(cluster["head_start_ray_commands"]))
+    assert f"--address=$RAY_HEAD_IP:{port} " in " ".join(cluster["worker_start_ray_commands"])
+
+
+def test_the_queue_of_a_deployment_is_one_that_it_is_told_how_to_make():
+    (file,) = documents(INFRA / "prefect.yaml")
+    made = re.findall(r"work-queue create (\S+)", (INFRA / "prefect.yaml").read_text())
+    queues = {one["work_pool"]["work_queue_name"] for one in file["deployments"]}
+    assert queues == {*made, "default"}
+    assert file["prefect-version"] == PINS["prefect"]
+
+
 def test_nobody_is_killed_before_he_has_ended_in_order():
     spans = _kubernetes_spans()
     for file in (INFRA / "systemd").glob("*.service"):

@@ -105,6 +105,20 @@ def test_a_unit_for_a_gpu_finds_its_device_files_and_may_use_them(name):
     assert not {"DeviceAllow", "DevicePolicy", "PrivateDevices", "ProtectClock"} & set(found)
 
 
+@pytest.mark.parametrize("name", ["stylefarm-work@", "stylefarm-worker@"])
+def test_a_worker_is_told_before_it_is_killed_and_its_scratch_stays(name):
+    found = directives(INFRA / "systemd" / f"{name}.service")
+    # The first process alone is told: it ends its own in order.
+    assert (found["KillMode"], found["KillSignal"]) == (["mixed"], ["SIGTERM"])
+    assert found["ReadWritePaths"] == ["/tmp"]
+    assert "PrivateTmp" not in found
+
+
+@pytest.mark.parametrize("name", ["stylefarm-prefect", "stylefarm-worker@"])
+def test_services_of_prefect_are_always_there(name):
+    assert directives(INFRA / "systemd" / f"{name}.service")["Restart"] == ["always"]
+
+
 def test_a_worker_for_a_gpu_takes_one_run_at_a_time():
     (start,) = directives(INFRA / "systemd" / "stylefarm-worker@.service")["ExecStart"]
     assert "--limit 1" in start
