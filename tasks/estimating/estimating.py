@@ -45,12 +45,10 @@ def outlooks_of(
         begin(bucket, number, len(buckets))
         most = most_together(place.resolved.job.compute)
         tried = measure(place, largest_shard(plan, bucket), num_items, most)
-        yield _outlook(place, plan, bucket, tried, encoded)
+        yield _outlook(plan, bucket, tried, encoded)
 
 
-def _outlook(
-    place: TrialPlace, plan: Plan, bucket: Bucket, tried: Tried, encoded: set[object]
-) -> Outlook:
+def _outlook(plan: Plan, bucket: Bucket, tried: Tried, encoded: set[object]) -> Outlook:
     measured = tried.measured
     if measured is None:
         rough = bucket.cost_seconds / max(1, bucket.num_sound)
@@ -64,21 +62,22 @@ def _outlook(
     outlook = Outlook(
         bucket=bucket, basis="measured", batch_size=max(measured.step_seconds), tried=tried
     )
-    io_threads = place.resolved.job.compute.io_threads
     output_bytes, seconds = 0.0, defaultdict[float, float](float)
     for name in bucket.shards:
         items = plan.items(name)
-        of_shard, num_last = 0.0, 0
+        of_shard, num_before = 0.0, 0
         starting = _starting_seconds(measured, items, encoded)
         num_sound = sum(one.problem is None for one in items)
         for batch in batches_of(items, measured.most_together):
             area = batch[0].width * batch[0].height
             of_item = measured.seconds_per_item(len(batch), area) + starting / num_sound
+            of_item += measured.slowing_seconds * num_before / len(batch)
             seconds[of_item] += len(batch)
             of_shard += of_item * len(batch)
             output_bytes += (measured.output_bytes or 0.0) * len(batch) * area / measured.area
-            num_last = len(batch)
-        outlook.shard_seconds.append(of_shard + measured.shard_overhead(num_last, io_threads))
+            num_before = len(batch)
+        at_end = measured.overhead_seconds + measured.encode_seconds * num_before
+        outlook.shard_seconds.append(of_shard + at_end)
     outlook.seconds = _spread(seconds, measured.spread)
     outlook.peak_memory_bytes = measured.peak_memory_bytes
     outlook.output_bytes = None if measured.output_bytes is None else output_bytes

@@ -17,7 +17,6 @@ from manifests.items import Item
 from tasks.estimating.batches import batches_of, usual_batch
 from tasks.estimating.stopwatch import Enough, Times
 from tasks.estimating.trial import Row, Trial, TrialPlace, try_items
-from tasks.runs.environment import num_cores
 from tasks.runs.item_settings import settings_of
 
 MIN_STEPS, MIN_SECONDS = 3, 6.0
@@ -54,7 +53,9 @@ class Measured:
         area: pixels of the items that were measured.
         tries: renderings of an item, on average; above one where pictures are rejected.
         spread: of items that were rendered whole, what each batch took over their median.
-        encode_seconds: of an item, to measure and encode its picture; many do at a time.
+        encode_seconds: of an item, to measure and encode its picture, where that is done of many.
+        slowing_seconds: of an item, that this takes from rendering the next batch; 0 where what was
+            measured shows it.
         overhead_seconds: of a shard, besides rendering and encoding.
         output_bytes: of an item; None where none was rendered to its end.
         peak_memory_bytes: None where nobody knows.
@@ -68,6 +69,7 @@ class Measured:
     tries: float = 1.0
     spread: Sequence[float] = (1.0,)
     encode_seconds: float = 0.0
+    slowing_seconds: float = 0.0
     overhead_seconds: float = 0.0
     output_bytes: float | None = None
     peak_memory_bytes: int | None = None
@@ -76,11 +78,6 @@ class Measured:
         """Of an item in a batch of so many, of so many pixels, without encoding its inputs."""
         steps = _between(self.step_seconds, batch_size) / batch_size
         return self.tries * (steps + self.finish_seconds) * area / self.area
-
-    def shard_overhead(self, num_last: int, io_threads: int) -> float:
-        """Of a shard beyond rendering: its last batch has so many items that are encoded then."""
-        at_once = min(io_threads, num_cores())
-        return self.overhead_seconds + self.encode_seconds * num_last / at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +236,12 @@ def _of_whole(trial: Trial, batch: Sequence[Item], most_together: int) -> Measur
     tries = fmean(row["retries"] + 1 for row in made)
     seconds = [row["seconds"] / (row["retries"] + 1) for row in made]
     steps = [_synthesis(row) for row in made]
-    size = max(len(one) for one in batches_of(batch, most_together))
-    encoded = fmean(row["encode_seconds"] or 0.0 for row in made)
+    sizes = [len(one) for one in batches_of(batch, most_together)]
+    size = max(sizes)
+    shares_cores = trial.place.device == "cpu" and len(sizes) == 1
+    encoded = fmean(row["encode_seconds"] or 0.0 for row in made) / trial.num_encoded_at_once
     stats = trial.stats
     worked = (stats.seconds_worked or 0.0) - stats.render_seconds
-    at_end = encoded * min(size, len(batch)) / num_cores()
     usual = median(seconds)
     return Measured(
         most_together=most_together,
@@ -254,7 +252,8 @@ def _of_whole(trial: Trial, batch: Sequence[Item], most_together: int) -> Measur
         tries=tries,
         spread=sorted(one / usual for one in seconds) if usual else (1.0,),
         encode_seconds=encoded,
-        overhead_seconds=max(0.0, worked - at_end),
+        slowing_seconds=encoded if shares_cores else 0.0,
+        overhead_seconds=max(0.0, worked - encoded * min(size, len(batch))),
         output_bytes=fmean(sum(output["bytes"] for output in row["outputs"]) for row in made),
         peak_memory_bytes=stats.peak_memory_bytes,
     )

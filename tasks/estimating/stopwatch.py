@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from manifests.outcomes import Outcome
+from tasks.runs.faults import Stopped
 from tasks.work.shard_work import MemoryNeed, Renderer, ShardWork, Watch
 
 
@@ -72,6 +73,10 @@ class TimedRenderer:
         timed = _TimedWatch(watch, self.times, self.enough, self._clock)
         try:
             self._renderer.render(work, timed, hang_seconds=hang_seconds)
+        except Stopped:
+            if watch.should_stop():
+                raise
+            raise Stopped("the steps that were timed tell enough") from None
         finally:
             self.load_seconds = max(self.load_seconds, self.times.load_seconds)
 

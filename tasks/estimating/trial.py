@@ -19,6 +19,7 @@ from tasks.estimating.stopwatch import Enough, TimedRenderer, Times
 from tasks.inputs.resolving import ResolvedJob
 from tasks.plans.planning import put_plan, run_record, written_plan
 from tasks.runs.committed import shard_rows
+from tasks.runs.environment import num_cores
 from tasks.runs.faults import Stopped
 from tasks.runs.run_folder import find_commit
 from tasks.runs.scratch import scratch_folder
@@ -35,16 +36,24 @@ class Trial:
     """Items that were rendered, or begun.
 
     Attributes:
+        place: what they were tried with.
         items: in the order in which they were planned.
         times: of their steps.
         rows: one for each item; none where the renderer was stopped on the way.
         stats: of their commit.
     """
 
+    place: TrialPlace
     items: Sequence[Item]
     times: Times
     rows: Sequence[Row] = ()
     stats: ShardStats | None = None
+
+    @property
+    def num_encoded_at_once(self) -> int:
+        """So many of them were measured and encoded at a time; of few, as many as could be."""
+        io_threads = self.place.resolved.job.compute.io_threads
+        return min(io_threads, max(len(self.items), num_cores()))
 
     @property
     def is_whole(self) -> bool:
@@ -108,9 +117,9 @@ def try_items(
         times = place.renderer.times
         commit = find_commit(store, SHARD)
         if commit is None:
-            return Trial(items=planned, times=times)
+            return Trial(place=place, items=planned, times=times)
         rows = shard_rows(store, commit, planned)
-        return Trial(items=planned, times=times, rows=rows, stats=commit.stats)
+        return Trial(place=place, items=planned, times=times, rows=rows, stats=commit.stats)
 
 
 def _never_giving_up(job: Any) -> Any:

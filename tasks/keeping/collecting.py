@@ -66,7 +66,7 @@ KINDS = {
     "data": "files of shards that no commit names",
     "plans": "plans and lists of sources that no generation names",
     "metadata": "final rows that the index does not name",
-    "attempts": "attempts at committed shards of a complete run",
+    "attempts": "attempts at shards of a complete run that were committed at the first",
     "probes": "objects of the test of a store, or of a node",
     "claims": "claims of publishers, which save double work alone",
     "unfinished": "uploads and temporary files of writers that are gone",
@@ -280,16 +280,19 @@ class _Finder:
                 yield from self._together("metadata", files)
 
     def _attempts(self, plan: RunPlan, committed: Set[str]) -> Iterator[Garbage]:
-        """The attempts at shards of a complete run, but for those that may be written to."""
+        """The only attempts at shards of a complete run, but for those that may be written to.
+
+        Where there were more, some came to nothing: they alone say what the run spent on them.
+        """
         for found in self.store.list("generations/"):
             self.not_ours += [] if number_of(found.key) else [found.key]
         if not plan.shards.keys() <= committed:
             return
         lease_over = self._lease_over()
         for shard, files in self._groups("attempts/", _ATTEMPT).items():
-            if shard in committed and all(file.modified <= lease_over for file in files):
+            if shard in committed and len(files) == 1 and files[0].modified <= lease_over:
                 refuse_linked_folders(self.store, f"attempts/{shard}")
-                yield from self._together("attempts", files)
+                yield self._of("attempts", files[0])
 
     def _lease_over(self) -> datetime:
         """What was written before is nobody's who still lives."""

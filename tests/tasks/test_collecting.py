@@ -17,13 +17,16 @@ from PIL import Image
 
 from infra.local_store import LocalStore
 from infra.store import Store, open_store
+from manifests.attempts import AttemptRecord, Worker
 from manifests.errors import RunFolderError
 from tasks.inputs.resolving import resolve_job
 from tasks.keeping.collecting import Collected, collect
 from tasks.plans.extending import extend
 from tasks.plans.planning import PreparedRun, plan_items
 from tasks.results.publishing import publish
+from tasks.runs.committed import read_commits
 from tasks.runs.scratch import scratch_folder, scratch_home
+from tasks.runs.spending import spent_seconds
 from tests.audit import audit
 from tests.bad_images import picture
 from tests.faults.workers import (
@@ -257,6 +260,23 @@ def test_attempts_of_a_complete_run_go_once_nobody_can_hold_them_any_more(pictur
     assert len(list(Path(run.uri).glob("attempts/*/*.json"))) == 3 - len(attempts)
     assert not gc(run).garbage, "the others may still be written to"
     audit(run.uri)
+
+
+def test_what_a_run_has_spent_in_vain_is_known_after_gc_too(pictures):
+    run = prepare(pictures)
+    vain = AttemptRecord(
+        **{"shard": "00000", "number": 1, "attempt_id": "vain", "worker": Worker(id="gone")},
+        **{"ending": "stopped", "device_seconds": 15.0},
+    )
+    store = open_store(run.uri)
+    store.put("attempts/00000/1.json", vain.to_bytes())
+    finish(run)
+    for path in Path(run.uri).glob("attempts/*/*.json"):
+        os.utime(path, (time.time() - 1000,) * 2)
+    spent = spent_seconds(store, read_commits(store).values())
+    assert spent > 15
+    assert len(gc(run).garbage) == 2, "of the shards that were committed at the first attempt"
+    assert spent_seconds(store, read_commits(store).values()) == spent
 
 
 def test_final_rows_of_earlier_states_go_and_those_of_the_present_one_stay(few):

@@ -48,8 +48,17 @@ Cost = Callable[[int], float]
 class MadeUp:
     """A renderer on a clock of its own, whose steps and pictures take what is said."""
 
-    def __init__(self, step: Cost, *, finish: float = 0.0, encode: float = 0.0, room: int = 16):
+    def __init__(
+        self,
+        step: Cost,
+        *,
+        finish: float = 0.0,
+        encode: float = 0.0,
+        measure: float = 0.0,
+        room: int = 16,
+    ):
         self.step, self.finish, self.encode, self.room = step, finish, encode, room
+        self.measure = measure
         self.now = 0.0
         self.num_steps = 0
 
@@ -83,7 +92,7 @@ class MadeUp:
                     metrics={},
                     seconds=of_steps + self.finish + self.encode / len(batch),
                     synthesis_seconds=of_steps,
-                    encode_seconds=0.0,
+                    encode_seconds=self.measure,
                 )
             )
 
@@ -117,7 +126,11 @@ def estimated(resolved: ResolvedJob, renderer: MadeUp, num_items: int = 3) -> li
     return list(outlooks_of(place, plan, list(pending.values()), num_items, lambda *about: None))
 
 
-STEPS = {"settings__num_inference_steps": 200, "compute__shard_items": 100}
+STEPS = {
+    "settings__num_inference_steps": 200,
+    "compute__shard_items": 100,
+    "compute__seconds_per_item": 1.0,  # so that all items fit into one shard
+}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +358,20 @@ def commit_of(shard: str, num_items: int, seconds: float, load_seconds: float = 
         worker="w",
         finished_at="2026-11-27T00:00:00+00:00",
     )
+
+
+def test_measuring_a_batch_slows_the_next_on_a_processor_unless_the_trial_shows_it(pictures: Path):
+    io = {"compute__io_threads": 8}
+
+    def seconds(measure: float, batch_size: int) -> tuple[float, float]:
+        resolved = planned(pictures, variants=3, **STEPS, **io, compute__batch_size=batch_size)
+        (outlook,) = estimated(resolved, MadeUp(lambda number: 0.01 * number, measure=measure))
+        return outlook.render_seconds, outlook.device_seconds
+
+    at_once, measured = seconds(0.0, 16), seconds(24.0, 16)  # 3 were tried: 8 s each of many
+    assert measured[0] - at_once[0] == pytest.approx(16 * 8.0)
+    assert measured[1] - at_once[1] == pytest.approx(18 * 8.0, abs=2.0)
+    assert seconds(24.0, 1)[0] == pytest.approx(seconds(0.0, 1)[0]), "three of one were tried"
 
 
 def test_commits_tell_before_memory_does_and_memory_before_a_guess(pictures: Path):
