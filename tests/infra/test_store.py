@@ -101,6 +101,10 @@ def test_a_link_says_how_long_it_works_and_whether_that_is_sure(monkeypatch):
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", tonight.isoformat())
     temporary = store.link("report.html")
     assert (temporary.expires, temporary.is_sure) == (tonight, True)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", (week + timedelta(days=9)).isoformat())
+    longer = store.link("report.html").expires
+    assert longer is not None
+    assert abs(longer - week) < timedelta(minutes=1), "no signature is good for longer"
     assert LocalStore("run").link("report.html").expires is None
 
 

@@ -17,6 +17,7 @@ from manifests.attempts import AttemptRecord, Worker
 from manifests.budget import UNBOUNDED, Bounds
 from manifests.commits import Commit
 from manifests.job import Compute
+from manifests.spending import held_seconds
 from tasks.plans.planning import PreparedRun
 from tasks.results.publishing import publish
 from tasks.runs.committed import read_commits
@@ -199,6 +200,17 @@ VAIN: dict[str, dict[str, Any]] = {
         "ended_at": "2026-01-01T00:00:15+00:00",
     },
 }
+
+
+def test_a_clock_that_was_set_back_or_says_no_zone_gives_nothing_back():
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    for ended in (begun - timedelta(hours=1), begun.replace(tzinfo=None), None):
+        record = AttemptRecord(
+            **{"shard": "00000", "number": 1, "attempt_id": "old", "worker": gone_worker()},
+            begun_at=begun.isoformat(),
+            ended_at=ended and ended.isoformat(),
+        )
+        assert held_seconds(record) == 0.0
 
 
 @pytest.mark.parametrize("case", VAIN)
