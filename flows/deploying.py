@@ -1,9 +1,7 @@
 """What does `stylefarm deploy` write into a Prefect server: which deployments has a job?
 
 They name a module of the installed package, so that nothing is copied and nothing is pulled: any
-worker that has stylefarm runs them. How many flow runs go on at once is bounded by work queues,
-whose places are counted from the states of flow runs. Prefect's other limits rest on leases: it
-kills a flow run whose lease cannot be renewed, and those leases are gone when a server restarts.
+worker that has stylefarm runs them.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from flows.automations import MADE, UPDATED, write_watching
 from flows.gc import duration
 from flows.prefect_writing import prefect_client
 from flows.terminal import Terminal, counted
+from flows.work_pools import BANNED, PROCESS, check_name, queue_limit, work_pool, worker_command
 from manifests.budget import UNLIMITED, Budget
 from manifests.errors import JobError
 from manifests.job import Job
@@ -42,9 +41,6 @@ HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run, so that one that was killed is soon known."""
 
 DEFAULT_POOL, DEFAULT_QUEUE = "gpu", "default"
-
-_PROCESS = "process"
-_BANNED = set("/%&<>?#\\")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,22 +112,12 @@ def deployments_name(job: Job, file: Path) -> str:
         JobError: Prefect takes no such name.
     """
     name = job.name or file.stem
-    if banned := sorted(_BANNED & set(name)):
+    if banned := sorted(BANNED & set(name)):
         raise JobError(
             f"a deployment's name cannot hold {' '.join(banned)}; got {name!r}. Give the job "
             "another: --set name=NAME"
         )
     return name
-
-
-def check_name(option: str, name: str | None) -> None:
-    """Refuses a name of a work pool or a work queue that Prefect's addresses cannot hold.
-
-    Raises:
-        JobError: it has such letters, or none.
-    """
-    if name is not None and (not name.strip() or _BANNED & set(name)):
-        raise JobError(f"{option} takes a name without {' '.join(sorted(_BANNED))}; got {name!r}")
 
 
 def deploy_job(
@@ -153,20 +139,23 @@ def deploy_job(
     """
     wanted = wanted_deployments(job, name=name, base=base, place=place, asked=asked)
     with prefect_client() as client:
-        pool, is_new_pool = _pool(client, asked.pool)
+        pool, is_new_pool = work_pool(client, asked.pool)
         variables = _job_variables(pool, asked)
         queues = {one.queue for one in wanted} - {DEFAULT_QUEUE}
-        limits = {queue: _queue(client, asked, queue) for queue in sorted(queues)}
+        limits = {
+            queue: queue_limit(client, asked.pool, queue, asked.machines)
+            for queue in sorted(queues)
+        }
         done = [_write(client, one, name, asked, variables) for one in wanted]
         write_watching(client)
     if is_new_pool:
-        terminal.say(f"Made the work pool {asked.pool}, of type {_PROCESS}.")
+        terminal.say(f"Made the work pool {asked.pool}, of type {PROCESS}.")
     terminal.say_table(
         ("deployment", "", "schedule", "queue"),
         [(one.name, one.outcome, one.schedules, one.queue) for one in done],
     )
     _say_what_it_means(terminal, wanted, place, limits)
-    _say_how_to_start(terminal, done, _worker_command(asked.pool, pool.type, asked.queue))
+    _say_how_to_start(terminal, done, worker_command(asked.pool, pool.type, asked.queue))
 
 
 def wanted_deployments(
@@ -192,31 +181,6 @@ def wanted_deployments(
     scheduled = _scheduled(asked, place)
     kinds = KINDS if asked.only is None else (asked.only,)
     return [Wanted(*found[kind], kind in scheduled) for kind in kinds]
-
-
-def limit_hosts(terminal: Terminal, pool: str, limits: Mapping[str, int]) -> None:
-    """Bounds how many flow runs go on at once on machines, by a work queue for each.
-
-    Args:
-        terminal: what it is said on.
-        pool: the work pool, made where it is missing.
-        limits: by the name of the machine.
-
-    Raises:
-        PrefectUnavailable: see `prefect_client`.
-    """
-    with prefect_client() as client:
-        kind = _pool(client, pool)[0].type
-        rows = [
-            (host, counted(limit, "flow run"), _set_queue(client, pool, host, limit))
-            for host, limit in limits.items()
-        ]
-    terminal.say_table(("queue", "at once", ""), rows)
-    for host in limits:
-        terminal.say(f"On {host}:  {_worker_command(pool, kind, host)}")
-    terminal.say(
-        f"A job for it:  stylefarm deploy JOB.yaml --pool {pool} --queue {next(iter(limits))}"
-    )
 
 
 def _queue_of_work(asked: Asked) -> str:
@@ -254,46 +218,6 @@ def _schedules(asked: Asked) -> list[DeploymentScheduleCreate]:
     return [DeploymentScheduleCreate(schedule=schedule, slug=slug) for slug in slugs]
 
 
-def _pool(client: SyncPrefectClient, name: str) -> tuple[WorkPool, bool]:
-    """A work pool, made where it is missing, and whether it was."""
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectNotFound
-    from prefect.workers.process import ProcessWorker
-
-    try:
-        return client.read_work_pool(name), False
-    except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        pool = WorkPoolCreate(name=name, type=_PROCESS, base_job_template=template)
-        return client.create_work_pool(pool), True
-
-
-def _queue(client: SyncPrefectClient, asked: Asked, name: str) -> int | None:
-    """Makes a work queue where it is missing; tells how many flow runs it lets go on at once."""
-    if asked.machines is None and (found := _find_queue(client, asked.pool, name)):
-        return found.concurrency_limit
-    _set_queue(client, asked.pool, name, asked.machines or 1)
-    return asked.machines or 1
-
-
-def _set_queue(client: SyncPrefectClient, pool: str, name: str, limit: int) -> str:
-    """Makes or updates a work queue; tells which of the two."""
-    if found := _find_queue(client, pool, name):
-        client.update_work_queue(found.id, concurrency_limit=limit)
-        return UPDATED
-    client.create_work_queue(name, concurrency_limit=limit, work_pool_name=pool)
-    return MADE
-
-
-def _find_queue(client: SyncPrefectClient, pool: str, name: str):
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_work_queue_by_name(name, work_pool_name=pool)
-    except ObjectNotFound:
-        return None
-
-
 def _job_variables(pool: WorkPool, asked: Asked) -> dict[str, Any]:
     """What the deployments tell the work pool.
 
@@ -307,7 +231,7 @@ def _job_variables(pool: WorkPool, asked: Asked) -> dict[str, Any]:
     if asked.work_dir is not None:
         if "working_dir" not in known:
             raise JobError(
-                f"--work-dir is for work pools of type {_PROCESS}; {asked.pool!r} is of type "
+                f"--work-dir is for work pools of type {PROCESS}; {asked.pool!r} is of type "
                 f"{pool.type!r}. Leave it out, or give what its template has with --job-variable"
             )
         variables["working_dir"] = str(Path(asked.work_dir).absolute())
@@ -395,12 +319,6 @@ def _say_what_it_means(
         if limit is not None:
             at_once = f"{counted(limit, 'flow run')} at a time {'goes' if limit == 1 else 'go'} on"
             terminal.say(f"In the queue {queue}, {at_once}; others wait.")
-
-
-def _worker_command(pool: str, kind: str, queue: str | None) -> str:
-    """What starts a worker. It names the pool's type, else it would not wait for a server."""
-    served = f"--work-queue {queue}" if queue else "--limit 1"
-    return f"prefect worker start --pool {pool} --type {kind} {served}"
 
 
 def _say_how_to_start(terminal: Terminal, done: Sequence[Deployed], command: str) -> None:

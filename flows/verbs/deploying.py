@@ -156,7 +156,7 @@ def gpu_limit(
     has begun goes on, whatever becomes of the server, the queue or its limit.
     """
     call = context.ensure_object(Call)
-    from flows.deploying import check_name, limit_hosts
+    from flows.work_pools import check_name, limit_hosts
 
     taken = "give each machine as HOST=NUMBER, such as farm1=2"
     wanted = {host: _number(host, number) for host, number in pairs_of(limits, taken).items()}

@@ -27,12 +27,12 @@ from flows.deploying import (
     check_asked,
     deploy_job,
     deployments_name,
-    limit_hosts,
     wanted_deployments,
 )
 from flows.job import collect_garbage, extend_job, run_job, work_on_run
 from flows.terminal import Terminal
 from flows.verbs.deploying import _variables
+from flows.work_pools import limit_hosts
 from infra.prefect_api import PrefectUnavailable, configured_api
 from manifests.budget import Budget
 from manifests.errors import JobError
@@ -43,6 +43,9 @@ from tests.flows.conftest import Stylefarm
 from tests.flows.jobs import write_job
 
 PREFECT_YAML = Path(__file__).parents[2] / "infra" / "prefect.yaml"
+WATCHING = {"stylefarm-heartbeat-lost", "stylefarm-never-began"}
+"""The automations that notify nobody."""
+
 FLOWS = {flow.name: flow for flow in (run_job, extend_job, work_on_run, collect_garbage)}
 
 
