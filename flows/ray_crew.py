@@ -7,20 +7,16 @@ queue, and other workers take them. Another actor takes the lost one's place whe
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
-import queue
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flows.crew import Crew
-from flows.metrics_server import metrics_served
+from flows.ray_node import AtWork, other_folder
 from flows.stopping import Stopping
 from infra.ray_cluster import (
     Node,
@@ -34,15 +30,13 @@ from infra.ray_cluster import (
 from infra.store import open_store
 from manifests.budget import Bounds
 from manifests.commits import RunRecord
-from manifests.errors import JobError, RunFolderError
+from manifests.errors import JobError
 from manifests.job import Compute, check_ray_address
-from tasks.inputs.devices import DeviceType, check_kind, devices_for
-from tasks.runs.faults import DeviceFault, Stopped, WorkerFault
-from tasks.runs.run_folder import SIGN, open_run
-from tasks.work.child import ChildProcess, portable
+from tasks.inputs.devices import DeviceType, check_kind
+from tasks.runs.faults import Stopped, WorkerFault
 from tasks.work.events import Committed, Ended, WorkEvent
 from tasks.work.patience import patiently
-from tasks.work.worker import MAX_FAULTS, Worked, work
+from tasks.work.worker import MAX_FAULTS, Worked
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +50,6 @@ ROOM_SECONDS = 600.0
 
 STOP_SECONDS = 15.0
 """So long a worker is waited for that was asked to stop; its child has 10."""
-
-PACKAGES = ("ad_lib", "flows", "infra", "manifests", "tasks")
-"""Whose log records are passed on from the nodes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtWork:
-    """The first thing that a worker tells: where it is, and what it has put into the run folder."""
-
-    host: str
-    sign: str
 
 
 @contextmanager
@@ -248,7 +231,7 @@ class RayCrew(Crew):
             "log_level": logger.getEffectiveLevel(),
         }
         worker = self._cluster.start(
-            "flows.ray_crew.work_on_this_node", arguments, self._places.share
+            "flows.ray_node.work_on_this_node", arguments, self._places.share
         )
         with self._stopping.step(worker.close):
             try:
@@ -315,7 +298,7 @@ class RayCrew(Crew):
         """
         find = partial(self._store.find, at_work.sign)
         if patiently(find, self.should_stop, _in_silence) is None:
-            raise _other_folder(at_work.host, f"what it wrote to {self.run_uri} is not seen here")
+            raise other_folder(at_work.host, f"what it wrote to {self.run_uri} is not seen here")
         patiently(lambda: self._store.delete(at_work.sign), self.should_stop, _in_silence)
 
 
@@ -349,92 +332,3 @@ def _nothing_done(*, stopped: bool) -> Worked:
 
 def _in_silence(reason: str) -> None:
     """The worker itself tells that the store is waited for."""
-
-
-def _other_folder(host: str, finding: str) -> RunFolderError:
-    return RunFolderError(
-        f"the node {host} of the Ray cluster does not work on the same run folder ({finding}): "
-        "give an output.uri on S3, or a folder that every node has mounted at the same path"
-    )
-
-
-# -------------------------------------------------------------------------------- on the nodes
-
-
-def work_on_this_node(
-    *,
-    tell: Callable[[object], None],
-    should_stop: Callable[[], bool],
-    run_uri: str,
-    number: int,
-    device_type: DeviceType | None,
-    compute: Compute,
-    bounds: Bounds,
-    num_threads: int,
-    log_level: int,
-) -> None:
-    """What an actor does: one worker, on the device that Ray has given it.
-
-    It tells its log records and events, and at last what it has done or what ended it.
-    """
-    host = socket.gethostname()
-    _tell_records(tell, host, log_level)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
-    try:
-        sign = _leave_sign(run_uri, host)
-        tell(AtWork(host=host, sign=sign))
-        with (
-            metrics_served(run_uri, compute, number, tell, should_stop) as tell_of_work,
-            ChildProcess(num_threads) as renderer,
-        ):
-            worked = work(
-                run_uri,
-                device=_device_here(device_type, host),
-                compute=compute,
-                renderer=renderer,
-                bounds=bounds,
-                should_stop=should_stop,
-                tell=tell_of_work,
-            )
-        tell(worked)
-    except Exception as error:
-        tell(portable(error))
-
-
-def _leave_sign(run_uri: str, host: str) -> str:
-    """Writes an object into the run folder, for the crew to find."""
-    try:
-        store, _ = open_run(run_uri)
-    except RunFolderError as error:
-        raise _other_folder(host, str(error)) from error
-    sign = f"{SIGN}{uuid.uuid4().hex}"
-    store.put(sign, host.encode())
-    return sign
-
-
-def _device_here(device_type: DeviceType | None, host: str) -> str:
-    """The device of this worker; of a node with many GPUs it sees the one that Ray gave it."""
-    try:
-        return devices_for(device_type, "auto", 1)[0]
-    except JobError as error:
-        raise DeviceFault(f"the node {host} of the Ray cluster: {error}") from error
-
-
-def _tell_records(tell: Callable[[object], None], host: str, level: int) -> None:
-    handler = _TellingHandler(tell, host)
-    for name in PACKAGES:
-        package = logging.getLogger(name)
-        package.handlers = [handler]
-        package.setLevel(level)
-
-
-class _TellingHandler(logging.handlers.QueueHandler):
-    """Tells records, as a message with the name of this node."""
-
-    def __init__(self, tell: Callable[[object], None], host: str) -> None:
-        super().__init__(queue.SimpleQueue())
-        self._tell, self._host = tell, host
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        record.msg = f"{self._host}: {record.msg}"
-        self._tell(record)
