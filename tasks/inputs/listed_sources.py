@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from manifests.job import external_role
 from manifests.source_table import SourceRow
-from tasks.inputs.resolving import ListedInputs
+from tasks.inputs.listed_inputs import ListedInputs
 
 TABLE_ROLE = "table"
 """In place of a role, for the table itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ad_lib.model.weight_files import SINGLE_FILE
 from ad_lib.model.weights import EMBEDDED
 from ad_lib.presets import PRESETS, Preset, find_preset
 from ad_lib.settings import Settings
-from infra.store import StoredObject, UriError, open_store
+from infra.store import UriError, open_store
 from manifests.commits import RunRecord
 from manifests.errors import JobError
 from manifests.identity import (
@@ -28,7 +28,7 @@ from manifests.identity import (
     with_fast_kernels_as_default,
 )
 from manifests.items import EXTERNAL
-from manifests.job import BackboneChoice, Job, external_role
+from manifests.job import BackboneChoice, Job
 from manifests.quality import CONTENT_FIGURES
 from tasks.inputs.dated_output import dated_runs, new_run_uri, output_place
 from tasks.inputs.devices import (
@@ -39,13 +39,9 @@ from tasks.inputs.devices import (
     devices_for,
     dtype_of,
 )
-from tasks.inputs.external import External, list_external
-from tasks.inputs.named_files import known_objects
+from tasks.inputs.listed_inputs import ListedInputs, list_inputs
 from tasks.inputs.output_place import OutputPlace
-from tasks.inputs.passed_over import PassedOver
-from tasks.inputs.prompts import read_prompts
-from tasks.inputs.sources import SourceFile, list_files, resolve_uri
-from tasks.inputs.tables import TableRow, read_table
+from tasks.inputs.sources import resolve_uri
 from tasks.inputs.weights import FoundModel, check_model, find_model, pinned
 from tasks.runs.item_settings import settings_in_ids
 from tasks.runs.run_folder import find_run
@@ -75,33 +71,6 @@ class Variation:
     def is_external(self) -> bool:
         """Whether its pictures come from another program."""
         return self.preset.name == EXTERNAL
-
-
-@dataclass(frozen=True)
-class ListedInputs:
-    """What the job's inputs hold, as far as that shows without reading an image.
-
-    Attributes:
-        files: by role, in the order in which an item has its inputs.
-        table: its rows, where the job names a table; then there are no files.
-        prompts: those that every combination of images is drawn with; none for other tasks.
-        negative_prompt: of every item.
-        table_uri: where the table lies.
-        known: what is stored, by URI, of the table and the files that its rows name; as it was
-            before any of them was read.
-        passed_over: by role, what its source holds and is not taken; complete once the tars of the
-            source have been read.
-        external: pictures that other programs have made, by their names.
-    """
-
-    files: Mapping[str, list[SourceFile]]
-    table: list[TableRow]
-    prompts: list[str]
-    negative_prompt: str | None
-    passed_over: Mapping[str, PassedOver]
-    table_uri: str | None = None
-    known: Mapping[str, StoredObject] = field(default_factory=dict[str, StoredObject])
-    external: Mapping[str, External] = field(default_factory=dict[str, External])
 
 
 @dataclass(frozen=True)
@@ -199,7 +168,7 @@ def resolve_job(
     if will_render and job.compute.runner == "local":
         device_type = found.device_type if record is None else record.device_type
         devices_for(device_type, job.compute.device, None)
-    inputs = _with_external(_list_inputs(job, preset, base, place.uri), job, base, place.uri)
+    inputs = list_inputs(job, preset, base, place.uri)
     _check_control(job, preset, inputs)
     _check_quality(job, preset)
     check(found.model)
@@ -382,76 +351,6 @@ def _local_name(name: str, base: str) -> str:
         return name
     is_known = name == EMBEDDED or name in HUB_IDS
     return path if is_path or (not is_known and os.path.exists(path)) else name  # noqa: PTH110
-
-
-def _list_inputs(job: Job, preset: Preset, base: str, output_uri: str) -> ListedInputs:
-    if job.inputs.table is not None:
-        table = read_table(
-            job.inputs.table,
-            preset.roles,
-            base,
-            optional_roles=preset.optional_roles,
-            takes_prompt=preset.takes_prompt,
-            may_name_local_files=job.inputs.table_may_name_local_files,
-        )
-        uri = resolve_uri(job.inputs.table, base)
-        named = (image.uri for row in table for image in row.inputs if image.uri)
-        return ListedInputs({}, table, [], None, {}, uri, known_objects([uri, *named]))
-    prompts = _job_prompts(job, preset, base)
-    passed_over = {str(role): PassedOver() for role in job.inputs.roles()}
-    files = _files(job, preset, base, output_uri, passed_over)
-    return ListedInputs(files, [], prompts, job.inputs.negative_prompt, passed_over)
-
-
-def _with_external(listed: ListedInputs, job: Job, base: str, output_uri: str) -> ListedInputs:
-    """The inputs, and the pictures that other programs have made of them."""
-    external = {
-        name: list_external(name, source, base, run_folder=output_uri)
-        for name, source in job.external.items()
-    }
-    told = {external_role(name): one.passed_over for name, one in external.items()}
-    return replace(listed, external=external, passed_over={**listed.passed_over, **told})
-
-
-def _files(
-    job: Job, preset: Preset, base: str, output_uri: str, passed_over: Mapping[str, PassedOver]
-) -> dict[str, list[SourceFile]]:
-    sources = {str(role): source for role, source in job.inputs.roles().items()}
-    for role in preset.roles:
-        if role not in sources:
-            raise JobError(f"the task {preset.name} needs a source for {role}: add inputs.{role}")
-    for role in sources:
-        if role not in preset.all_roles:
-            raise JobError(
-                f"the task {preset.name} takes {' and '.join(preset.all_roles)}: drop inputs.{role}"
-            )
-    wanted = [role for role in preset.all_roles if role in sources]
-    return {
-        role: list_files(
-            role, sources[role], base, run_folder=output_uri, passed_over=passed_over[role]
-        )
-        for role in wanted
-    }
-
-
-def _job_prompts(job: Job, preset: Preset, base: str) -> list[str]:
-    inputs = job.inputs
-    if not preset.takes_prompt:
-        for name in ("prompt", "negative_prompt"):
-            if getattr(inputs, name) is not None:
-                raise JobError(
-                    f"the task {preset.name} takes no prompt: drop inputs.{name}, or use style-t2i"
-                )
-        return []
-    if inputs.prompt is None:
-        raise JobError(f"the task {preset.name} needs a prompt: add inputs.prompt")
-    prompts = read_prompts(inputs.prompt, base)
-    if job.pairing.mode == "zip" and len(prompts) > 1:
-        raise JobError(
-            f"pairing zip joins images by key, and {len(prompts)} prompts have none: give one "
-            "prompt, or a table with a column prompt"
-        )
-    return prompts
 
 
 def _check_control(job: Job, preset: Preset, inputs: ListedInputs) -> None:

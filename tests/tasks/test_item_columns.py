@@ -20,8 +20,9 @@ from manifests.pairing import pair, with_source_masks
 from manifests.plan import cut_into_shards
 from manifests.plan_rules import MAX_FAILED_SIDE
 from tasks.inputs.external import External
+from tasks.inputs.listed_inputs import ListedInputs
 from tasks.inputs.passed_over import PassedOver
-from tasks.inputs.resolving import ListedInputs, ResolvedJob, resolve_job
+from tasks.inputs.resolving import ResolvedJob, resolve_job
 from tasks.inputs.sources import SourceFile
 from tasks.inputs.tables import TableRow
 from tasks.plans import combinations, planning
