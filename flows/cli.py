@@ -150,8 +150,9 @@ def _run_command(call: Call) -> int:
         completing.prepare_completion()
         arguments = completing.with_shells(sys.argv[1:])
         return app(arguments, completing.PROGRAM, standalone_mode=False, obj=call) or 0
-    except SystemExit:
-        return 0  # the reader of the help has gone
+    except SystemExit as ended:
+        # Of a completion the shell is told whether there is any; else the help's reader has gone.
+        return int(bool(ended.code)) if completing.VARIABLE in os.environ else 0
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             _show_causes(call.terminal, error)

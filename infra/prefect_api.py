@@ -183,7 +183,7 @@ def _record_folder() -> Path | None:
 
 def _without_password(url: str) -> str:
     """The URL as it may be shown: Prefect's client itself knows the user and the password in it."""
-    scheme, mark, rest = url.partition("://")
+    scheme, mark, rest = url.rpartition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 

@@ -5,6 +5,7 @@ One sentence for each value: where it was written, what is wrong, and what to wr
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ CREDENTIALS_REFUSED = (
     "{key}: it holds {found}, and what a job says is stored with its run: take that out, and give "
     "credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or a profile"
 )
+
+_INNER_KEY = re.compile(r"([\w-]{1,100})['\"]?\s*:")
+"""What may be a key inside a value, such as of `{uri: x, token: y}`."""
 
 MAX_SENTENCES = 6
 """The most wrong values that a message names."""
@@ -51,7 +55,8 @@ class Places:
 
 def set_option(key: str, value: str) -> str:
     """The option that set a key, without its value where that may be a password or a key."""
-    is_secret = is_secret_name(key) or credentials_in(value) is not None
+    named = [key, *_INNER_KEY.findall(value)]
+    is_secret = any(map(is_secret_name, named)) or credentials_in(value) is not None
     return f"--set {key}={'***' if is_secret else value[:200]}"
 
 

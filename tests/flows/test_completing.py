@@ -43,6 +43,12 @@ def test_commands_options_and_tasks_are_completed(cli: Cli, line: str, words: li
     assert sorted(completed(cli, line)) == sorted(words)
 
 
+@pytest.mark.parametrize(("line", "code"), [("stylefarm ini", 0), ("stylefarm run jo", 1)])
+def test_fish_is_told_where_to_complete_files_itself(cli: Cli, line: str, code: int):
+    asked = {"_STYLEFARM_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "is-args"}
+    assert cli(env={**asked, "_TYPER_COMPLETE_ARGS": line}).code == code
+
+
 def test_bash_itself_completes_with_the_script_that_is_shown(stylefarm: Stylefarm, tmp_path: Path):
     script = tmp_path / "script"
     bin_folder = tmp_path / "bin"

@@ -207,6 +207,9 @@ def test_a_server_whose_url_has_a_user_and_a_password_answers(monkeypatch: pytes
         url = f"http://user:password@127.0.0.1:{server.server_port}/api"
         monkeypatch.setenv("PREFECT_API_URL", url)
         assert configured_api() == url
+    monkeypatch.setenv("PREFECT_API_URL", "user:password@host/api")
+    with pytest.raises(PrefectUnavailable, match="names host/api, which does not answer"):
+        configured_api()
 
 
 def test_commands_that_need_a_server_end_with_a_sentence_where_it_does_not_answer(

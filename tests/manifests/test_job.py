@@ -496,6 +496,13 @@ def test_credentials_in_a_job_are_refused_with_their_place_and_not_repeated(load
     assert "hunt" not in told
 
 
+def test_a_secret_inside_a_value_that_is_set_is_not_repeated(load):
+    for value in ("{uri: out, hfToken: hunter2}", '{"uri": "out", "api-key" : "hunter2"}'):
+        told = refusal(load, LINES, output=value)
+        assert told.startswith("--set output=***: ")
+        assert "hunter" not in told
+
+
 @pytest.mark.parametrize("key", ["compute__apiKey", "hfToken", "inputs__password"])
 @pytest.mark.parametrize("value", ["hunter2", "[hunter2", "{hunter2: 1}"])
 def test_the_value_of_a_key_that_is_named_like_a_secret_is_not_repeated(load, key, value):
