@@ -204,7 +204,8 @@ def is_worked_on(store: Store, index: Index) -> bool:
     Raises:
         StoreError: the store refuses or does not answer.
     """
-    listed = _held_attempts(store, {shard.shard for shard in index.shards})
+    settled = {shard.shard for shard in index.shards}
+    listed = _held_attempts(newest_attempts(store).values(), settled)
     return any(one.state == "working" for one in _read_attempts(store, listed[:MAX_ATTEMPTS]))
 
 

@@ -51,7 +51,9 @@ def test_a_run_ends_before_it_exceeds_its_budget_and_the_next_goes_on(
     index = json.loads((job.parent / "run" / "index.json").read_bytes())
     assert (len(index["shards"]), index["complete"]) == (2, False)
 
+    assert "64x64 pixels takes about 60 minutes on this CPU" in answer.out + answer.err
     again = stylefarm("work", "run", "--max-gpu-hours", "2.5")
+    assert "Earlier runs of this folder took 2 worker-hours, at 5.00." in again.out + again.err
     assert again.code == 6, "what was spent before counts"
     assert "2 of 2.5 worker-hours" in again.err
 

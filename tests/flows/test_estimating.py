@@ -179,6 +179,8 @@ def test_a_guess_is_called_so_and_corrected_once_by_the_first_steps(
     assert len(terminal.lines) == 1
     assert "6 items" in terminal.lines[0]
     assert "a rough guess" in terminal.lines[0]
+    told.tell(Phase("w", name="loading"))
+    clock.now += 100.0  # which is no step
     told.tell(Phase("w", name="rendering"))
     for number in range(1, 13):  # a tenth of an item in each step
         clock.now += step_seconds

@@ -67,6 +67,7 @@ def test_what_init_writes_is_a_job_of_that_task_on_what_lies_there(
     assert written.count("# 2 images") == len(preset.roles)
     if preset.takes_prompt:
         assert "# 3 prompts" in written
+        assert "prompt: prompts.txt (3 prompts)" in answer.out
         assert len(job.inputs.prompts) == 3
     plan = plan_items(job)
     assert plan.num_items > 0
@@ -162,6 +163,7 @@ def test_a_table_that_has_the_columns_is_taken_and_another_is_not(tmp_path: Path
     (tmp_path / "pairs.csv").write_text("content,style\npictures/a.png,pictures/b.png\n")
     job = InitialJob(PRESETS["style-transfer"], contents_of(str(tmp_path)), tmp_path)
     assert "  table: pairs.csv                 # 1 row" in job.text()
+    assert (job.found(), job.missing) == (["table: pairs.csv (1 row)"], [])
     (tmp_path / "job.yaml").write_text(job.text())
     assert len(resolved(tmp_path / "job.yaml").inputs.table) == 1
 

@@ -296,16 +296,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_remembered_is_recalled_for_such_items_alone(cache: Path):
     remember(speed(1.0))
-    remember(speed(2.0))  # the newest counts
+    remember(speed(2.0))  # in its place
     remember(speed(7.0, hardware="another"))
     remember(speed(7.0, dtype="bfloat16"))
-    wanted = KIND.of("style-transfer", 64, 64)
-    found = recall(remembered(), wanted)
-    assert found is not None
-    assert found.seconds_per_step == 2.0
-    larger = recall(remembered(), KIND.of("style-transfer", 128, 64))
-    assert larger is not None
-    assert larger.seconds_per_step == 4.0, "of twice the pixels"
+    remember(speed(3.0, batch_size=8).model_copy(update={"peak_memory_bytes": 5}))
+    remember(speed(32.0, width=512))
+    assert [one.seconds_per_step for one in remembered()] == [2.0, 7.0, 7.0, 3.0, 32.0]
+
+    def recalled(width: int) -> tuple[float, int | None]:
+        found = recall(remembered(), KIND.of("style-transfer", width, 64))
+        assert found is not None
+        return found.seconds_per_step, found.peak_memory_bytes
+
+    assert recalled(64) == (3.0, 5), "the newest"
+    assert recalled(128) == (6.0, None), "of twice the pixels; nobody knows what they hold"
+    assert recalled(16) == (0.75, None)
+    assert recalled(256) == (16.0, None), "the nearest size"
+    assert recalled(4096) == (256.0, None)
     assert recall(remembered(), KIND.of("texture-sample", 64, 64)) is None
 
 
