@@ -42,6 +42,7 @@ def test_every_file_of_a_package_ships_but_recipes_and_pages_for_people(shipped)
 @pytest.mark.parametrize(
     "file",
     [
+        "ad_lib/py.typed",
         "ad_lib/embedded/README.md",
         "ad_lib/embedded/evaluate.py",
         "ad_lib/embedded/model_index.json",
