@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -177,12 +178,21 @@ def test_the_image_says_which_version_it_is(steps):
     assert f"stylefarm:{PYPROJECT['project']['version']} ." in DOCKERFILE.read_text()
 
 
-def test_the_python_in_the_image_names_what_exists(steps):
+def test_the_python_in_the_image_calls_what_exists_as_it_is_called(steps):
     for code in re.findall(r'python -c "([^"]+)"', "\n".join(values(steps, "RUN"))):
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(str(node.module))
-                assert all(hasattr(module, alias.name) for alias in node.names)
+        tree = ast.parse(code)
+        imported: dict[str, Any] = {}
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+            module = importlib.import_module(str(node.module))
+            imported |= {alias.name: getattr(module, alias.name) for alias in node.names}
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if isinstance(node.func, ast.Name) and node.func.id in imported:
+                inspect.signature(imported[node.func.id]).bind(*node.args)
+
+
+def test_whatever_a_build_may_be_told_is_asked_for(steps):
+    told = set(re.findall(r"--build-arg (\w+)=", DOCKERFILE.read_text()))
+    assert told == {value.partition("=")[0] for value in values(steps, "ARG")}
 
 
 def _engine() -> list[str] | None:
