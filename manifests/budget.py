@@ -137,7 +137,10 @@ def deadline_at(text: str, began: datetime) -> datetime:
     if found := _TIME_OF_DAY.fullmatch(text):
         here = began.astimezone().replace(tzinfo=None)
         today = here.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
-        return (today if today > here else today + timedelta(days=1)).astimezone()
+        days = (today, today + timedelta(days=1))
+        # Where clocks go back or forward, the later of the two moments, which lies ahead.
+        moments = (day.replace(fold=1).astimezone() for day in days)
+        return next(moment for moment in moments if moment > began)
     if _DATED.fullmatch(text):
         try:
             return datetime.fromisoformat(text).astimezone()

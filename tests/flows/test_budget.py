@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,6 +119,27 @@ def test_a_deadline_is_a_length_of_time_a_time_of_day_or_a_moment():
     assert deadline_at("2026-12-24T06:00Z", NOW) == datetime(2026, 12, 24, 6, tzinfo=UTC)
     assert deadline_at("2026-12-24 06:00+02:00", NOW) == datetime(2026, 12, 24, 4, tzinfo=UTC)
     assert deadline_at("2026-12-24T06:00", NOW) == datetime(2026, 12, 24, 6).astimezone()
+
+
+@pytest.fixture
+def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clocks go forward on 2026-03-29 and back on 2026-10-25."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("central_europe")
+@pytest.mark.parametrize(
+    ("began", "minutes"),
+    [("2026-03-29T00:45Z", 45), ("2026-10-25T00:15Z", 75), ("2026-10-25T00:40Z", 50)],
+    ids=["02:30 is skipped", "02:30 comes twice", "it comes again"],
+)
+def test_a_time_of_day_lies_ahead_also_in_a_night_when_clocks_change(began, minutes):
+    now = datetime.fromisoformat(began)
+    assert deadline_at("02:30", now) - now == timedelta(minutes=minutes)
 
 
 def test_flows_take_the_same_words():
