@@ -65,18 +65,17 @@ def _outlook(plan: Plan, bucket: Bucket, tried: Tried, encoded: set[object]) -> 
     output_bytes, seconds = 0.0, defaultdict[float, float](float)
     for name in bucket.shards:
         items = plan.items(name)
-        of_shard, num_before = 0.0, 0
+        of_shard, num_last = 0.0, 0
         starting = _starting_seconds(measured, items, encoded)
         num_sound = sum(one.problem is None for one in items)
         for batch in batches_of(items, measured.most_together):
             area = batch[0].width * batch[0].height
             of_item = measured.seconds_per_item(len(batch), area) + starting / num_sound
-            of_item += measured.slowing_seconds * num_before / len(batch)
             seconds[of_item] += len(batch)
             of_shard += of_item * len(batch)
             output_bytes += (measured.output_bytes or 0.0) * len(batch) * area / measured.area
-            num_before = len(batch)
-        at_end = measured.overhead_seconds + measured.encode_seconds * num_before
+            num_last = len(batch)
+        at_end = measured.overhead_seconds + measured.encode_seconds * num_last
         outlook.shard_seconds.append(of_shard + at_end)
     outlook.seconds = _spread(seconds, measured.spread)
     outlook.peak_memory_bytes = measured.peak_memory_bytes

@@ -54,8 +54,6 @@ class Measured:
         tries: renderings of an item, on average; above one where pictures are rejected.
         spread: of items that were rendered whole, what each batch took over their median.
         encode_seconds: of an item, to measure and encode its picture, where that is done of many.
-        slowing_seconds: of an item, that this takes from rendering the next batch; 0 where what was
-            measured shows it.
         overhead_seconds: of a shard, besides rendering and encoding.
         output_bytes: of an item; None where none was rendered to its end.
         peak_memory_bytes: None where nobody knows.
@@ -69,7 +67,6 @@ class Measured:
     tries: float = 1.0
     spread: Sequence[float] = (1.0,)
     encode_seconds: float = 0.0
-    slowing_seconds: float = 0.0
     overhead_seconds: float = 0.0
     output_bytes: float | None = None
     peak_memory_bytes: int | None = None
@@ -236,9 +233,7 @@ def _of_whole(trial: Trial, batch: Sequence[Item], most_together: int) -> Measur
     tries = fmean(row["retries"] + 1 for row in made)
     seconds = [row["seconds"] / (row["retries"] + 1) for row in made]
     steps = [_synthesis(row) for row in made]
-    sizes = [len(one) for one in batches_of(batch, most_together)]
-    size = max(sizes)
-    shares_cores = trial.place.device == "cpu" and len(sizes) == 1
+    size = max(len(one) for one in batches_of(batch, most_together))
     encoded = fmean(row["encode_seconds"] or 0.0 for row in made) / trial.num_encoded_at_once
     stats = trial.stats
     worked = (stats.seconds_worked or 0.0) - stats.render_seconds
@@ -252,7 +247,6 @@ def _of_whole(trial: Trial, batch: Sequence[Item], most_together: int) -> Measur
         tries=tries,
         spread=sorted(one / usual for one in seconds) if usual else (1.0,),
         encode_seconds=encoded,
-        slowing_seconds=encoded if shares_cores else 0.0,
         overhead_seconds=max(0.0, worked - encoded * min(size, len(batch))),
         output_bytes=fmean(sum(output["bytes"] for output in row["outputs"]) for row in made),
         peak_memory_bytes=stats.peak_memory_bytes,
