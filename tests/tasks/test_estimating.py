@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from tasks.estimating.buckets import Bucket, buckets_of
 from tasks.estimating.estimating import outlooks_of
 from tasks.estimating.forecast import Forecast, Outlook, quantile
 from tasks.estimating.known import RunKind, known_of, speed_of
+from tasks.estimating.measuring import Measured
 from tasks.estimating.remembered import (
     MAX_SPEEDS,
     Circumstances,
@@ -141,7 +143,7 @@ STEPS = {
 def test_rendering_takes_what_was_estimated_whatever_the_batches_are(
     pictures: Path, changes: dict[str, Any], room: int
 ):
-    renderer = MadeUp(lambda number: 0.2 + 0.1 * number, finish=0.5, room=room)
+    renderer = MadeUp(lambda number: 0.2 + 0.1 * number, finish=5.0, room=room)
     resolved = planned(pictures, variants=3, **STEPS, **changes)  # 18 items
     (outlook,) = estimated(resolved, renderer)
     plan = plan_items(resolved)
@@ -149,6 +151,17 @@ def test_rendering_takes_what_was_estimated_whatever_the_batches_are(
     taken = sum(renderer.run_seconds(plan.items(shard), most) for shard in plan.shards)
     assert outlook.render_seconds == pytest.approx(taken, rel=0.05)
     assert sum(outlook.seconds.values()) == pytest.approx(18)
+
+
+def test_an_item_takes_its_share_of_its_batch_and_its_end_as_often_as_it_is_tried():
+    known = {"most_together": 8, "start_seconds": 0.0, "finish_seconds": 2.0, "area": 100}
+    measured = Measured(step_seconds={4: 16.0, 8: 40.0}, tries=1.5, **known)
+    of_items = [measured.seconds_per_item(number, 100) for number in (8, 6, 4, 1)]
+    shares = (40.0 / 8, (16.0 + 2 * 6.0) / 6, 16.0 / 4, 16.0 / 4)  # no less in a smaller batch
+    assert of_items == [pytest.approx(1.5 * (share + 2.0)) for share in shares]
+    assert measured.seconds_per_item(8, 200) == pytest.approx(2 * of_items[0])
+    alone = Measured(step_seconds={1: 3.0}, **known)
+    assert alone.seconds_per_item(1, 100) == alone.seconds_per_item(5, 100) == 5.0
 
 
 def test_a_long_batch_is_not_rendered_to_its_end(pictures: Path):
@@ -263,15 +276,28 @@ def test_what_is_told_of_all_is_the_sum_of_its_buckets_where_each_is_known():
     total = forecast([1.0], [2.0, 3.0])
     first, second = total.outlooks
     first.seconds, second.seconds = {1.0: 5.0}, {1.0: 2.0, 3.0: 4.0}
-    second.bucket.num_problems = 1
+    first.bucket.num_problems, second.bucket.num_problems = 2, 1
     assert total.seconds == {1.0: 7.0, 3.0: 4.0}
     assert total.render_seconds == 19.0
-    assert (total.num_items, total.num_problems, total.num_shards) == (12, 1, 3)
+    assert (total.num_items, total.num_problems, total.num_shards) == (12, 3, 3)
     first.output_bytes, first.peak_memory_bytes = 10.0, 7
     assert (total.output_bytes, total.peak_memory_bytes) == (None, 7)
     second.output_bytes, second.peak_memory_bytes = 5.0, 3
     assert (total.output_bytes, total.peak_memory_bytes) == (15.0, 7)
     assert (forecast().output_bytes, forecast().peak_memory_bytes) == (None, None)
+
+
+def test_a_bucket_knows_its_sizes_what_is_broken_and_a_few_that_are_not():
+    found = bucket(num_items=0)
+    columns = {
+        **{"width": [64, 128, 32, 64], "height": [64, 64, 32, 64], "key": list("abcd")},
+        "error_class": [None, "decode", None, None],
+        "cost_seconds": [1.0, 2.0, 3.0, 4.0],
+    }
+    found.add("00001", pa.table(columns))
+    assert (found.num_items, found.num_problems, found.num_sound) == (4, 1, 3)
+    assert (found.smallest, found.largest) == ((32, 32), (128, 64))
+    assert (found.examples, found.cost_seconds) == (["a", "c"], 10.0)
 
 
 def test_quantiles_count_items():
