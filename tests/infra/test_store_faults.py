@@ -270,6 +270,14 @@ def test_a_server_that_stays_silent_is_left_after_the_timeout(store, proxy):
     assert time.monotonic() - start < SILENT
 
 
+@pytest.mark.parametrize("url", ["http://anna:hunter2/x@store_1:9000", "http://h:1/?key=hunter2"])
+def test_an_endpoint_that_is_none_is_refused_and_not_repeated(direct, monkeypatch, url):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL takes http://host:port") as refused:
+        direct.get("key")
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize("url", ["not a url", "http://"])
 def test_settings_that_make_no_client_are_told(direct, monkeypatch, url):
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
