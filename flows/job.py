@@ -28,7 +28,7 @@ from flows.job_form import JobForm
 from flows.logs import mask_prefect_logs
 from flows.planning import begin_or_extend, prepare
 from flows.progress import RunEnd
-from flows.run_events import send_unplanned
+from flows.run_events import send_end, send_unplanned
 from flows.run_log import RunLog
 from flows.showing import end_state, show_run
 from flows.shown_run import ShownRun
@@ -261,7 +261,9 @@ def _shown_to_its_end(run: ShownRun, telling: Telling, work: Future[RunEnd]) -> 
         return show_run(run, telling)
     except Exception as error:
         get_run_logger().warning("Prefect does not show the rest of this run: %s", error)
-        return end_state(work.result())
+        end = work.result()
+        send_end(run, end)  # the server may be back
+        return end_state(end)
 
 
 def _work(work: RunWork, log: RunLog, telling: Telling) -> RunEnd:
