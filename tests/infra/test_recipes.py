@@ -213,7 +213,7 @@ def variables(file: Path) -> set[str]:
     text = file.read_text(encoding="utf-8")
     capitals = r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)"
     found = re.findall(rf"\${{?{capitals}", text)
-    found += re.findall(rf"(?:^|[\s,\"'{{])(?:ARG |ENV )?{capitals}(?=[=:]| |$|,|\.)", text, re.M)
+    found += re.findall(rf"(?:^|[\s,\"'{{=])(?:ARG |ENV )?{capitals}(?=[=:]| |$|,|\.)", text, re.M)
     return {name for name in found if not name.startswith("AF_")}  # families of addresses
 
 
@@ -249,7 +249,9 @@ def test_variables_are_found_and_judged():
     assert {"AWS_ENDPOINT_URL", "PREFECT_API_URL"} <= variables(INFRA / "compose.yaml")
     assert not is_read("AWS_ENDPOINT")
     assert not is_read("PREFECT_API_ADDRESS")
-    assert not is_read("CUDA_VISIBLE_DEVICE"), "it is only spoken of, in a comment"
+    assert not is_read("CUDA_VISIBLE_DEVICE")
+    unit = INFRA / "systemd" / "stylefarm-worker@.service"
+    assert {"CUDA_VISIBLE_DEVICES", "HF_HOME"} <= variables(unit), "the first of a line, too"
     assert is_read("AWS_ENDPOINT_URL")
 
 
