@@ -206,7 +206,7 @@ def test_a_clock_that_was_set_back_or_says_no_zone_gives_nothing_back():
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     for ended in (begun - timedelta(hours=1), begun.replace(tzinfo=None), None):
         record = AttemptRecord(
-            **{"shard": "00000", "number": 1, "attempt_id": "old", "worker": gone_worker()},
+            **{"shard": "00000", "number": 1, "attempt_id": "old", "worker": this_worker("cpu")},
             begun_at=begun.isoformat(),
             ended_at=ended and ended.isoformat(),
         )
