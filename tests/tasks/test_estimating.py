@@ -398,6 +398,13 @@ def commit_of(shard: str, num_items: int, seconds: float, load_seconds: float = 
     )
 
 
+def test_where_steps_are_quick_the_smallest_batch_is_tried_too(pictures: Path):
+    quick = STEPS | {"settings__num_inference_steps": 10}
+    resolved = planned(pictures, variants=3, **quick)  # batches of 16 and 2
+    (outlook,) = estimated(resolved, MadeUp(lambda number: 0.2 + 0.1 * number))
+    assert outlook.render_seconds == pytest.approx(10 * (1.8 + 0.4))
+
+
 def test_a_shard_takes_as_long_as_its_last_batch_is_measured_and_encoded(pictures: Path):
     io = {"compute__io_threads": 8}
 
