@@ -222,7 +222,7 @@ def follow_worker(
             if event.reason is not None:
                 return Failed(message=f"{event.reason} (until then: {done.words()})")
             return Completed(message=done.words())
-    return Failed(message=f"not heard of any more (until then: {done.words()})")
+    return Cancelled(message=f"stopped, or not heard of any more (until then: {done.words()})")
 
 
 class _Done:
@@ -241,7 +241,7 @@ class _Done:
     def words(self) -> str:
         """For people, such as `5 ok, 1 failed (1 decode) of 6 items in 3 shards, 12.0 s`."""
         if not self.num_shards:
-            return "no shard was left for it to commit"
+            return "it has committed no shard"
         shards = "1 shard" if self.num_shards == 1 else f"{self.num_shards} shards"
         words = counted_words(self._counts, self._stats.errors)
         return f"{words} in {shards}, {self._seconds:.1f} s"

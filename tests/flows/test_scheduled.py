@@ -72,6 +72,7 @@ class Cancelled:
     """A flow run that was cancelled, and the next one."""
 
     state: dict[str, Any]
+    task_states: list[str]
     endings: list[str | None]
     left: list[int]
     scratch: list[Path]
@@ -152,11 +153,14 @@ class Night:
         flow_run = self._begin_and_wait_for_a_shard("stylefarm-run/day", job)
         self.prefect.cancel(flow_run)
         state = self.prefect.end_of(flow_run)
+        chosen = {"task_runs": {"flow_run_id": {"any_": [flow_run]}}}
+        task_runs = self.prefect.ask("/task_runs/filter", chosen)
         endings = [one["ending"] for one in attempts(job.parent / "run")]
         left = processes_of(flow_run)
         following = self._begin("stylefarm-run/day", job)
         return Cancelled(
             state,
+            [one["state"]["type"] for one in task_runs],
             endings,
             left,
             scratch_in_use(self.folder),
@@ -226,6 +230,7 @@ def finished_run(run: Path, num_items: int = 6) -> Audit:
 def test_a_cancelled_flow_run_gives_its_shard_up_and_the_next_one_finishes(night: Night):
     cancelled = night.cancelled.result()
     assert cancelled.state["type"] == "CANCELLED"
+    assert cancelled.task_states == ["CANCELLED"]
     assert cancelled.endings == ["stopped"], "it was not killed by Prefect before it could say so"
     assert not cancelled.left
     assert cancelled.next_state["type"] == "COMPLETED"
