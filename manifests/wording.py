@@ -30,7 +30,7 @@ _SECRET_VALUE = re.compile(
     r"[^&\s'\",;}]+"
 )
 _SECRET_SHAPE = re.compile(
-    r"\b(?:hf_|gh[opsu]_|github_pat_|pn[bu]_|sk-)[A-Za-z0-9_-]{16,}|\bA[KS]IA[0-9A-Z]{16}\b"
+    r"\b(?:hf_|gh[opsu]_|github_pat_|pnb_|pnu_|sk-)[A-Za-z0-9_-]{16,}|\bA[KS]IA[0-9A-Z]{16}\b"
 )
 """Keys of well-known services, which show by their beginning that they are secret."""
 
