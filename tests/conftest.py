@@ -20,6 +20,7 @@ from PIL import Image
 
 from ad_lib.model.backbone import Backbone
 from ad_lib.model.loading import load_backbone
+from tasks.estimating.remembered import speeds_path
 from tests.bad_images import picture
 from tests.command_line import cli
 from tests.prefect_server import prefect_server
@@ -58,6 +59,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays until the end: no collection of garbage looks through it again."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_measured_before() -> None:
+    """What another test has rendered does not tell this one how fast the machine is."""
+    speeds_path().unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
